@@ -1,0 +1,1 @@
+//! Tasks and transports: everything that touches a socket or the clock.

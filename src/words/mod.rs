@@ -1,0 +1,11 @@
+//! The words of the protocol: ids, URIs, match policies and plain values. Knows no message and no bytes on a wire.
+
+mod id;
+mod uri;
+mod value;
+
+pub use id::{
+    Id, InvalidId, PublicationId, RegistrationId, RequestId, SessionId, SubscriptionId, MAX_ID,
+};
+pub use uri::{InvalidUri, MatchPolicy, Uri, UriRules};
+pub use value::{Dict, Value};

@@ -1,0 +1,251 @@
+//! URIs: syntax rules and match policies (conformance section 1). Matching over many patterns is `core::patterns`.
+
+use std::fmt;
+
+use bytestring::ByteString;
+
+/// A string in a URI position of a message. It is *not* checked at decoding: whether it is valid depends on the
+/// message, its `match` option and the realm's [`UriRules`]. Cloning is a reference count, never a copy.
+///
+/// A `Uri` decoded from a message shares that message's buffer; keep a long-lived one with [`Uri::detached`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Uri(ByteString);
+
+impl Uri {
+    /// For URIs of the protocol and of this program, known at compile time.
+    pub const fn from_static(uri: &'static str) -> Self {
+        Self(ByteString::from_static(uri))
+    }
+
+    /// Wraps a string without looking at it.
+    pub fn new(uri: impl Into<ByteString>) -> Self {
+        Self(uri.into())
+    }
+
+    /// The URI as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A copy that does not keep a message buffer alive; for URIs that outlive their message.
+    pub fn detached(&self) -> Self {
+        Self(ByteString::from(&self.0[..]))
+    }
+
+    /// `URI-10`: the first component is exactly `wamp`.
+    pub fn is_wamp(&self) -> bool {
+        first_component(&self.0) == "wamp"
+    }
+
+    /// Reserved for the router: first component `wamp` or `perilune` (design.md section 7).
+    pub fn is_reserved(&self) -> bool {
+        matches!(first_component(&self.0), "wamp" | "perilune")
+    }
+}
+
+fn first_component(uri: &str) -> &str {
+    uri.split('.').next().unwrap_or_default()
+}
+
+impl std::ops::Deref for Uri {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Uri {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Uri {
+    fn from(uri: &str) -> Self {
+        Self(ByteString::from(uri))
+    }
+}
+
+impl From<String> for Uri {
+    fn from(uri: String) -> Self {
+        Self(ByteString::from(uri))
+    }
+}
+
+impl From<ByteString> for Uri {
+    fn from(uri: ByteString) -> Self {
+        Self(uri)
+    }
+}
+
+impl fmt::Debug for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Options.match of SUBSCRIBE and REGISTER; absent means exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum MatchPolicy {
+    #[default]
+    Exact,
+    /// Plain string prefix, not per component (`PAT-01`).
+    Prefix,
+    /// Same number of components; an empty pattern component matches any (`PAT-02`).
+    Wildcard,
+}
+
+impl MatchPolicy {
+    /// `"exact"`, `"prefix"` or `"wildcard"`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Prefix => "prefix",
+            Self::Wildcard => "wildcard",
+        }
+    }
+
+    /// The inverse of [`MatchPolicy::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "exact" => Some(Self::Exact),
+            "prefix" => Some(Self::Prefix),
+            "wildcard" => Some(Self::Wildcard),
+            _ => None,
+        }
+    }
+
+    /// Whether `pattern` under this policy matches the concrete `uri`.
+    pub fn matches(self, pattern: &str, uri: &str) -> bool {
+        match self {
+            Self::Exact => pattern == uri,
+            Self::Prefix => uri.starts_with(pattern),
+            Self::Wildcard => {
+                let mut parts = uri.split('.');
+                pattern.split('.').all(|p| parts.next().is_some_and(|u| p.is_empty() || p == u))
+                    && parts.next().is_none()
+            }
+        }
+    }
+}
+
+/// A string that breaks the URI rules of its position.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{uri:?} is not a valid URI ({expected})")]
+pub struct InvalidUri {
+    pub uri: String,
+    /// What was expected, in words.
+    pub expected: &'static str,
+}
+
+/// The realm option `uris`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UriRules {
+    /// `URI-02`: no empty component, no whitespace, no `#`.
+    #[default]
+    Loose,
+    /// `URI-03`: components of `0-9 a-z _` only.
+    Strict,
+}
+
+impl UriRules {
+    /// Checks a concrete URI (`URI-06`, `URI-07`) or a pattern (`URI-04`, `URI-05`). By component, never by a
+    /// backtracking regex, and to the real end of the string (`URI-08`).
+    pub fn check(self, uri: &str, policy: MatchPolicy) -> Result<(), InvalidUri> {
+        let mut rest = uri.split('.').peekable();
+        while let Some(component) = rest.next() {
+            let may_be_empty = match policy {
+                MatchPolicy::Exact => false,
+                MatchPolicy::Prefix => rest.peek().is_none(),
+                MatchPolicy::Wildcard => true,
+            };
+            if component.is_empty() && !may_be_empty {
+                return Err(InvalidUri { uri: uri.into(), expected: "no empty component" });
+            }
+            if !component.chars().all(|c| self.allows(c)) {
+                let expected = match self {
+                    Self::Loose => "no whitespace, no '#'",
+                    Self::Strict => "only 0-9, a-z, _ and dots",
+                };
+                return Err(InvalidUri { uri: uri.into(), expected });
+            }
+        }
+        Ok(())
+    }
+
+    fn allows(self, c: char) -> bool {
+        match self {
+            Self::Loose => c != '#' && !c.is_whitespace(),
+            Self::Strict => matches!(c, '0'..='9' | 'a'..='z' | '_'),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use MatchPolicy::{Exact, Prefix, Wildcard};
+
+    #[test]
+    fn uri_02_uri_03_uri_08_examples() {
+        for good in ["com.myapp.topic1", "a", "1.2"] {
+            assert!(UriRules::Loose.check(good, Exact).is_ok(), "{good}");
+            assert!(UriRules::Strict.check(good, Exact).is_ok(), "{good}");
+        }
+        for loose in ["Com.MyApp", "com.my-app", "de.straße"] {
+            assert!(UriRules::Loose.check(loose, Exact).is_ok(), "{loose}");
+            assert!(UriRules::Strict.check(loose, Exact).is_err(), "{loose}");
+        }
+        for bad in ["", ".", "a.", ".a", "a..b", "a b", "a.#", "a.\u{a0}b", "a.b\n"] {
+            assert!(UriRules::Loose.check(bad, Exact).is_err(), "{bad:?}");
+            assert!(UriRules::Strict.check(bad, Exact).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn uri_04_uri_05_patterns() {
+        for pattern in ["", ".", "a..b", ".a", "a.", "..", "a.b"] {
+            assert!(UriRules::Loose.check(pattern, Wildcard).is_ok(), "{pattern:?}");
+        }
+        for (pattern, valid) in [("", true), ("com.myapp.", true), ("com.a", true), ("com..a", false), (".a", false)] {
+            assert_eq!(UriRules::Loose.check(pattern, Prefix).is_ok(), valid, "{pattern:?}");
+        }
+    }
+
+    #[test]
+    fn uri_10_reserved_is_the_first_component_only() {
+        for (uri, wamp) in [("wamp", true), ("wamp.x", true), ("wampum.x", false), ("com.wamp.x", false)] {
+            assert_eq!(Uri::from(uri).is_wamp(), wamp, "{uri}");
+        }
+        assert!(Uri::from("perilune.script.on_error").is_reserved());
+    }
+
+    #[test]
+    fn pat_01_pat_02_pat_03_single_pattern() {
+        let table = [
+            (Prefix, "com.myapp.topic.emergency", "com.myapp.topic.emergency", true),
+            (Prefix, "com.myapp.topic.emergency", "com.myapp.topic.emergency.11", true),
+            (Prefix, "com.myapp.topic.emergency", "com.myapp.topic.emergency-low", true),
+            (Prefix, "com.myapp.topic.emergency", "com.myapp.topic.emerge", false),
+            (Wildcard, "com.myapp..userevent", "com.myapp.foo.userevent", true),
+            (Wildcard, "com.myapp..userevent", "com.myapp.foo.userevent.bar", false),
+            (Wildcard, "com.myapp..userevent", "com.myapp.foo.user", false),
+            (Wildcard, "com.myapp..userevent", "com.myapp2.foo.userevent", false),
+            (Wildcard, "..b", "x.y.b", true),
+            (Wildcard, "a.", "a.x", true),
+            (Wildcard, ".", "x.y", true),
+            (Wildcard, "", "x", true),
+            (Wildcard, "", "x.y", false),
+            (Exact, "a.b", "a.b", true),
+        ];
+        for (policy, pattern, uri, expected) in table {
+            assert_eq!(policy.matches(pattern, uri), expected, "{policy:?} {pattern:?} {uri:?}");
+        }
+    }
+}
