@@ -1,0 +1,163 @@
+//! The interface of a realm: inputs, effects, time. See `Realm::handle`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::credentials::Principal;
+use super::policy::{Action, RealmPolicy};
+use crate::wire::{ClientRoles, Event, Message, Payload};
+use crate::words::{MatchPolicy, SessionId, Uri};
+
+/// The injected clock: monotonic time since any fixed origin, and wall-clock time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Now {
+    pub mono: Duration,
+    pub wall: SystemTime,
+}
+
+/// Anything that happens to a realm.
+#[derive(Debug)]
+pub enum Input {
+    /// A session was admitted; the realm answers WELCOME (not to local sessions).
+    Join(Box<Join>),
+    /// A decoded message of an established session.
+    Message { session: SessionId, message: Message },
+    /// The session's bytes could not be decoded, or broke the protocol below the realm: ABORT and dispose.
+    Violation { session: SessionId, text: String },
+    /// The transport is gone.
+    Leave { session: SessionId },
+    /// The router ends the session: GOODBYE with this reason.
+    Kill { session: SessionId, reason: Uri, message: Option<String> },
+    /// The answer to [`Effect::Authorize`].
+    Verdict { ticket: Ticket, verdict: Verdict },
+    /// The driver could not hand over a message that came out as [`Effect::Send`].
+    Undelivered { to: SessionId, message: Message, cause: Undelivered },
+    /// The router itself publishes (meta events). `granted` goes instead of `payload` to subscribers whose role has
+    /// a rule of its own for the topic (a rule whose pattern begins with `wamp.` or `perilune.`).
+    Publish { topic: Uri, payload: Payload, granted: Option<Payload> },
+    /// The time of `Realm::next_timeout` has come.
+    Timeout,
+    /// A new policy holds from now on; cached verdicts are dropped, sessions of removed users and roles are killed.
+    Policy(Arc<RealmPolicy>),
+    /// GOODBYE to everybody, without meta events (`SES-35`).
+    Close { reason: Uri, message: Option<String> },
+}
+
+/// An admitted session.
+#[derive(Debug, Clone)]
+pub struct Join {
+    pub session: SessionId,
+    pub principal: Principal,
+    pub roles: ClientRoles,
+    /// A script: no WELCOME, no GOODBYE handshake.
+    pub local: bool,
+    /// For humans: the peer's address or the script's path.
+    pub peer: String,
+}
+
+/// Why a message could not be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undelivered {
+    /// The receiver's queue is full.
+    QueueFull,
+    /// Above the receiver's transport limit (`MSG-18`).
+    TooLarge,
+    /// The payload cannot be transcoded for the receiver (`MSG-17`).
+    Unencodable,
+}
+
+/// Names one open question to an authorizer; unique per realm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What an authorizer answered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    Allow { disclose: bool, cache: CacheFor },
+    Deny { cache: CacheFor },
+    /// The authorizer broke, was full, or is gone (`AZ-02`); the text is for the log.
+    Failed(String),
+}
+
+/// How long a verdict may be reused (`AZ-07`).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum CacheFor {
+    #[default]
+    Never,
+    Session,
+    Time(Duration),
+}
+
+/// One question to an authorizer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuthorizeRequest {
+    pub ticket: Ticket,
+    pub session: SessionId,
+    pub principal: Arc<Principal>,
+    pub action: Action,
+    pub uri: Uri,
+    pub match_policy: MatchPolicy,
+    /// The request asked to be disclosed (`disclose_me`, or `disclose_caller` of a REGISTER).
+    pub disclose_me: bool,
+    /// Ask the function of the session's role, not the realm's `p.authorize`.
+    pub by_role: bool,
+}
+
+/// What a realm wants done, in this order.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Hand this to the session. If that fails: [`Input::Undelivered`] at once.
+    Send { to: SessionId, message: Message },
+    /// Hand one event to many: `Effects::receivers[from..to]`. Encode it once per serializer.
+    Event { event: Event, from: usize, to: usize },
+    /// Ask the hook; it comes back as [`Input::Verdict`]. The core itself watches the time.
+    Authorize(Box<AuthorizeRequest>),
+    /// The session has left the realm. Everything for it stands before this effect.
+    End { session: SessionId, then: Then },
+    /// Too many verdicts of this session are out: stop reading its transport (`pending_verdicts`) …
+    Pause { session: SessionId },
+    /// … and go on.
+    Resume { session: SessionId },
+    /// For the log: something a person may want to know.
+    Report(Report),
+}
+
+/// What becomes of the transport of a session that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The client said GOODBYE and was answered: a new HELLO may follow (`SES-32`).
+    AwaitHello,
+    /// The router said GOODBYE: await the client's for `limits.goodbye`, ignore the rest, then close.
+    AwaitGoodbye,
+    /// Flush, then close, WebSocket code 1002 (`WS-06`).
+    CloseViolation,
+    /// Flush, then close normally (ABORT from the client, or the transport is gone already).
+    Close,
+}
+
+/// Things worth a log line.
+#[derive(Debug, PartialEq)]
+pub enum Report {
+    Violation { session: SessionId, text: String },
+    AuthorizerFailed { session: SessionId, action: Action, uri: Uri, text: String },
+}
+
+/// The reused buffer of effects.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub list: Vec<Effect>,
+    /// Receivers of [`Effect::Event`], referred to by range.
+    pub receivers: Vec<SessionId>,
+}
+
+impl Effects {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.receivers.clear();
+    }
+
+    pub(crate) fn send(&mut self, to: SessionId, message: Message) {
+        self.list.push(Effect::Send { to, message });
+    }
+}

@@ -1,0 +1,155 @@
+//! What a realm permits, as plain data: built from the configuration, replaced whole when it changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::credentials::AuthPolicy;
+use crate::words::{MatchPolicy, Uri, UriRules};
+
+/// The role of script sessions; trusted unless the configuration has rules for it.
+pub const SCRIPT_ROLE: &str = "script";
+
+/// Everything about a realm that the core looks at.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RealmPolicy {
+    pub uris: UriRules,
+    pub request_ids: RequestIds,
+    pub auth: AuthPolicy,
+    pub roles: BTreeMap<String, Arc<RolePolicy>>,
+    /// A script of the realm has called `p.authorize`.
+    pub authorizer: bool,
+    /// What happens to a subscriber whose queue is full (`limits`-table of design.md), unless its role says.
+    pub slow: SlowPolicy,
+    pub limits: RealmLimits,
+}
+
+impl RealmPolicy {
+    /// Whether a login may end in this role: it is configured, or a script authorizes for the realm.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.authorizer || role == SCRIPT_ROLE || self.roles.contains_key(role)
+    }
+}
+
+/// The realm option `request_ids` (`ID-10`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequestIds {
+    #[default]
+    Any,
+    Strict,
+}
+
+/// The option `slow`: what happens to an EVENT whose subscriber has a full queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SlowPolicy {
+    #[default]
+    Drop,
+    Close,
+}
+
+/// A role: rules first, then perhaps a function.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RolePolicy {
+    pub rules: Vec<Rule>,
+    /// `roles.NAME` is a function: asked where no rule matches.
+    pub function: bool,
+    pub slow: Option<SlowPolicy>,
+}
+
+/// One permission rule; of the matching ones the most specific decides (`AZ-04`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    pub uri: Uri,
+    pub match_policy: MatchPolicy,
+    pub allow: Actions,
+    pub disclose_caller: Disclosure,
+    pub disclose_publisher: Disclosure,
+}
+
+/// The actions that are authorized (`AZ-01`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    Call,
+    Register,
+    Publish,
+    Subscribe,
+}
+
+impl Action {
+    pub const ALL: [Self; 4] = [Self::Call, Self::Register, Self::Publish, Self::Subscribe];
+
+    /// As in rules and as told to authorizers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Register => "register",
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+        }
+    }
+
+    /// The inverse of [`Action::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == text)
+    }
+}
+
+/// A set of actions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Actions(u8);
+
+impl Actions {
+    pub fn all() -> Self {
+        Action::ALL.into_iter().collect()
+    }
+
+    pub fn contains(self, action: Action) -> bool {
+        self.0 & (1 << action as u8) != 0
+    }
+}
+
+impl FromIterator<Action> for Actions {
+    fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
+        Self(actions.into_iter().fold(0, |set, action| set | 1 << action as u8))
+    }
+}
+
+/// Whether a caller or publisher is disclosed: `true`, absent, `false` in a rule's `disclose`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Disclosure {
+    Always,
+    /// Honours `disclose_me`.
+    #[default]
+    OnRequest,
+    /// Asking for it is an error (`PID-04`, `CID-05`).
+    Never,
+}
+
+/// The limits that hold per session or realm inside the core. `usize::MAX` / `None`: none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RealmLimits {
+    pub calls_in_flight: usize,
+    pub pending_verdicts: usize,
+    pub subscriptions: usize,
+    pub registrations: usize,
+    /// Given to calls that name no timeout.
+    pub call_timeout: Option<Duration>,
+    /// Longer timeouts are cut to this.
+    pub max_call_timeout: Option<Duration>,
+    /// How long an authorizer or authenticator may take.
+    pub hook: Duration,
+}
+
+impl Default for RealmLimits {
+    fn default() -> Self {
+        Self {
+            calls_in_flight: 10_000,
+            pending_verdicts: 256,
+            subscriptions: 10_000,
+            registrations: 10_000,
+            call_timeout: None,
+            max_call_timeout: Some(Duration::from_secs(600)),
+            hook: Duration::from_secs(5),
+        }
+    }
+}
