@@ -7,6 +7,8 @@
 pub mod credentials;
 mod io;
 pub mod policy;
+mod realm;
 pub mod uris;
 
 pub use io::*;
+pub use realm::Realm;

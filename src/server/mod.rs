@@ -1,1 +1,3 @@
 //! Tasks and transports: everything that touches a socket or the clock.
+
+pub mod settings;

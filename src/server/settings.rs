@@ -1,0 +1,191 @@
+//! The whole configuration as plain structs with their defaults. Built by `lua::config`; below it nobody parses.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::core::policy::RealmPolicy;
+use crate::wire::Serializer;
+use crate::words::Uri;
+
+/// One loaded `perilune.lua`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// In the order of the file; default: one on `127.0.0.1:8080`.
+    pub listeners: Vec<ListenerSettings>,
+    pub realms: BTreeMap<Uri, RealmSettings>,
+    pub limits: RouterLimits,
+    pub http: HttpSettings,
+    /// Names of `p.shared` dictionaries that are common to all realms (`shared = "router"`).
+    pub common_dictionaries: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listeners: vec![ListenerSettings::at(Address::Tcp("127.0.0.1:8080".into()))],
+            realms: BTreeMap::new(),
+            limits: RouterLimits::default(),
+            http: HttpSettings::default(),
+            common_dictionaries: Vec::new(),
+        }
+    }
+}
+
+/// One listening address; it speaks WebSocket, RawSocket and HTTP, told apart by the first bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerSettings {
+    pub address: Address,
+    /// Certificate chain and key (PEM files): TLS.
+    pub tls: Option<TlsSettings>,
+    /// Paths that accept WebSocket upgrades.
+    pub paths: Vec<String>,
+    /// Allowed `Origin` patterns (`*` matches any run of characters); `None`: own host and loopback pages only.
+    pub origins: Option<Vec<String>>,
+    /// In no order of preference: the client's list decides.
+    pub serializers: Vec<Serializer>,
+    /// Largest message in octets, either direction; `limits.message`.
+    pub message: usize,
+    /// Idle time after which a peer is pinged; three missed pongs close it. `None`: never.
+    pub idle_ping: Option<Duration>,
+}
+
+impl ListenerSettings {
+    /// A plain listener with the defaults.
+    pub fn at(address: Address) -> Self {
+        Self {
+            address,
+            tls: None,
+            paths: vec!["/".into(), "/ws".into(), "/ws/".into()],
+            origins: None,
+            serializers: Serializer::ALL.to_vec(),
+            message: 1 << 20,
+            idle_ping: Some(Duration::from_secs(20)),
+        }
+    }
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// `host:port`; port 0 lets the system choose.
+    Tcp(String),
+    /// `unix:/path`; mode 0600 unless `mode` says otherwise. A stale socket file is replaced (`TLS-02`).
+    Unix { path: PathBuf, mode: u32 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// The HTTP side; the bridge is a later issue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Path of the health check; `None`: off.
+    pub health: Option<String>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self { health: Some("/healthz".into()) }
+    }
+}
+
+/// One realm: what the core enforces, and the scripts that live in it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RealmSettings {
+    pub policy: RealmPolicy,
+    pub scripts: Vec<ScriptSettings>,
+    pub host: RealmHostLimits,
+}
+
+/// Realm limits that the script host enforces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RealmHostLimits {
+    /// How long handlers of a replaced version may go on.
+    pub drain: Duration,
+    /// Octets in the realm's `p.shared` dictionaries.
+    pub shared: usize,
+}
+
+impl Default for RealmHostLimits {
+    fn default() -> Self {
+        Self { drain: Duration::from_secs(30), shared: 64 << 20 }
+    }
+}
+
+/// One script file of a realm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptSettings {
+    /// As written in the configuration; names the script in logs and meta events.
+    pub name: String,
+    /// Absolute, or relative to the working directory.
+    pub path: PathBuf,
+    /// VMs behind the one session.
+    pub instances: usize,
+    /// Octets per VM.
+    pub memory: usize,
+    /// CPU time between two waits.
+    pub cpu: Duration,
+    /// Wall-clock time of a whole handler.
+    pub deadline: Option<Duration>,
+    /// Handlers in flight per VM.
+    pub handlers: usize,
+    /// Opens `io`, `os`, `debug`, `ffi`.
+    pub trusted: bool,
+}
+
+impl ScriptSettings {
+    /// A script with the default bounds.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            path: path.into(),
+            instances: 1,
+            memory: 64 << 20,
+            cpu: Duration::from_millis(100),
+            deadline: Some(Duration::from_secs(30)),
+            handlers: 1_000,
+            trusted: false,
+        }
+    }
+}
+
+/// Limits of the router and its transports; `usize::MAX` / `None`: none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterLimits {
+    pub nesting: usize,
+    pub connections: usize,
+    pub connections_per_address: usize,
+    pub unauthenticated: usize,
+    pub unauthenticated_per_address: usize,
+    /// Transport up to HELLO.
+    pub handshake: Duration,
+    /// CHALLENGE to AUTHENTICATE.
+    pub auth: Duration,
+    /// Our GOODBYE to theirs.
+    pub goodbye: Duration,
+    /// Octets waiting for one session.
+    pub queue: usize,
+    /// Octets waiting for all sessions.
+    pub queues_total: usize,
+}
+
+impl Default for RouterLimits {
+    fn default() -> Self {
+        Self {
+            nesting: 128,
+            connections: 100_000,
+            connections_per_address: 10_000,
+            unauthenticated: 1_000,
+            unauthenticated_per_address: 50,
+            handshake: Duration::from_secs(5),
+            auth: Duration::from_secs(10),
+            goodbye: Duration::from_secs(2),
+            queue: 1 << 20,
+            queues_total: 1 << 30,
+        }
+    }
+}
