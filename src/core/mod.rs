@@ -4,10 +4,18 @@
 //! everything to be done leaves as an ordered list of [`Effect`]s. What needs a hook leaves as an effect with a
 //! ticket and comes back as an input.
 
+mod answers;
+mod broker;
 pub mod credentials;
+mod dealer;
+pub mod features;
 mod io;
+pub mod patterns;
+mod pending;
+mod permissions;
 pub mod policy;
 mod realm;
+mod session;
 pub mod uris;
 
 pub use io::*;
