@@ -267,7 +267,7 @@ impl Realm {
         };
         match outcome {
             Some(outcome) if session.pending.is_empty() => {
-                self.perform(now, now.mono, id, request, outcome, out)
+                self.perform(now.mono, id, request, outcome, out)
             }
             Some(outcome) => {
                 let state = PendingState::Decided(outcome);
@@ -285,7 +285,6 @@ impl Realm {
     /// Carries out a decided request.
     fn perform(
         &mut self,
-        now: Now,
         received: Duration,
         id: SessionId,
         request: Request,
@@ -501,11 +500,11 @@ impl Realm {
             CacheFor::Session => session.cache_verdict(key, verdict, None),
             CacheFor::Time(time) => session.cache_verdict(key, verdict, Some(now.mono + time)),
         }
-        self.release(now, id, out);
+        self.release(id, out);
     }
 
     /// Carries out what stands decided at the head of the session's queue.
-    fn release(&mut self, now: Now, id: SessionId, out: &mut Effects) {
+    fn release(&mut self, id: SessionId, out: &mut Effects) {
         while let Some(session) = self.sessions.get_mut(&id) {
             match session.pending.front() {
                 Some(Pending {
@@ -522,7 +521,7 @@ impl Realm {
             else {
                 break;
             };
-            self.perform(now, received, id, request, outcome, out);
+            self.perform(received, id, request, outcome, out);
         }
         self.resume_if_room(id, out);
     }
@@ -563,7 +562,7 @@ impl Realm {
                     "the call timed out",
                 );
             }
-            return self.release(now, id, out);
+            return self.release(id, out);
         }
         let text = "the authorizer did not answer in time (limits.hook)".to_owned();
         self.verdict(now, ticket, Verdict::Failed(text), out);
