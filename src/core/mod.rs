@@ -4,11 +4,18 @@
 //! everything to be done leaves as an ordered list of [`Effect`]s. What needs a hook leaves as an effect with a
 //! ticket and comes back as an input.
 
+pub mod cra;
 pub mod credentials;
+mod handshake;
 mod io;
+mod login;
 pub mod policy;
 mod realm;
+mod refusal;
 pub mod uris;
 
+pub use handshake::{Context, Handshake, Realms, Step};
 pub use io::*;
+pub use login::{AuthFailure, Granted, Login};
 pub use realm::Realm;
+pub use refusal::Refusal;
