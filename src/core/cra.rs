@@ -26,20 +26,13 @@ pub fn derive_key(password: &[u8], salt: &Salt) -> Secret {
 
 /// The text a client has to answer to `challenge`: Base64 of HMAC-SHA256 (`CRA-03`).
 pub fn sign(key: &Secret, challenge: &str) -> Secret {
-    Secret::new(STANDARD.encode(hmac(key, &[challenge.as_bytes()])))
+    Secret::new(STANDARD.encode(hmac(key, challenge.as_bytes())))
 }
 
-/// HMAC-SHA256 over the parts, each led by its length so that different parts never make the same message …
-/// except a single part, which stands as it is.
-fn hmac(key: &Secret, parts: &[&[u8]]) -> [u8; 32] {
+fn hmac(key: &Secret, message: &[u8]) -> [u8; 32] {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes keys of any length");
-    for part in parts {
-        if parts.len() > 1 {
-            mac.update(&(part.len() as u64).to_be_bytes());
-        }
-        mac.update(part);
-    }
+    mac.update(message);
     mac.finalize().into_bytes().into()
 }
 
@@ -122,12 +115,7 @@ pub(super) fn challenge(
 ///
 /// What a function's users look like is not known beforehand: their mock has a role of the realm and no salt.
 pub(super) fn mock(policy: &RealmPolicy, realm: &str, authid: &str, seed: &Secret) -> Claimant {
-    let draw = |purpose: &str| {
-        hmac(
-            seed,
-            &[purpose.as_bytes(), realm.as_bytes(), authid.as_bytes()],
-        )
-    };
+    let draw = |purpose: &str| hmac(seed, format!("{purpose}\0{realm}\0{authid}").as_bytes());
     let choice = draw("choice");
     let pick = |count: usize| {
         let [a, b, c, d, ..] = choice;
@@ -182,7 +170,7 @@ fn alike(model: &str, octets: &[u8; 32]) -> String {
         BASE64
     };
     let seed = Secret::new(*octets);
-    let stream = (0u64..).flat_map(|block| hmac(&seed, &[&block.to_be_bytes()]));
+    let stream = (0u64..).flat_map(|block| hmac(&seed, &block.to_be_bytes()));
     let letters = stream.map(|octet| char::from(alphabet[octet as usize % alphabet.len()]));
     letters
         .take(body.chars().count())

@@ -3,10 +3,12 @@
 //! Conformance sections 5.1, 5.2 (up to ESTABLISHED) and 20. Knows no socket, no Lua and no clock: what has to happen
 //! next leaves as a [`Step`], and the driver keeps the time. WELCOME is the realm's word, after `Input::Join`.
 //!
-//! A later method gets its variant of [`AuthMethod`], its own module for the computing (as `core::cra`), an arm in
-//! [`Handshake::begin`], and, if it challenges, a variant of [`Proof`]; if it has a function, an arm in
-//! [`Handshake::answer`] too. What a transport already proved (TLS, cookie, unix peer) comes in by
-//! [`Handshake::new`].
+//! A later method gets its variant of [`AuthMethod`], a module below this one (as `wampcra`), an arm in
+//! [`Handshake::begin`] and [`Handshake::answer`] and, if it proves something new, a variant of [`Proof`]. What a
+//! transport already proved (TLS, cookie, unix peer) then comes in by [`Handshake::new`].
+
+mod ticket;
+mod wampcra;
 
 use std::mem;
 use std::sync::Arc;
@@ -15,7 +17,6 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngCore;
 
-use super::cra::{self, Claimant};
 use super::credentials::{AuthMethod, Principal, Secret};
 use super::login::{AuthFailure, Granted, Login, Provider};
 use super::policy::RealmPolicy;
@@ -192,7 +193,7 @@ impl Handshake {
         self.begin(context, &policy, attempt)
     }
 
-    /// What a method does first: static users, then the function.
+    /// What a method does first.
     fn begin(
         &mut self,
         context: &mut Context<'_>,
@@ -200,49 +201,25 @@ impl Handshake {
         attempt: Box<Attempt>,
     ) -> Result<Step, Refusal> {
         match attempt.method {
-            AuthMethod::Anonymous => match &policy.auth.anonymous {
-                Some(user) => {
-                    let principal = attempt.principal(
-                        random_authid(context.random),
-                        &user.role,
-                        Provider::Static,
-                    );
-                    self.admit(context, *attempt, principal)
-                }
-                None => Ok(self.ask(policy, attempt, None)),
-            },
-            AuthMethod::Ticket => {
-                let challenge = Challenge {
-                    method: attempt.method.as_str().into(),
-                    extra: Dict::new(),
-                };
-                Ok(self.challenge(attempt, challenge, Proof::Ticket))
-            }
-            AuthMethod::WampCra => {
-                let user = policy
-                    .auth
-                    .wampcra
-                    .as_ref()
-                    .and_then(|users| users.get(&attempt.authid));
-                match user.map(Claimant::from) {
-                    Some(claimant) => {
-                        let principal = attempt.principal(
-                            attempt.authid.clone(),
-                            &claimant.role,
-                            claimant.provider,
-                        );
-                        Ok(self.challenge_wampcra(context, attempt, &claimant, Ok(principal)))
-                    }
-                    None if policy.auth.hooks.contains(&attempt.method) => {
-                        Ok(self.ask(policy, attempt, None))
-                    }
-                    None => {
-                        let unknown = attempt.unknown_user();
-                        Ok(self.mock_wampcra(context, policy, attempt, unknown))
-                    }
-                }
-            }
+            AuthMethod::Anonymous => self.begin_anonymous(context, policy, attempt),
+            AuthMethod::Ticket => Ok(self.begin_ticket(attempt)),
+            AuthMethod::WampCra => Ok(self.begin_wampcra(context, policy, attempt)),
         }
+    }
+
+    /// `ANON-01`: no CHALLENGE.
+    fn begin_anonymous(
+        &mut self,
+        context: &mut Context<'_>,
+        policy: &RealmPolicy,
+        attempt: Box<Attempt>,
+    ) -> Result<Step, Refusal> {
+        let Some(user) = &policy.auth.anonymous else {
+            return Ok(self.ask(policy, attempt, None));
+        };
+        let authid = random_authid(context.random);
+        let principal = attempt.principal(authid, &user.role, Provider::Static);
+        self.admit(context, *attempt, principal)
     }
 
     fn authenticate(
@@ -252,12 +229,12 @@ impl Handshake {
         proof: Proof,
         message: Authenticate,
     ) -> Result<Step, Refusal> {
-        let proven = Secret::new(message.signature);
+        let answer = Secret::new(message.signature);
         match proof {
-            Proof::Ticket => self.ticket(context, attempt, proven),
+            Proof::Ticket => self.ticket(context, attempt, answer),
             Proof::Signature { expected, outcome } => {
                 // Compared first, for mock challenges too: both take the same time.
-                let right = proven == expected;
+                let right = answer == expected;
                 let principal = outcome?;
                 if !right {
                     return Err(attempt.wrong_secret());
@@ -265,98 +242,6 @@ impl Handshake {
                 self.admit(context, *attempt, principal)
             }
         }
-    }
-
-    /// `TKT-01`; the tables that hold now decide, not those of HELLO.
-    fn ticket(
-        &mut self,
-        context: &mut Context<'_>,
-        attempt: Box<Attempt>,
-        ticket: Secret,
-    ) -> Result<Step, Refusal> {
-        let policy = policy(context, &attempt.realm)?;
-        let user = policy
-            .auth
-            .ticket
-            .as_ref()
-            .and_then(|users| users.get(&attempt.authid));
-        match user {
-            Some(user) if user.secret == ticket => {
-                let principal =
-                    attempt.principal(attempt.authid.clone(), &user.role, Provider::Static);
-                self.admit(context, *attempt, principal)
-            }
-            Some(_) => Err(attempt.wrong_secret()),
-            None if policy.auth.hooks.contains(&attempt.method) => {
-                Ok(self.ask(&policy, attempt, Some(ticket)))
-            }
-            None => Err(attempt.unknown_user()),
-        }
-    }
-
-    fn answer_wampcra(
-        &mut self,
-        context: &mut Context<'_>,
-        attempt: Box<Attempt>,
-        answer: Result<Granted, Refusal>,
-    ) -> Result<Step, Refusal> {
-        match answer {
-            Ok(mut granted) => {
-                let Some(key) = granted.secret.take() else {
-                    let text = "it named no secret".into();
-                    return Err(Refusal::HookFailed {
-                        method: attempt.method,
-                        text,
-                    });
-                };
-                let (role, salt) = (granted.role.clone(), granted.salt.take());
-                let claimant = Claimant {
-                    role,
-                    provider: Provider::Lua,
-                    key,
-                    salt,
-                };
-                let principal = attempt.granted(granted, context.random);
-                Ok(self.challenge_wampcra(context, attempt, &claimant, Ok(principal)))
-            }
-            // Said only after AUTHENTICATE, as to an unknown user of the tables.
-            Err(refusal @ Refusal::ByHook { .. }) => {
-                let policy = policy(context, &attempt.realm)?;
-                Ok(self.mock_wampcra(context, &policy, attempt, refusal))
-            }
-            Err(refusal) => Err(refusal),
-        }
-    }
-
-    fn mock_wampcra(
-        &mut self,
-        context: &mut Context<'_>,
-        policy: &RealmPolicy,
-        attempt: Box<Attempt>,
-        refusal: Refusal,
-    ) -> Step {
-        let claimant = cra::mock(policy, &attempt.realm, &attempt.authid, &self.seed);
-        self.challenge_wampcra(context, attempt, &claimant, Err(refusal))
-    }
-
-    fn challenge_wampcra(
-        &mut self,
-        context: &mut Context<'_>,
-        attempt: Box<Attempt>,
-        claimant: &Claimant,
-        outcome: Result<Principal, Refusal>,
-    ) -> Step {
-        let authid = outcome
-            .as_ref()
-            .map_or(&attempt.authid, |principal| &principal.authid);
-        let (challenge, expected) = cra::challenge(
-            authid,
-            claimant,
-            attempt.session,
-            context.now,
-            context.random,
-        );
-        self.challenge(attempt, challenge, Proof::Signature { expected, outcome })
     }
 
     fn challenge(&mut self, attempt: Box<Attempt>, challenge: Challenge, proof: Proof) -> Step {
