@@ -6,17 +6,24 @@
 
 mod answers;
 mod broker;
+pub mod cra;
 pub mod credentials;
 mod dealer;
 pub mod features;
+mod handshake;
 mod io;
+mod login;
 pub mod patterns;
 mod pending;
 mod permissions;
 pub mod policy;
 mod realm;
+mod refusal;
 mod session;
 pub mod uris;
 
+pub use handshake::{Context, Handshake, Realms, Step};
 pub use io::*;
+pub use login::{AuthFailure, Granted, Login};
 pub use realm::Realm;
+pub use refusal::Refusal;

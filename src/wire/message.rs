@@ -37,6 +37,38 @@ pub enum Message {
     Yield(Yield),
 }
 
+impl Message {
+    /// The specification's name of the message, for texts about it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "HELLO",
+            Self::Welcome(_) => "WELCOME",
+            Self::Abort(_) => "ABORT",
+            Self::Challenge(_) => "CHALLENGE",
+            Self::Authenticate(_) => "AUTHENTICATE",
+            Self::Goodbye(_) => "GOODBYE",
+            Self::Error(_) => "ERROR",
+            Self::Publish(_) => "PUBLISH",
+            Self::Published(_) => "PUBLISHED",
+            Self::Subscribe(_) => "SUBSCRIBE",
+            Self::Subscribed(_) => "SUBSCRIBED",
+            Self::Unsubscribe(_) => "UNSUBSCRIBE",
+            Self::Unsubscribed(_) => "UNSUBSCRIBED",
+            Self::Event(_) => "EVENT",
+            Self::Call(_) => "CALL",
+            Self::Cancel(_) => "CANCEL",
+            Self::Result(_) => "RESULT",
+            Self::Register(_) => "REGISTER",
+            Self::Registered(_) => "REGISTERED",
+            Self::Unregister(_) => "UNREGISTER",
+            Self::Unregistered(_) => "UNREGISTERED",
+            Self::Invocation(_) => "INVOCATION",
+            Self::Interrupt(_) => "INTERRUPT",
+            Self::Yield(_) => "YIELD",
+        }
+    }
+}
+
 /// The message type codes, as they stand in first position and in ERROR.Request.Type.
 pub mod code {
     pub const HELLO: u64 = 1;

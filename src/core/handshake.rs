@@ -1,0 +1,427 @@
+//! The log-in conversation of one connection: from HELLO to an admitted session or a typed refusal.
+//!
+//! Conformance sections 5.1, 5.2 (up to ESTABLISHED) and 20. Knows no socket, no Lua and no clock: what has to happen
+//! next leaves as a [`Step`], and the driver keeps the time. WELCOME is the realm's word, after `Input::Join`.
+//!
+//! A later method gets its variant of [`AuthMethod`], a module below this one (as `wampcra`), an arm in
+//! [`Handshake::begin`] and [`Handshake::answer`] and, if it proves something new, a variant of [`Proof`]. What a
+//! transport already proved (TLS, cookie, unix peer) then comes in by [`Handshake::new`].
+
+mod ticket;
+mod wampcra;
+
+use std::mem;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::RngCore;
+
+use super::credentials::{AuthMethod, Principal, Secret};
+use super::login::{AuthFailure, Granted, Login, Provider};
+use super::policy::RealmPolicy;
+use super::{Join, Now, Refusal};
+use crate::wire::{Authenticate, Challenge, ClientRoles, Hello, Message};
+use crate::words::{Dict, MatchPolicy, SessionId, Uri, UriRules};
+
+/// What the conversation must know of the router.
+pub trait Realms {
+    /// What holds in the realm now; `None`: there is no such realm.
+    fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>>;
+    /// A random id that no live session has.
+    fn draw_session(&self, random: &mut dyn RngCore) -> SessionId;
+    fn shutting_down(&self) -> bool;
+}
+
+/// The surroundings of one step.
+pub struct Context<'a> {
+    pub now: Now,
+    pub realms: &'a dyn Realms,
+    pub random: &'a mut dyn RngCore,
+}
+
+/// What the driver must do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Send this CHALLENGE, then await the next message for `limits.auth`.
+    Send(Message),
+    /// Ask the realm's function; it comes back by [`Handshake::answer`].
+    Ask(Box<Login>),
+    /// Admitted: hand `join` to the realm as `Input::Join`.
+    Join { realm: Uri, join: Box<Join> },
+    /// Log it, send [`Refusal::abort`], close.
+    Refuse(Refusal),
+    /// Close without a word (`SES-24`, `SES-15`).
+    Close,
+}
+
+/// The conversation of one connection while it has no session: before the first, and again after the client said
+/// GOODBYE (`SES-32`). Messages of a live session go to its realm instead.
+#[derive(Debug)]
+pub struct Handshake {
+    peer: String,
+    seed: Arc<Secret>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitHello,
+    /// A function has been asked.
+    Asking(Box<Attempt>),
+    /// CHALLENGE is out.
+    Challenging(Box<Attempt>, Proof),
+    /// Refused or closed: nothing can come after (`AUTH-10`).
+    Over,
+}
+
+/// One HELLO on its way to a session.
+#[derive(Debug)]
+struct Attempt {
+    realm: Uri,
+    session: SessionId,
+    method: AuthMethod,
+    /// Empty for `anonymous`, whose wish is ignored (`ANON-01`).
+    authid: String,
+    authextra: Dict,
+    roles: ClientRoles,
+}
+
+/// What AUTHENTICATE has to prove.
+#[derive(Debug)]
+enum Proof {
+    /// Looked at when it is here: by the table, or by the function.
+    Ticket,
+    /// `outcome` is what the right signature leads to; for a mock challenge a refusal.
+    Signature {
+        expected: Secret,
+        outcome: Result<Principal, Refusal>,
+    },
+}
+
+impl Handshake {
+    /// `peer` names the other end for humans. `seed` is a random secret of this process, 32 octets, the same for all
+    /// connections: mock challenges are derived from it.
+    pub fn new(peer: String, seed: Arc<Secret>) -> Self {
+        Self {
+            peer,
+            seed,
+            state: State::AwaitHello,
+        }
+    }
+
+    /// A message from the peer while there is no session.
+    pub fn message(&mut self, context: &mut Context<'_>, message: Message) -> Step {
+        let state = mem::replace(&mut self.state, State::Over);
+        let step = match (state, message) {
+            (State::Over, _) | (_, Message::Abort(_)) => Ok(Step::Close),
+            (State::AwaitHello, Message::Hello(hello)) => self.hello(context, *hello),
+            (State::Challenging(attempt, proof), Message::Authenticate(message)) => {
+                self.authenticate(context, attempt, proof, message)
+            }
+            (state, message) => Err(Refusal::Unexpected {
+                got: message.name(),
+                expected: state.expected(),
+            }),
+        };
+        step.unwrap_or_else(Step::Refuse)
+    }
+
+    /// The function's answer to [`Step::Ask`]. With no question open (the peer left, or the time was up): `Close`.
+    pub fn answer(
+        &mut self,
+        context: &mut Context<'_>,
+        answer: Result<Granted, AuthFailure>,
+    ) -> Step {
+        let State::Asking(attempt) = mem::replace(&mut self.state, State::Over) else {
+            return Step::Close;
+        };
+        let answer = answer.map_err(|failure| refusal(attempt.method, failure));
+        let step = match (attempt.method, answer) {
+            (AuthMethod::WampCra, answer) => self.answer_wampcra(context, attempt, answer),
+            (AuthMethod::Anonymous | AuthMethod::Ticket, Ok(granted)) => {
+                let principal = attempt.granted(granted, context.random);
+                self.admit(context, *attempt, principal)
+            }
+            (AuthMethod::Anonymous | AuthMethod::Ticket, Err(refusal)) => Err(refusal),
+        };
+        step.unwrap_or_else(Step::Refuse)
+    }
+
+    /// The time for what was awaited is up: HELLO (`limits.handshake`), AUTHENTICATE (`limits.auth`, `AUTH-09`) or
+    /// the function's answer (`Login::within`).
+    pub fn timeout(&mut self) -> Step {
+        match mem::replace(&mut self.state, State::Over) {
+            State::AwaitHello | State::Over => Step::Close,
+            State::Challenging(attempt, _) => Step::Refuse(Refusal::NoAnswer {
+                method: attempt.method,
+                authid: attempt.authid,
+            }),
+            State::Asking(attempt) => Step::Refuse(Refusal::HookFailed {
+                method: attempt.method,
+                text: "no answer in time".into(),
+            }),
+        }
+    }
+
+    fn hello(&mut self, context: &mut Context<'_>, hello: Hello) -> Result<Step, Refusal> {
+        if hello.roles == ClientRoles::default() {
+            return Err(Refusal::NoRoles);
+        }
+        if context.realms.shutting_down() {
+            return Err(Refusal::ShuttingDown);
+        }
+        let realm = hello.realm.ok_or(Refusal::NoRealm)?.detached();
+        UriRules::Loose.check(&realm, MatchPolicy::Exact)?;
+        let policy = policy(context, &realm)?;
+        let method = choose(&policy, &realm, hello.authmethods)?;
+        let authid = match (method, hello.authid) {
+            (AuthMethod::Anonymous, _) => String::new(),
+            (_, Some(authid)) => authid,
+            (_, None) => return Err(Refusal::MissingAuthid { method }),
+        };
+        let session = context.realms.draw_session(context.random);
+        let (roles, authextra) = (hello.roles, hello.authextra);
+        let attempt = Box::new(Attempt {
+            realm,
+            session,
+            method,
+            authid,
+            authextra,
+            roles,
+        });
+        self.begin(context, &policy, attempt)
+    }
+
+    /// What a method does first.
+    fn begin(
+        &mut self,
+        context: &mut Context<'_>,
+        policy: &RealmPolicy,
+        attempt: Box<Attempt>,
+    ) -> Result<Step, Refusal> {
+        match attempt.method {
+            AuthMethod::Anonymous => self.begin_anonymous(context, policy, attempt),
+            AuthMethod::Ticket => Ok(self.begin_ticket(attempt)),
+            AuthMethod::WampCra => Ok(self.begin_wampcra(context, policy, attempt)),
+        }
+    }
+
+    /// `ANON-01`: no CHALLENGE.
+    fn begin_anonymous(
+        &mut self,
+        context: &mut Context<'_>,
+        policy: &RealmPolicy,
+        attempt: Box<Attempt>,
+    ) -> Result<Step, Refusal> {
+        let Some(user) = &policy.auth.anonymous else {
+            return Ok(self.ask(policy, attempt, None));
+        };
+        let authid = random_authid(context.random);
+        let principal = attempt.principal(authid, &user.role, Provider::Static);
+        self.admit(context, *attempt, principal)
+    }
+
+    fn authenticate(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: Box<Attempt>,
+        proof: Proof,
+        message: Authenticate,
+    ) -> Result<Step, Refusal> {
+        let answer = Secret::new(message.signature);
+        match proof {
+            Proof::Ticket => self.ticket(context, attempt, answer),
+            Proof::Signature { expected, outcome } => {
+                // Compared first, for mock challenges too: both take the same time.
+                let right = answer == expected;
+                let principal = outcome?;
+                if !right {
+                    return Err(attempt.wrong_secret());
+                }
+                self.admit(context, *attempt, principal)
+            }
+        }
+    }
+
+    fn challenge(&mut self, attempt: Box<Attempt>, challenge: Challenge, proof: Proof) -> Step {
+        self.state = State::Challenging(attempt, proof);
+        Step::Send(Message::Challenge(challenge))
+    }
+
+    fn ask(
+        &mut self,
+        policy: &RealmPolicy,
+        mut attempt: Box<Attempt>,
+        ticket: Option<Secret>,
+    ) -> Step {
+        let login = Login {
+            method: attempt.method,
+            realm: attempt.realm.clone(),
+            session: attempt.session,
+            authid: (attempt.method != AuthMethod::Anonymous).then(|| attempt.authid.clone()),
+            authextra: mem::take(&mut attempt.authextra),
+            ticket,
+            within: policy.limits.hook,
+        };
+        self.state = State::Asking(attempt);
+        Step::Ask(Box::new(login))
+    }
+
+    /// The last gate: what changed since HELLO counts, and the role must exist (`AUTH-08`).
+    fn admit(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: Attempt,
+        principal: Principal,
+    ) -> Result<Step, Refusal> {
+        if context.realms.shutting_down() {
+            return Err(Refusal::ShuttingDown);
+        }
+        let policy = policy(context, &attempt.realm)?;
+        let Attempt {
+            realm,
+            session,
+            method,
+            roles,
+            ..
+        } = attempt;
+        if !policy.auth.still_admits(&principal) {
+            return Err(Refusal::Removed {
+                method,
+                authid: principal.authid,
+            });
+        }
+        if !policy.has_role(&principal.authrole) {
+            let (authid, role) = (principal.authid, principal.authrole);
+            return Err(Refusal::NoSuchRole {
+                realm,
+                authid,
+                role,
+            });
+        }
+        self.state = State::AwaitHello;
+        let join = Join {
+            session,
+            principal,
+            roles,
+            local: false,
+            peer: self.peer.clone(),
+        };
+        Ok(Step::Join {
+            realm,
+            join: Box::new(join),
+        })
+    }
+}
+
+impl State {
+    fn expected(&self) -> &'static str {
+        match self {
+            Self::AwaitHello => "HELLO",
+            Self::Asking(_) => "nothing (the log-in is being checked)",
+            Self::Challenging(..) => "AUTHENTICATE",
+            Self::Over => "nothing",
+        }
+    }
+}
+
+impl Attempt {
+    fn principal(&self, authid: String, role: &str, provider: Provider) -> Principal {
+        Principal {
+            authid,
+            authrole: role.to_owned(),
+            authmethod: self.method.as_str().to_owned(),
+            authprovider: provider.as_str().to_owned(),
+            extra: Dict::new(),
+        }
+    }
+
+    /// Whom a function admitted; it may have renamed them (`AUTH-06`).
+    fn granted(&self, granted: Granted, random: &mut dyn RngCore) -> Principal {
+        let authid = granted.authid.unwrap_or_else(|| match self.method {
+            AuthMethod::Anonymous => random_authid(random),
+            AuthMethod::Ticket | AuthMethod::WampCra => self.authid.clone(),
+        });
+        Principal {
+            extra: granted.extra,
+            ..self.principal(authid, &granted.role, Provider::Lua)
+        }
+    }
+
+    fn unknown_user(&self) -> Refusal {
+        Refusal::UnknownUser {
+            method: self.method,
+            authid: self.authid.clone(),
+        }
+    }
+
+    fn wrong_secret(&self) -> Refusal {
+        Refusal::WrongSecret {
+            method: self.method,
+            authid: self.authid.clone(),
+        }
+    }
+}
+
+fn policy(context: &Context<'_>, realm: &Uri) -> Result<Arc<RealmPolicy>, Refusal> {
+    context
+        .realms
+        .policy(realm)
+        .ok_or_else(|| Refusal::NoSuchRealm(realm.clone()))
+}
+
+/// `AUTH-02..04`: the client's first method that is on offer here.
+fn choose(
+    policy: &RealmPolicy,
+    realm: &Uri,
+    mut offered: Vec<String>,
+) -> Result<AuthMethod, Refusal> {
+    if offered.is_empty() {
+        offered.push(AuthMethod::Anonymous.as_str().to_owned());
+    }
+    let known = offered.iter().filter_map(|name| AuthMethod::parse(name));
+    match known.into_iter().find(|method| policy.auth.offers(*method)) {
+        Some(method) => Ok(method),
+        None if offered
+            .iter()
+            .all(|name| name == AuthMethod::Anonymous.as_str()) =>
+        {
+            Err(Refusal::AuthenticationRequired {
+                realm: realm.clone(),
+            })
+        }
+        None => Err(Refusal::NoMatchingMethod {
+            realm: realm.clone(),
+            offered,
+        }),
+    }
+}
+
+/// 120 random bits, 20 characters.
+fn random_authid(random: &mut dyn RngCore) -> String {
+    let mut octets = [0; 15];
+    random.fill_bytes(&mut octets);
+    URL_SAFE_NO_PAD.encode(octets)
+}
+
+/// `DYN-04`. An error URI that is none cannot go out: that is a failure of the function.
+fn refusal(method: AuthMethod, failure: AuthFailure) -> Refusal {
+    match failure {
+        AuthFailure::Refused { reason } => Refusal::ByHook { method, reason },
+        AuthFailure::Raised { error, message } => {
+            match UriRules::Loose.check(&error, MatchPolicy::Exact) {
+                Ok(()) => Refusal::RaisedByHook {
+                    method,
+                    error,
+                    message,
+                },
+                Err(invalid) => Refusal::HookFailed {
+                    method,
+                    text: format!("it raised an error, but {invalid}"),
+                },
+            }
+        }
+        AuthFailure::Failed(text) => Refusal::HookFailed { method, text },
+    }
+}

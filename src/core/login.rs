@@ -1,0 +1,64 @@
+//! The question to an authenticator function and its answer (conformance 20.4).
+
+use std::time::Duration;
+
+use super::credentials::{AuthMethod, Salt, Secret};
+use crate::words::{Dict, SessionId, Uri};
+
+/// What a login function is asked. The driver adds what it knows of the transport.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Login {
+    pub method: AuthMethod,
+    pub realm: Uri,
+    /// The id the session will have.
+    pub session: SessionId,
+    /// Whom the peer claims to be; always there but for `anonymous`.
+    pub authid: Option<String>,
+    /// HELLO.Details.authextra.
+    pub authextra: Dict,
+    /// Only for `ticket`, which asks after AUTHENTICATE (`DYN-02`).
+    pub ticket: Option<Secret>,
+    /// `limits.hook` of the realm: with no answer by then, call `Handshake::timeout`.
+    pub within: Duration,
+}
+
+/// A login function's yes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Granted {
+    pub role: String,
+    /// Absent: the one asked for, or a random one for `anonymous`.
+    pub authid: Option<String>,
+    /// Goes out as WELCOME.Details.authextra.
+    pub extra: Dict,
+    /// `wampcra` cannot do without: as `CraUser::key`, so with `salt` the Base64 text of the derived key.
+    pub secret: Option<Secret>,
+    /// Only for `wampcra`.
+    pub salt: Option<Salt>,
+}
+
+/// A login function's no (`DYN-04`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthFailure {
+    /// nil or false; the reason is for the log.
+    Refused { reason: Option<String> },
+    /// An application error was raised; `message` is its first argument, if that is text.
+    Raised { error: Uri, message: Option<String> },
+    /// Anything else that went wrong, a result of the wrong shape included; the text is for the log.
+    Failed(String),
+}
+
+/// Who vouches for a principal (`DYN-05`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Provider {
+    Static,
+    Lua,
+}
+
+impl Provider {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Lua => "lua",
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Why a connection gets no session. The log says everything but the secret; the peer learns less (`AUTH-07`).
+
+use super::credentials::AuthMethod;
+use super::uris;
+use crate::wire::{Abort, Payload};
+use crate::words::{InvalidUri, Uri};
+
+/// A refused log-in: `Display` is for the log line, [`Refusal::abort`] for the peer.
+///
+/// Names that the peer chose are shown escaped, so that nobody writes lines into the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A message that has no place in this state (`SES-18`, `SES-20`, `SES-21`, `SES-23`).
+    #[error("{got} arrived where {expected} was expected")]
+    Unexpected {
+        got: &'static str,
+        expected: &'static str,
+    },
+    /// Bytes that are no message, found by the driver before there was a session (`VIO-01`).
+    #[error("{0}")]
+    Undecodable(String),
+    /// HELLO.Details.roles names none of the four roles (`SES-05`).
+    #[error("HELLO announces no known role")]
+    NoRoles,
+    #[error("the router is shutting down")]
+    ShuttingDown,
+    #[error("the realm {0}")]
+    InvalidRealm(#[from] InvalidUri),
+    /// HELLO.Realm is null, and no method assigns realms (`SES-12`).
+    #[error("HELLO names no realm")]
+    NoRealm,
+    #[error("there is no realm {0:?}")]
+    NoSuchRealm(Uri),
+    /// Only `anonymous` was offered, and the realm has it off (`AUTH-04`).
+    #[error("{realm:?} admits nobody without a login")]
+    AuthenticationRequired { realm: Uri },
+    #[error("{realm:?} has none of the offered methods {offered:?}")]
+    NoMatchingMethod { realm: Uri, offered: Vec<String> },
+    #[error("{}: HELLO names no authid", .method.as_str())]
+    MissingAuthid { method: AuthMethod },
+    #[error("{}: unknown user {authid:?}", .method.as_str())]
+    UnknownUser { method: AuthMethod, authid: String },
+    /// A wrong ticket or signature.
+    #[error("{}: wrong secret of {authid:?}", .method.as_str())]
+    WrongSecret { method: AuthMethod, authid: String },
+    /// The configuration changed while the log-in was under way.
+    #[error("{}: {authid:?} was removed during the log-in", .method.as_str())]
+    Removed { method: AuthMethod, authid: String },
+    #[error("{}: no AUTHENTICATE from {authid:?} in time", .method.as_str())]
+    NoAnswer { method: AuthMethod, authid: String },
+    /// The function said no; its reason stays with us, lest it tells who exists.
+    #[error("{}: refused by the function: {}", .method.as_str(), .reason.as_deref().unwrap_or("no reason given"))]
+    ByHook {
+        method: AuthMethod,
+        reason: Option<String>,
+    },
+    /// The function raised an application error, which goes to the peer as it is (`DYN-04`).
+    #[error("{}: the function raised {error}: {}", .method.as_str(), .message.as_deref().unwrap_or("no message"))]
+    RaisedByHook {
+        method: AuthMethod,
+        error: Uri,
+        message: Option<String>,
+    },
+    /// The function broke, took too long, or answered something else than a principal.
+    #[error("{}: the function failed: {text}", .method.as_str())]
+    HookFailed { method: AuthMethod, text: String },
+    #[error("{authid:?} logged in for the role {role:?}, which {realm:?} does not have")]
+    NoSuchRole {
+        realm: Uri,
+        authid: String,
+        role: String,
+    },
+}
+
+impl Refusal {
+    /// Whether the peer broke the protocol; a WebSocket is then closed with 1002 (`WS-06`).
+    pub fn is_violation(&self) -> bool {
+        matches!(
+            self,
+            Self::Unexpected { .. } | Self::Undecodable(_) | Self::NoRoles
+        )
+    }
+
+    /// What the peer is told. Wrong secret, unknown user and the like are one answer (`AUTH-07`).
+    pub fn abort(&self) -> Abort {
+        let (reason, message) = match self {
+            Self::Unexpected { .. } | Self::Undecodable(_) | Self::NoRoles => {
+                (uris::PROTOCOL_VIOLATION, self.to_string())
+            }
+            Self::ShuttingDown => (uris::SYSTEM_SHUTDOWN, self.to_string()),
+            Self::InvalidRealm(_) => (uris::INVALID_URI, self.to_string()),
+            Self::NoRealm | Self::NoSuchRealm(_) => (uris::NO_SUCH_REALM, self.to_string()),
+            Self::AuthenticationRequired { .. } => (
+                uris::AUTHENTICATION_REQUIRED,
+                "this realm admits nobody without a login".into(),
+            ),
+            Self::NoMatchingMethod { .. } => (
+                uris::NO_MATCHING_AUTH_METHOD,
+                "this realm has none of the offered authmethods".into(),
+            ),
+            Self::NoSuchRole { role, .. } => (
+                uris::NO_SUCH_ROLE,
+                format!("this realm has no role {role:?}"),
+            ),
+            Self::NoAnswer { .. } => (
+                uris::AUTHENTICATION_DENIED,
+                "no AUTHENTICATE in time".into(),
+            ),
+            Self::MissingAuthid { .. } => (uris::AUTHENTICATION_DENIED, self.to_string()),
+            Self::UnknownUser { .. }
+            | Self::WrongSecret { .. }
+            | Self::Removed { .. }
+            | Self::ByHook { .. } => (
+                uris::AUTHENTICATION_DENIED,
+                "the credentials were not accepted".into(),
+            ),
+            Self::HookFailed { .. } => (
+                uris::AUTHENTICATION_FAILED,
+                "the login could not be checked".into(),
+            ),
+            Self::RaisedByHook { error, message, .. } => {
+                return Abort {
+                    message: message.clone(),
+                    reason: error.clone(),
+                    payload: Payload::none(),
+                };
+            }
+        };
+        Abort {
+            message: Some(message),
+            reason,
+            payload: Payload::none(),
+        }
+    }
+}
