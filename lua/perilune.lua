@@ -1,0 +1,221 @@
+-- The module `perilune`, as scripts see it: argument checks, classes and sugar over the native functions.
+-- Runs once in each VM before the script; `native` and `libraries` come from the host.
+local native, libraries, about = ...
+
+local error, pairs, rawget, rawset, setmetatable, tostring, type =
+  error, pairs, rawget, rawset, setmetatable, tostring, type
+
+local p = { realm = about.realm, script = about.script, instance = about.instance, state = {} }
+for name, library in pairs(libraries) do
+  p[name] = library
+end
+
+-- Misuse is the programmer's: the error points at the calling line.
+local function expect(name, position, value, wanted)
+  if type(value) ~= wanted then
+    local text = "bad argument #%d to '%s' (%s expected, got %s)"
+    error(text:format(position, name, wanted, value == nil and "no value" or type(value)), 3)
+  end
+end
+
+local function expect_options(name, options, known)
+  if options == nil then
+    return {}
+  end
+  if type(options) ~= "table" then
+    error(("bad options to '%s' (table expected, got %s)"):format(name, type(options)), 3)
+  end
+  for key, value in pairs(options) do
+    local wanted = known[key]
+    if not wanted then
+      error(("unknown option '%s' of '%s'"):format(tostring(key), name), 3)
+    elseif type(value) ~= wanted then
+      error(("option '%s' of '%s' must be a %s, got %s"):format(key, name, wanted, type(value)), 3)
+    end
+  end
+  return options
+end
+
+local function expect_seconds(name, value, least)
+  expect(name, 1, value, "number")
+  if not (value >= least and value < 1e9) then
+    error(("bad argument #1 to '%s' (seconds from %g, got %s)"):format(name, least, tostring(value)), 3)
+  end
+end
+
+-- Objects the host makes: fields are raw, the class supplies the rest.
+local empty = libraries.map
+
+local function on_demand(methods)
+  return function(self, key)
+    if key == "kwargs" then
+      local kwargs = empty({})
+      rawset(self, "kwargs", kwargs)
+      return kwargs
+    end
+    return methods[key]
+  end
+end
+
+local classes = {
+  call = { __name = "perilune.call" },
+  event = { __name = "perilune.event", __index = on_demand({}) },
+  result = { __name = "perilune.result", __index = on_demand({}) },
+  error = { __name = "perilune.error", __index = on_demand({}) },
+}
+
+local call_methods = on_demand({
+  -- A progressive result, if the caller asked for them; says whether it was sent.
+  progress = function(self, args, kwargs)
+    return native.progress(self.request, args, kwargs)
+  end,
+})
+
+function classes.call.__index(self, key)
+  if key == "cancelled" then
+    return native.cancelled(self.request)
+  end
+  return call_methods(self, key)
+end
+
+function classes.error.__tostring(self)
+  local args = rawget(self, "args")
+  local first = type(args) == "table" and args[1] or nil
+  if first == nil then
+    return tostring(rawget(self, "uri"))
+  end
+  return tostring(rawget(self, "uri")) .. ": " .. tostring(first)
+end
+
+local timer_methods = {
+  -- Stops the timer; harmless if it is over.
+  cancel = function(self)
+    native.cancel_timer(self.timer)
+  end,
+}
+
+local function timer(id)
+  return setmetatable({ timer = id }, { __index = timer_methods })
+end
+
+local function handle(kind, index, uri)
+  local function give_up(self)
+    native.withdraw(kind, self.index)
+  end
+  return setmetatable({ index = index, uri = uri }, {
+    __index = function(_, key)
+      if key == "id" then
+        return native.id(kind, index)
+      elseif key == "unregister" and kind == "procedure" or key == "unsubscribe" and kind == "topic" then
+        return give_up
+      end
+    end,
+  })
+end
+
+local REGISTER = { match = "string", invoke = "string", disclose_caller = "boolean", forward_timeout = "boolean" }
+
+function p.register(uri, handler, options)
+  expect("register", 1, uri, "string")
+  expect("register", 2, handler, "function")
+  local o = expect_options("register", options, REGISTER)
+  local index = native.register(uri, handler, o.match, o.invoke, o.disclose_caller, o.forward_timeout)
+  return handle("procedure", index, uri)
+end
+
+function p.subscribe(topic, handler, options)
+  expect("subscribe", 1, topic, "string")
+  expect("subscribe", 2, handler, "function")
+  local o = expect_options("subscribe", options, { match = "string", ordered = "boolean" })
+  return handle("topic", native.subscribe(topic, handler, o.match, o.ordered), topic)
+end
+
+function p.unregister(h)
+  expect("unregister", 1, h, "table")
+  h:unregister()
+end
+
+function p.unsubscribe(h)
+  expect("unsubscribe", 1, h, "table")
+  h:unsubscribe()
+end
+
+local PUBLISH = {
+  acknowledge = "boolean",
+  exclude_me = "boolean",
+  disclose_me = "boolean",
+  exclude = "table",
+  exclude_authid = "table",
+  exclude_authrole = "table",
+  eligible = "table",
+  eligible_authid = "table",
+  eligible_authrole = "table",
+}
+
+function p.publish(topic, args, kwargs, options)
+  expect("publish", 1, topic, "string")
+  if options == nil then
+    return native.publish(topic, args, kwargs)
+  end
+  return native.publish(topic, args, kwargs, expect_options("publish", options, PUBLISH))
+end
+
+local CALL = { timeout = "number", disclose_me = "boolean", on_progress = "function" }
+
+function p.call(uri, args, kwargs, options)
+  expect("call", 1, uri, "string")
+  local o = expect_options("call", options, CALL)
+  return native.call(uri, args, kwargs, o.timeout, o.disclose_me, o.on_progress)
+end
+
+function p.error(uri, args, kwargs)
+  expect("error", 1, uri, "string")
+  error(setmetatable({ uri = uri, args = args, kwargs = kwargs }, classes.error), 2)
+end
+
+function p.authenticate(method, authenticator)
+  expect("authenticate", 1, method, "string")
+  expect("authenticate", 2, authenticator, "function")
+  native.authenticate(method, authenticator)
+end
+
+function p.authorize(authorizer)
+  expect("authorize", 1, authorizer, "function")
+  native.authorize(authorizer)
+end
+
+function p.on(name, handler)
+  expect("on", 1, name, "string")
+  expect("on", 2, handler, "function")
+  native.on(name, handler)
+end
+
+function p.every(seconds, handler)
+  expect_seconds("every", seconds, 0.001)
+  expect("every", 2, handler, "function")
+  return timer(native.every(seconds, handler))
+end
+
+function p.after(seconds, handler)
+  expect_seconds("after", seconds, 0)
+  expect("after", 2, handler, "function")
+  return timer(native.after(seconds, handler))
+end
+
+function p.cron(schedule, handler)
+  expect("cron", 1, schedule, "string")
+  expect("cron", 2, handler, "function")
+  return timer(native.cron(schedule, handler))
+end
+
+function p.spawn(handler)
+  expect("spawn", 1, handler, "function")
+  native.spawn(handler)
+end
+
+function p.sleep(seconds)
+  expect_seconds("sleep", seconds, 0)
+  return native.sleep(seconds)
+end
+
+return p, classes

@@ -1,0 +1,472 @@
+//! A script's end of its WAMP session: one session, however many VMs and versions stand behind it.
+//!
+//! Messages come in under the realm's lock and go to the right VM's mailbox. What is registered and subscribed is
+//! remembered here by (kind, match, URI), so that a new version takes over what the old one had, ids unchanged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use super::mailbox::{Control, Mailbox, Work};
+use crate::core::{Input, Then};
+use crate::server::{LocalSession, RealmHandle, RealmStep};
+use crate::wire::{
+    Message, Register, RegisterOptions, Subscribe, SubscribeOptions, Unregister, Unregistered, Unsubscribe,
+    Unsubscribed,
+};
+use crate::words::{Id, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri};
+
+/// What a script declares: a procedure or a subscription.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Declaration {
+    Procedure { uri: Uri, options: RegisterOptions },
+    Topic { uri: Uri, options: SubscribeOptions },
+}
+
+/// What makes two declarations the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    procedure: bool,
+    policy: MatchPolicy,
+    uri: Uri,
+}
+
+/// Where a declaration stands.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Declaring {
+    /// The session has it already, under this id.
+    Held(u64),
+    /// Requested; the answer comes to the asking slot.
+    Asked(RequestId),
+    /// This version has declared it before.
+    Twice,
+}
+
+/// What a VM learns when its version is switched in.
+pub(crate) struct Activation {
+    /// (index in the VM's list, id)
+    pub(crate) procedures: Vec<(usize, u64)>,
+    pub(crate) topics: Vec<(usize, u64)>,
+    /// `p.state` of the old version.
+    pub(crate) state: Option<Vec<u8>>,
+    /// Instance 1: subscriptions, timers and lifecycle handlers run here.
+    pub(crate) primary: bool,
+    /// Not the first version.
+    pub(crate) reload: bool,
+}
+
+/// See the module.
+pub(crate) struct Link {
+    pub(crate) script: String,
+    pub(crate) realm: Arc<RealmHandle>,
+    pub(crate) session: SessionId,
+    requests: AtomicU64,
+    routing: Mutex<Routing>,
+}
+
+#[derive(Default)]
+struct Routing {
+    /// Live VMs by slot; the slot is in the low bits of their request ids.
+    slots: Vec<Option<Arc<Mailbox>>>,
+    /// The version switched in, instance 1 first.
+    current: Vec<usize>,
+    generation: u64,
+    held: FxHashMap<Key, Held>,
+    /// Declared while running, by one VM: only it has the handler.
+    pinned: FxHashMap<u64, usize>,
+    /// Requested by a running VM, not answered yet.
+    asked: FxHashMap<RequestId, Asked>,
+    /// Answers to the host's own requests.
+    answers: FxHashMap<RequestId, Message>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    id: u64,
+    generation: u64,
+    /// What a registration was made with: other options need a new one. `None`: a subscription.
+    options: Option<RegisterOptions>,
+}
+
+/// A request that is out.
+struct Asked {
+    key: Key,
+    generation: u64,
+    options: Option<RegisterOptions>,
+}
+
+/// What a session held before a switch, to go back to if it fails.
+pub(crate) struct Holdings {
+    held: FxHashMap<Key, Held>,
+    pinned: FxHashMap<u64, usize>,
+}
+
+/// Low bits of a request id that name the asking slot.
+const SLOT_BITS: u32 = 8;
+/// The slot of the host itself.
+const HOST: usize = (1 << SLOT_BITS) - 1;
+
+impl Declaration {
+    pub(crate) fn key(&self) -> Key {
+        match self {
+            Self::Procedure { uri, options } => {
+                Key { procedure: true, policy: options.match_policy, uri: uri.clone() }
+            }
+            Self::Topic { uri, options } => {
+                Key { procedure: false, policy: options.match_policy, uri: uri.clone() }
+            }
+        }
+    }
+
+    pub(crate) fn uri(&self) -> &Uri {
+        match self {
+            Self::Procedure { uri, .. } | Self::Topic { uri, .. } => uri,
+        }
+    }
+
+    fn register_options(&self) -> Option<RegisterOptions> {
+        match self {
+            Self::Procedure { options, .. } => Some(options.clone()),
+            Self::Topic { .. } => None,
+        }
+    }
+}
+
+impl Key {
+    fn declaration(&self, options: Option<RegisterOptions>) -> Declaration {
+        let uri = self.uri.clone();
+        match options {
+            Some(options) => Declaration::Procedure { uri, options },
+            None => {
+                let options = SubscribeOptions { match_policy: self.policy, ..SubscribeOptions::default() };
+                Declaration::Topic { uri, options }
+            }
+        }
+    }
+}
+
+impl Holdings {
+    fn id(&self, key: &Key) -> Option<u64> {
+        self.held.get(key).map(|held| held.id)
+    }
+}
+
+impl Link {
+    pub(crate) fn new(script: String, realm: Arc<RealmHandle>, session: SessionId) -> Arc<Self> {
+        Arc::new(Self {
+            script,
+            realm,
+            session,
+            requests: AtomicU64::new(0),
+            routing: Mutex::default(),
+        })
+    }
+
+    /// A slot for a new VM; `None` if 255 are alive.
+    pub(crate) fn add(&self, mailbox: Arc<Mailbox>) -> Option<usize> {
+        let mut routing = self.routing.lock();
+        let free = routing.slots.iter().position(Option::is_none);
+        match free {
+            Some(slot) => {
+                routing.slots[slot] = Some(mailbox);
+                Some(slot)
+            }
+            None if routing.slots.len() < HOST => {
+                routing.slots.push(Some(mailbox));
+                Some(routing.slots.len() - 1)
+            }
+            None => None,
+        }
+    }
+
+    /// The VM of this slot has ended.
+    pub(crate) fn remove(&self, slot: usize) {
+        let mut routing = self.routing.lock();
+        if let Some(entry) = routing.slots.get_mut(slot) {
+            *entry = None;
+        }
+        routing.current.retain(|current| *current != slot);
+    }
+
+    /// A request id that leads the answer back to `slot`.
+    pub(crate) fn request(&self, slot: usize) -> RequestId {
+        let count = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        // 2^45 requests per script: at a million per second, a year.
+        RequestId::from_raw((count << SLOT_BITS) | slot as u64)
+    }
+
+    /// The least loaded VM of the version switched in.
+    pub(crate) fn least_loaded(&self) -> Option<Arc<Mailbox>> {
+        let routing = self.routing.lock();
+        routing.least_loaded().cloned()
+    }
+
+    /// Instance 1 of the version switched in.
+    pub(crate) fn primary(&self) -> Option<Arc<Mailbox>> {
+        let routing = self.routing.lock();
+        routing.current.first().and_then(|slot| routing.mailbox(*slot)).cloned()
+    }
+
+    /// From here on messages go to these VMs. Returns the slots they replace.
+    pub(crate) fn switch_to(&self, slots: Vec<usize>, generation: u64) -> Vec<usize> {
+        let mut routing = self.routing.lock();
+        routing.generation = generation;
+        std::mem::replace(&mut routing.current, slots)
+    }
+
+    /// Declares by the host, while switching: `Err` is the router's refusal.
+    pub(crate) fn declare_now(
+        &self,
+        step: &mut RealmStep<'_>,
+        generation: u64,
+        declaration: &Declaration,
+    ) -> Result<u64, String> {
+        match self.declare(step, HOST, generation, declaration) {
+            Declaring::Held(id) => Ok(id),
+            Declaring::Twice => Err(format!("{:?} is declared twice", declaration.uri())),
+            Declaring::Asked(request) => match self.routing.lock().answers.remove(&request) {
+                Some(Message::Registered(m)) => Ok(m.registration.value()),
+                Some(Message::Subscribed(m)) => Ok(m.subscription.value()),
+                Some(Message::Error(error)) => Err(format!("{:?}: {}", declaration.uri(), error.error)),
+                _ => Err(format!(
+                    "{:?}: the permission of role \"script\" is not decided by rules",
+                    declaration.uri()
+                )),
+            },
+        }
+    }
+
+    /// Declares for the VM of `slot`. What an older version holds is taken over as it is.
+    pub(crate) fn declare(
+        &self,
+        step: &mut RealmStep<'_>,
+        slot: usize,
+        generation: u64,
+        declaration: &Declaration,
+    ) -> Declaring {
+        let key = declaration.key();
+        let options = declaration.register_options();
+        let mut routing = self.routing.lock();
+        if let Some(held) = routing.held.get_mut(&key) {
+            let (id, same) = (held.id, held.options == options);
+            if held.generation == generation && (slot == HOST || routing.pinned.get(&id) == Some(&slot)) {
+                return if slot == HOST { Declaring::Held(id) } else { Declaring::Twice };
+            }
+            if same {
+                held.generation = generation;
+                routing.pin(id, slot);
+                return Declaring::Held(id);
+            }
+            drop(routing);
+            self.withdraw(step, &key);
+            routing = self.routing.lock();
+        }
+        let request = self.request(slot);
+        routing.asked.insert(request, Asked { key, generation, options });
+        drop(routing);
+        let message = match declaration.clone() {
+            Declaration::Procedure { uri, options } => {
+                Message::Register(Register { request, options, procedure: uri })
+            }
+            Declaration::Topic { uri, options } => {
+                Message::Subscribe(Subscribe { request, options, topic: uri })
+            }
+        };
+        step.input(Input::Message { session: self.session, message });
+        Declaring::Asked(request)
+    }
+
+    /// Gives up what no version newer than `generation` has declared. Runs after the new version's start handlers.
+    pub(crate) fn sweep(&self, step: &mut RealmStep<'_>, generation: u64) {
+        let old: Vec<Key> = {
+            let routing = self.routing.lock();
+            let old = routing.held.iter().filter(|(_, held)| held.generation < generation);
+            old.map(|(key, _)| key.clone()).collect()
+        };
+        for key in old {
+            self.withdraw(step, &key);
+        }
+    }
+
+    /// Gives up one declaration by its id.
+    pub(crate) fn withdraw_id(&self, step: &mut RealmStep<'_>, id: u64) {
+        let key = {
+            let routing = self.routing.lock();
+            routing.held.iter().find(|(_, held)| held.id == id).map(|(key, _)| key.clone())
+        };
+        if let Some(key) = key {
+            self.withdraw(step, &key);
+        }
+    }
+
+    /// What is held now.
+    pub(crate) fn holdings(&self) -> Holdings {
+        let routing = self.routing.lock();
+        Holdings { held: routing.held.clone(), pinned: routing.pinned.clone() }
+    }
+
+    /// After a failed switch: gives up what it added and takes back what it gave up.
+    pub(crate) fn restore(&self, step: &mut RealmStep<'_>, before: Holdings) {
+        let added: Vec<Key> = {
+            let routing = self.routing.lock();
+            let added = routing.held.iter().filter(|(key, held)| before.id(key) != Some(held.id));
+            added.map(|(key, _)| key.clone()).collect()
+        };
+        for key in added {
+            self.withdraw(step, &key);
+        }
+        let mut lost = Vec::new();
+        let mut routing = self.routing.lock();
+        for (key, held) in &before.held {
+            match routing.held.get_mut(key) {
+                Some(current) => current.generation = held.generation,
+                None => lost.push((held.generation, key.declaration(held.options.clone()))),
+            }
+        }
+        routing.pinned = before.pinned;
+        drop(routing);
+        for (generation, declaration) in lost {
+            if let Err(reason) = self.declare_now(step, generation, &declaration) {
+                tracing::error!(script = %self.script, %reason, "could not take back a declaration");
+            }
+        }
+    }
+
+    fn withdraw(&self, step: &mut RealmStep<'_>, key: &Key) {
+        let request = self.request(HOST);
+        let Some(held) = self.routing.lock().held.remove(key) else { return };
+        let message = if key.procedure {
+            RegistrationId::new(held.id)
+                .map(|registration| Message::Unregister(Unregister { request, registration }))
+        } else {
+            SubscriptionId::new(held.id)
+                .map(|subscription| Message::Unsubscribe(Unsubscribe { request, subscription }))
+        };
+        if let Ok(message) = message {
+            step.input(Input::Message { session: self.session, message });
+        }
+        let mut routing = self.routing.lock();
+        routing.answers.remove(&request);
+        routing.pinned.remove(&held.id);
+    }
+}
+
+fn granted_id(message: &Message) -> Option<u64> {
+    match message {
+        Message::Registered(m) => Some(m.registration.value()),
+        Message::Subscribed(m) => Some(m.subscription.value()),
+        _ => None,
+    }
+}
+
+impl Routing {
+    fn mailbox(&self, slot: usize) -> Option<&Arc<Mailbox>> {
+        self.slots.get(slot).and_then(Option::as_ref)
+    }
+
+    fn least_loaded(&self) -> Option<&Arc<Mailbox>> {
+        self.current.iter().filter_map(|slot| self.mailbox(*slot)).min_by_key(|mailbox| mailbox.load())
+    }
+
+    fn pin(&mut self, id: u64, slot: usize) {
+        if slot == HOST {
+            self.pinned.remove(&id);
+        } else {
+            self.pinned.insert(id, slot);
+        }
+    }
+
+    /// An answer goes to the slot in its request id.
+    fn answer(&mut self, request: RequestId, message: Message) {
+        let slot = (request.value() & ((1 << SLOT_BITS) - 1)) as usize;
+        if let Some(Asked { key, generation, options }) = self.asked.remove(&request)
+            && let Some(id) = granted_id(&message)
+        {
+            self.held.insert(key, Held { id, generation, options });
+            self.pin(id, slot);
+        }
+        if slot == HOST {
+            self.answers.insert(request, message);
+            return;
+        }
+        if let Some(mailbox) = self.mailbox(slot) {
+            mailbox.control(Control::Answer(message));
+        }
+    }
+}
+
+impl LocalSession for Link {
+    fn deliver(&self, message: Message) -> Result<(), Message> {
+        let mut routing = self.routing.lock();
+        match message {
+            Message::Invocation(invocation) => {
+                let pinned = routing.pinned.get(&invocation.registration.value());
+                let mailbox = match pinned {
+                    Some(slot) => routing.mailbox(*slot),
+                    None => routing.least_loaded(),
+                };
+                let Some(mailbox) = mailbox else { return Err(Message::Invocation(invocation)) };
+                mailbox.work(Work::Invocation(invocation)).map_err(undone)?;
+            }
+            Message::Event(event) => {
+                let slot = routing.pinned.get(&event.subscription.value()).or(routing.current.first());
+                let Some(mailbox) = slot.and_then(|slot| routing.mailbox(*slot)) else { return Ok(()) };
+                mailbox.work(Work::Event(event)).map_err(undone)?;
+            }
+            Message::Interrupt(interrupt) => {
+                // Whichever VM has the invocation; the others ignore it.
+                for mailbox in routing.slots.iter().flatten() {
+                    mailbox.control(Control::Interrupt(interrupt.clone()));
+                }
+            }
+            Message::Published(ref m) => routing.answer(m.request, message),
+            Message::Subscribed(ref m) => routing.answer(m.request, message),
+            Message::Registered(ref m) => routing.answer(m.request, message),
+            Message::Unsubscribed(Unsubscribed::Answer { request })
+            | Message::Unregistered(Unregistered::Answer { request }) => routing.answer(request, message),
+            Message::Result(ref m) => routing.answer(m.request, message),
+            Message::Error(ref m) => routing.answer(m.request, message),
+            Message::Abort(abort) => {
+                tracing::error!(script = %self.script, reason = %abort.reason, message = ?abort.message,
+                    "the script's session was aborted");
+            }
+            // Revocations are not offered yet; the rest only clients send, or are for log-in.
+            Message::Unsubscribed(Unsubscribed::Revoked { .. })
+            | Message::Unregistered(Unregistered::Revoked { .. })
+            | Message::Hello(_)
+            | Message::Welcome(_)
+            | Message::Challenge(_)
+            | Message::Authenticate(_)
+            | Message::Goodbye(_)
+            | Message::Publish(_)
+            | Message::Subscribe(_)
+            | Message::Unsubscribe(_)
+            | Message::Call(_)
+            | Message::Cancel(_)
+            | Message::Register(_)
+            | Message::Unregister(_)
+            | Message::Yield(_) => {}
+        }
+        Ok(())
+    }
+
+    fn ended(&self, _then: Then) {
+        let routing = self.routing.lock();
+        for mailbox in routing.slots.iter().flatten() {
+            mailbox.control(Control::Stop);
+        }
+    }
+}
+
+/// The message behind work that found no room.
+fn undone(work: Work) -> Message {
+    match work {
+        Work::Event(event) => Message::Event(event),
+        Work::Invocation(invocation) => Message::Invocation(invocation),
+        Work::Authorize { .. } | Work::Authenticate { .. } | Work::Lifecycle { .. } => {
+            unreachable!("a session is only handed invocations and events as work")
+        }
+    }
+}
