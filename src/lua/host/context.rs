@@ -1,0 +1,137 @@
+//! What one VM's native functions and its thread share: declarations, hooks, timers, what is waited for, what goes out.
+//!
+//! Lives on the VM's thread only. The natives (`api`) write it during a slice; the thread (`worker`) acts on it between
+//! two slices.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::link::{Declaration, Link};
+use super::mailbox::HookKey;
+use super::timers::Timers;
+use crate::core::Input;
+use crate::lua::vm::{FunctionRef, Vm};
+use crate::server::Clock;
+use crate::wire::{Message, Publish, Serializer};
+use crate::words::{RequestId, Uri};
+
+/// Where a VM stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The main chunk runs: it only declares.
+    Loading,
+    /// Loaded, not switched in.
+    Loaded,
+    Active,
+    /// A newer version is in: handlers end, nothing new is declared.
+    Retired,
+}
+
+/// See the module.
+pub(super) struct Context {
+    /// Set right after the VM exists; weak, for the natives inside it hold this context.
+    pub(super) vm: RefCell<Weak<Vm>>,
+    /// `None`: the configuration's VM, which has no session.
+    pub(super) link: Option<Arc<Link>>,
+    pub(super) slot: usize,
+    pub(super) generation: u64,
+    pub(super) phase: Cell<Phase>,
+    pub(super) clock: Clock,
+    pub(super) procedures: RefCell<Vec<Procedure>>,
+    pub(super) topics: RefCell<Vec<Topic>>,
+    pub(super) hooks: RefCell<BTreeMap<HookKey, Rc<FunctionRef>>>,
+    pub(super) lifecycle: RefCell<Vec<(String, Rc<FunctionRef>)>>,
+    pub(super) timers: RefCell<Timers>,
+    /// Functions of `p.spawn`, started after the running slice.
+    pub(super) spawned: RefCell<Vec<Rc<FunctionRef>>>,
+    /// Messages of the session, in order; handed to the realm after the running batch.
+    pub(super) out: RefCell<Vec<Message>>,
+    /// `p.publish` while loading.
+    pub(super) staged: RefCell<Vec<Publish>>,
+    /// Declarations requested by a running handler: request id -> (is a procedure, index).
+    pub(super) declaring: RefCell<FxHashMap<u64, (bool, usize)>>,
+    /// Progress functions of open calls, by request id.
+    pub(super) on_progress: RefCell<FxHashMap<u64, Rc<FunctionRef>>>,
+    /// The invocations being handled.
+    pub(super) invocations: RefCell<FxHashMap<RequestId, Served>>,
+}
+
+/// A declared procedure.
+pub(super) struct Procedure {
+    pub(super) declaration: Declaration,
+    pub(super) function: Rc<FunctionRef>,
+    pub(super) id: Option<u64>,
+}
+
+/// A declared subscription.
+pub(super) struct Topic {
+    pub(super) declaration: Declaration,
+    pub(super) function: Rc<FunctionRef>,
+    pub(super) id: Option<u64>,
+    pub(super) ordered: bool,
+}
+
+/// An invocation while its handler runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Served {
+    /// The caller takes progressive results.
+    pub(super) progress: bool,
+    pub(super) cancelled: bool,
+    /// Results are written in the caller's serializer, as far as its arguments tell.
+    pub(super) serializer: Serializer,
+}
+
+impl Context {
+    pub(super) fn new(link: Option<Arc<Link>>, slot: usize, generation: u64, clock: Clock) -> Rc<Self> {
+        Rc::new(Self {
+            vm: RefCell::default(),
+            link,
+            slot,
+            generation,
+            phase: Cell::new(Phase::Loading),
+            clock,
+            procedures: RefCell::default(),
+            topics: RefCell::default(),
+            hooks: RefCell::default(),
+            lifecycle: RefCell::default(),
+            timers: RefCell::default(),
+            spawned: RefCell::default(),
+            out: RefCell::default(),
+            staged: RefCell::default(),
+            declaring: RefCell::default(),
+            on_progress: RefCell::default(),
+            invocations: RefCell::default(),
+        })
+    }
+
+    /// Sends a message of the session after the running batch.
+    pub(super) fn send(&self, message: Message) {
+        self.out.borrow_mut().push(message);
+    }
+
+    /// Hands everything that is due to the realm in one step.
+    pub(super) fn flush(&self) {
+        let Some(link) = &self.link else { return };
+        let messages = std::mem::take(&mut *self.out.borrow_mut());
+        if messages.is_empty() {
+            return;
+        }
+        let session = link.session;
+        link.realm.step(|step| {
+            for message in messages {
+                step.input(Input::Message { session, message });
+            }
+        });
+    }
+
+    /// The procedure behind a registration id: its function and URI.
+    pub(super) fn procedure(&self, id: u64) -> Option<(Rc<FunctionRef>, Uri)> {
+        let procedures = self.procedures.borrow();
+        let procedure = procedures.iter().rev().find(|procedure| procedure.id == Some(id))?;
+        Some((procedure.function.clone(), procedure.declaration.uri().clone()))
+    }
+}

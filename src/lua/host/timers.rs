@@ -1,0 +1,139 @@
+//! Timers of one VM: sleeps, `after`, `every`, `cron`. Times are the router's monotonic clock.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chrono::{DateTime, Local};
+use croner::Cron;
+use rustc_hash::FxHashMap;
+
+use crate::core::Now;
+use crate::lua::vm::FunctionRef;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(Duration, u64)>>,
+    entries: FxHashMap<u64, Entry>,
+    last: u64,
+}
+
+struct Entry {
+    kind: Kind,
+    /// A run of it is still going on: the next tick is left out.
+    running: bool,
+}
+
+#[derive(Clone)]
+enum Kind {
+    /// Wakes the handler that waits under this ticket.
+    Sleep(u64),
+    After(Rc<FunctionRef>),
+    Every(Rc<FunctionRef>, Duration),
+    Cron(Rc<FunctionRef>, Rc<Cron>),
+}
+
+/// What is due.
+pub(super) enum Due {
+    Wake(u64),
+    Run { timer: u64, function: Rc<FunctionRef> },
+}
+
+impl Timers {
+    pub(super) fn sleep(&mut self, ticket: u64, until: Duration) {
+        self.add(Kind::Sleep(ticket), until);
+    }
+
+    pub(super) fn after(&mut self, function: Rc<FunctionRef>, at: Duration) -> u64 {
+        self.add(Kind::After(function), at)
+    }
+
+    pub(super) fn every(&mut self, function: Rc<FunctionRef>, period: Duration, now: Duration) -> u64 {
+        self.add(Kind::Every(function, period), now + period)
+    }
+
+    /// Local time. A schedule that never comes is an error.
+    pub(super) fn cron(&mut self, function: Rc<FunctionRef>, schedule: &str, now: Now) -> Result<u64, String> {
+        let cron: Cron = schedule.parse().map_err(|error| format!("{schedule:?}: {error}"))?;
+        let at = next_time(&cron, now).ok_or_else(|| format!("{schedule:?} never comes"))?;
+        Ok(self.add(Kind::Cron(function, Rc::new(cron)), at))
+    }
+
+    pub(super) fn cancel(&mut self, timer: u64) {
+        self.entries.remove(&timer);
+    }
+
+    /// A new version is in: only what handlers in flight sleep on goes on.
+    pub(super) fn keep_sleeps(&mut self) {
+        self.entries.retain(|_, entry| matches!(entry.kind, Kind::Sleep(_)));
+    }
+
+    pub(super) fn next(&mut self) -> Option<Duration> {
+        while let Some(Reverse((at, id))) = self.heap.peek() {
+            if self.entries.contains_key(id) {
+                return Some(*at);
+            }
+            self.heap.pop();
+        }
+        None
+    }
+
+    /// The next timer that is due; repeating ones are set again.
+    pub(super) fn due(&mut self, now: Now) -> Option<Due> {
+        while self.next()? <= now.mono {
+            let Reverse((at, id)) = self.heap.pop()?;
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            let next = match &entry.kind {
+                Kind::Sleep(_) | Kind::After(_) => None,
+                // Missed ticks are left out, the rhythm stays.
+                Kind::Every(_, period) => {
+                    let missed = (now.mono - at).as_nanos() / period.as_nanos().max(1);
+                    Some(at + period.saturating_mul(missed as u32 + 1))
+                }
+                Kind::Cron(_, cron) => next_time(cron, now),
+            };
+            let (kind, running) = (entry.kind.clone(), entry.running);
+            match next {
+                Some(next) => {
+                    entry.running = true;
+                    self.heap.push(Reverse((next, id)));
+                }
+                None => {
+                    self.entries.remove(&id);
+                }
+            }
+            match kind {
+                Kind::Sleep(ticket) => return Some(Due::Wake(ticket)),
+                Kind::After(function) => return Some(Due::Run { timer: id, function }),
+                Kind::Every(function, _) | Kind::Cron(function, _) if !running => {
+                    return Some(Due::Run { timer: id, function });
+                }
+                Kind::Every(..) | Kind::Cron(..) => {}
+            }
+        }
+        None
+    }
+
+    /// A run of the timer has ended.
+    pub(super) fn ended(&mut self, timer: u64) {
+        if let Some(entry) = self.entries.get_mut(&timer) {
+            entry.running = false;
+        }
+    }
+
+    fn add(&mut self, kind: Kind, at: Duration) -> u64 {
+        self.last += 1;
+        self.entries.insert(self.last, Entry { kind, running: false });
+        self.heap.push(Reverse((at, self.last)));
+        self.last
+    }
+}
+
+/// The schedule's next time after now, on the monotonic clock.
+fn next_time(cron: &Cron, now: Now) -> Option<Duration> {
+    let wall: DateTime<Local> = now.wall.into();
+    let next = cron.find_next_occurrence(&wall, false).ok()?;
+    Some(now.mono + (next - wall).to_std().ok()?)
+}
