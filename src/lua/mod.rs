@@ -1,1 +1,4 @@
 //! The script host: LuaJIT VMs on dedicated threads, each an in-process session of its realm.
+
+pub mod pattern;
+mod raw;
