@@ -1,4 +1,5 @@
 //! The script host: LuaJIT VMs on dedicated threads, each an in-process session of its realm.
 
+pub mod lib;
 pub mod pattern;
 mod raw;
