@@ -30,6 +30,9 @@ impl Default for Limits {
     }
 }
 
+/// The smallest message limit that a RawSocket peer can be told.
+pub(super) const LEAST_MESSAGE: usize = 512;
+
 const LATER: &[&str] = &["login_failures", "testaments", "retained", "history", "realms"];
 
 /// `limits` at the top level.
@@ -99,12 +102,12 @@ const ROUTER: &[Key<Limits>] = &[
     },
     Key {
         name: "queue",
-        reads: Reads::Into(|l| Slot::Size(&mut l.router.queue)),
+        reads: Reads::Into(|l| Slot::Size(&mut l.router.queue, 1)),
         doc: "Octets waiting for one session; an empty queue takes one message of any allowed size.",
     },
     Key {
         name: "queues_total",
-        reads: Reads::Into(|l| Slot::Size(&mut l.router.queues_total)),
+        reads: Reads::Into(|l| Slot::Size(&mut l.router.queues_total, 1)),
         doc: "Octets waiting for all sessions; beyond, the sessions with the largest queues are closed.",
     },
 ];
@@ -112,7 +115,7 @@ const ROUTER: &[Key<Limits>] = &[
 const LISTENER: &[Key<Limits>] = &[
     Key {
         name: "message",
-        reads: Reads::Into(|l| Slot::Size(&mut l.message)),
+        reads: Reads::Into(|l| Slot::Size(&mut l.message, LEAST_MESSAGE)),
         doc: "Largest message, in either direction; a listener may have its own.",
     },
     Key {
@@ -165,7 +168,7 @@ const REALM: &[Key<Limits>] = &[
     },
     Key {
         name: "shared",
-        reads: Reads::Into(|l| Slot::Size(&mut l.host.shared)),
+        reads: Reads::Into(|l| Slot::Size(&mut l.host.shared, 1)),
         doc: "Octets in the realm's shared dictionaries.",
     },
 ];
@@ -176,7 +179,7 @@ const SCRIPT: &[Key<ScriptSettings>] = &[
         reads: Reads::Into(|s| Slot::Within(&mut s.instances, 1..=256)),
         doc: "VMs behind the script's one session.",
     },
-    Key { name: "memory", reads: Reads::Into(|s| Slot::Size(&mut s.memory)), doc: "Octets per VM." },
+    Key { name: "memory", reads: Reads::Into(|s| Slot::Size(&mut s.memory, 1 << 20)), doc: "Octets per VM." },
     Key { name: "cpu", reads: Reads::Into(|s| Slot::Time(&mut s.cpu)), doc: "CPU time between two waits." },
     Key {
         name: "deadline",

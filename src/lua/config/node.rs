@@ -32,8 +32,8 @@ pub(super) enum Reads<T> {
 
 /// A plain field and the rules of its value; what it holds before reading is the default.
 pub(super) enum Slot<'a> {
-    /// Octets; `false`: `usize::MAX`.
-    Size(&'a mut usize),
+    /// Octets, and the fewest that make sense; `false`: `usize::MAX`.
+    Size(&'a mut usize, usize),
     /// `false`: `usize::MAX`.
     Count(&'a mut usize),
     /// A count that cannot be unlimited.
@@ -116,7 +116,7 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>)
 impl Slot<'_> {
     fn takes(&self) -> String {
         match self {
-            Self::Size(_) => "size or `false`".into(),
+            Self::Size(..) => "size or `false`".into(),
             Self::Count(_) => "number or `false`".into(),
             Self::Within(_, range) => format!("number, {} to {}", range.start(), range.end()),
             Self::Time(_) | Self::MaybeTime(_) => "duration or `false`".into(),
@@ -127,7 +127,7 @@ impl Slot<'_> {
 
     fn shown(&self) -> String {
         match self {
-            Self::Size(size) => show_size(**size),
+            Self::Size(size, _) => show_size(**size),
             Self::Count(count) | Self::Within(count, _) if **count == usize::MAX => "none".into(),
             Self::Count(count) | Self::Within(count, _) => count.to_string(),
             Self::Time(time) => show_duration(**time),
@@ -139,9 +139,18 @@ impl Slot<'_> {
 
     fn read(self, node: &Node) {
         match self {
-            Self::Size(size) => node.amount(size, usize::MAX, "a size", size_of_number, parse_size),
+            Self::Size(size, least) => {
+                let enough = |octets: usize| match octets {
+                    _ if octets < least => {
+                        Err(format!("must be at least {} (`false` means no limit)", show_size(least)))
+                    }
+                    _ => Ok(octets),
+                };
+                let of_number = |number| size_of_number(number).and_then(enough);
+                node.amount(size, usize::MAX, "a size", of_number, |text| parse_size(text).and_then(enough));
+            }
             Self::Count(count) => {
-                node.amount(count, usize::MAX, "a number", count_of_number, |text| count_of_text(text));
+                node.amount(count, usize::MAX, "a number", count_of_number, count_of_text);
             }
             Self::Within(count, range) => match node.number().map(|number| (number, count_of_number(number))) {
                 Some((_, Ok(number))) if range.contains(&number) => *count = number,
@@ -320,7 +329,7 @@ impl<'s> Node<'s> {
             match step {
                 Step::Key(name) if name.is_empty() => node.problem(format!("is empty: not {what}")),
                 Step::Key(name) => named.push((name, node)),
-                Step::Item(number) => node.problem(format!("is not {what}: write {what} = … or [\"{number}\"] = …")),
+                Step::Item(_) => node.problem(format!("is a list item where {what} is expected")),
             }
         }
         named

@@ -16,9 +16,12 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
 
 /// A number of octets.
 pub fn size_of_number(octets: f64) -> Result<usize, String> {
+    if octets.is_nan() || octets < 1.0 {
+        return Err("must be at least 1 B (`false` means no limit)".into());
+    }
     // Above 2^53 a Lua number is no longer exact, and nobody has the memory either.
-    if !(1.0..=9_007_199_254_740_992.0).contains(&octets) {
-        return Err("must be at least 1 byte (`false` means no limit)".into());
+    if octets > 9_007_199_254_740_992.0 {
+        return Err("is too large (`false` means no limit)".into());
     }
     if octets.fract() != 0.0 {
         return Err("must be a whole number of bytes".into());
@@ -57,7 +60,7 @@ pub(super) fn show_size(octets: usize) -> String {
     if octets == usize::MAX {
         return "none".into();
     }
-    let (unit, factor) = SIZES.iter().rev().find(|(_, f)| octets % *f as usize == 0).unwrap_or(&SIZES[0]);
+    let (unit, factor) = SIZES.iter().rev().find(|(_, f)| octets.is_multiple_of(*f as usize)).unwrap_or(&SIZES[0]);
     format!("{} {unit}", octets / *factor as usize)
 }
 
@@ -66,8 +69,8 @@ pub(super) fn show_duration(time: Duration) -> String {
     let millis = time.as_millis();
     match millis {
         _ if time >= NO_TIME_LIMIT => "none".into(),
-        _ if millis % 1000 != 0 => format!("{millis} ms"),
-        _ if millis % 60_000 != 0 => format!("{} s", millis / 1000),
+        _ if !millis.is_multiple_of(1000) => format!("{millis} ms"),
+        _ if !millis.is_multiple_of(60_000) => format!("{} s", millis / 1000),
         _ => format!("{} min", millis / 60_000),
     }
 }
@@ -81,7 +84,7 @@ mod tests {
         for (text, octets) in [("64MB", 64 << 20), ("1 KB", 1024), ("1.5KB", 1536), ("7B", 7), ("2GB", 2usize << 30)] {
             assert_eq!(parse_size(text), Ok(octets), "{text}");
         }
-        for bad in ["", "MB", "12", "12mb", "-1MB", "0MB", "1.0001KB", "1..2MB", "1 MB x", "99999999GB"] {
+        for bad in ["", "MB", "12", "12mb", "-1MB", "0MB", "1.0001KB", "1..2MB", "1 MB x", "99999999999GB"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         for bad in [0.0, -1.0, 1.5, f64::NAN, f64::INFINITY] {

@@ -9,7 +9,7 @@ use crate::wire::Serializer;
 use crate::words::{MatchPolicy, Uri, UriRules};
 
 use super::address::parse_address;
-use super::limits::{self, Limits};
+use super::limits::{self, LEAST_MESSAGE, Limits};
 use super::node::{Fields, Key, Node, Reads, Slot};
 use super::realm::{RealmDraft, read_realm};
 use super::{ConfigHook, UndecidedRole};
@@ -180,7 +180,7 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     },
     Key {
         name: "message",
-        reads: Reads::Into(|l| Slot::Size(&mut l.settings.message)),
+        reads: Reads::Into(|l| Slot::Size(&mut l.settings.message, LEAST_MESSAGE)),
         doc: "Largest message in either direction.",
     },
     Key {
