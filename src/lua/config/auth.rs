@@ -11,7 +11,8 @@ use crate::core::credentials::{AnonymousUser, AuthMethod, CraUser, Salt, Secret,
 use crate::core::policy::SCRIPT_ROLE;
 
 use super::finding::Finding;
-use super::node::{Fields, Key, Node, Reads, Slot};
+use super::keys::{Fields, Key, Reads, Slot};
+use super::node::Node;
 use super::realm::RealmDraft;
 use super::{HookKind, UndecidedRole};
 
@@ -66,7 +67,7 @@ fn role(realm: &mut RealmDraft, user: &Node, role: Option<String>) -> Option<Str
     if roles.contains_key(&role) {
         return Some(role);
     }
-    let near = super::node::nearest(&role, roles.keys().map(String::as_str));
+    let near = super::keys::nearest(&role, roles.keys().map(String::as_str));
     let hint = match near {
         Some(near) => format!(", did you mean `{near}`?"),
         None if roles.is_empty() => " (it has no `roles`)".into(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::core::policy::RealmLimits;
 use crate::server::settings::{Address, ListenerSettings, RealmHostLimits, RouterLimits, ScriptSettings};
 
-use super::node::{Fields, Key, Reads, Slot};
+use super::keys::{Fields, Key, Reads, Slot};
 
 /// All limits that `limits` at the top level may set: the router's own, and the defaults of listeners and realms.
 #[derive(Debug, Clone)]

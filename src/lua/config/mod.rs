@@ -1,6 +1,6 @@
 //! The configuration: `perilune.lua` becomes [`Settings`], or a list of everything that is wrong with it.
 //!
-//! The file is a Lua program that returns a table (its VM: `vm`). Each table's keys are declared once (`node`;
+//! The file is a Lua program that returns a table (its VM: `vm`). Each table's keys are declared once (`keys`;
 //! the declarations: `router`, `realm`, `auth`, `limits`), lines come from the source text (`locate`). Nothing below
 //! this module parses configuration. Does not watch files, does not load the scripts it names.
 
@@ -8,6 +8,7 @@ mod address;
 mod auth;
 mod changes;
 mod finding;
+mod keys;
 mod limits;
 mod locate;
 mod node;

@@ -9,8 +9,9 @@ use crate::core::policy::{Action, Actions, Disclosure, RequestIds, RolePolicy, R
 use crate::server::settings::{RealmSettings, ScriptSettings};
 use crate::words::{MatchPolicy, Uri, UriRules};
 
+use super::keys::{Fields, Key, Reads, Slot};
 use super::limits::{self, Limits, SCRIPT_KEYS};
-use super::node::{Fields, Key, Node, Reads, Slot};
+use super::node::Node;
 use super::{ConfigHook, HookKind, UndecidedRole, auth};
 
 /// A realm in the making.

@@ -9,8 +9,9 @@ use crate::wire::Serializer;
 use crate::words::{MatchPolicy, Uri, UriRules};
 
 use super::address::parse_address;
+use super::keys::{Fields, Key, Reads, Slot};
 use super::limits::{self, LEAST_MESSAGE, Limits};
-use super::node::{Fields, Key, Node, Reads, Slot};
+use super::node::Node;
 use super::realm::{RealmDraft, read_realm};
 use super::{ConfigHook, UndecidedRole};
 

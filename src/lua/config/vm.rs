@@ -128,7 +128,8 @@ fn chunk<'a>(lua: &Lua, path: &Path, source: &'a str) -> Chunk<'a> {
 /// Runs a configuration file to its return value.
 pub(super) fn evaluate(lua: &Lua, path: &Path, source: &str) -> mlua::Result<Value> {
     let start = Instant::now();
-    // The compiler does not see hooks set later; a configuration has no need of it while it loads.
+    // For accidents, not for malice (`pcall` in a loop survives it): the configuration is the operator's own. That it
+    // stops compiled loops too is due to the build with hook checks.
     lua.set_hook(HookTriggers::new().every_nth_instruction(10_000), move |_, _| {
         if start.elapsed() > TIME_LIMIT {
             return Err(Error::runtime(format!("the configuration took longer than {} s", TIME_LIMIT.as_secs())));
