@@ -48,7 +48,7 @@ impl AuthMethod {
     pub const ALL: [Self; 3] = [Self::Anonymous, Self::Ticket, Self::WampCra];
 
     /// As in HELLO.Details.authmethods and in the configuration.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Anonymous => "anonymous",
             Self::Ticket => "ticket",

@@ -1,0 +1,286 @@
+//! A value of the configuration with the place where it stands: reading it, and saying what is wrong with it.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path as FilePath, PathBuf};
+
+use mlua::{Table, Value};
+
+use super::finding::Finding;
+use super::keys::{Fields, Reads, nearest};
+use super::locate::{Locator, Path, Step};
+
+/// The file being read, and what was found so far.
+pub(super) struct Source {
+    pub(super) file: PathBuf,
+    /// What paths in it are relative to.
+    pub(super) folder: PathBuf,
+    pub(super) locator: Locator,
+    pub(super) findings: RefCell<Vec<Finding>>,
+    pub(super) warnings: RefCell<Vec<Finding>>,
+    /// Files other than Lua that the settings depend on (certificates).
+    pub(super) files: RefCell<Vec<PathBuf>>,
+    /// A required key was missing: an unset environment variable may be why.
+    pub(super) lacking: Cell<bool>,
+}
+
+/// A value of the configuration and where it stands.
+pub(super) struct Node<'s> {
+    pub(super) source: &'s Source,
+    pub(super) path: Path,
+    pub(super) value: Value,
+}
+
+impl<'s> Node<'s> {
+    /// This value as a finding's place.
+    pub(super) fn finding(&self, message: impl Into<String>) -> Finding {
+        Finding::at(&self.source.file, self.source.locator.line(&self.path), message)
+    }
+
+    /// Notes that this value is wrong: "`PATH` MESSAGE".
+    pub(super) fn problem(&self, message: impl AsRef<str>) {
+        let name = if self.path.is_root() { "the configuration".into() } else { format!("`{}`", self.path) };
+        self.say(format!("{name} {}", message.as_ref()));
+    }
+
+    /// Notes a problem in words that do not begin with the path.
+    pub(super) fn say(&self, message: impl Into<String>) {
+        self.source.findings.borrow_mut().push(self.finding(message));
+    }
+
+    /// Notes something that is allowed but probably not meant.
+    pub(super) fn warn(&self, message: impl Into<String>) {
+        self.source.warnings.borrow_mut().push(self.finding(message));
+    }
+
+    pub(super) fn wrong_type(&self, expected: &str) {
+        self.problem(format!("must be {expected}, not {}", described(&self.value)));
+    }
+
+    /// The value's place without its value: for messages about something below.
+    pub(super) fn at(&self, key: &str) -> Node<'s> {
+        self.below(Step::Key(key.into()), Value::Nil)
+    }
+
+    /// The value of a key, if it is there.
+    pub(super) fn child(&self, key: &str) -> Option<Node<'s>> {
+        let value = self.value.as_table()?.raw_get::<Value>(key).ok().filter(|value| !value.is_nil())?;
+        Some(self.below(Step::Key(key.into()), value))
+    }
+
+    fn below(&self, step: Step, value: Value) -> Node<'s> {
+        Node { source: self.source, path: self.path.then(step), value }
+    }
+
+    /// Reads a table key by key, in the declared order, then complains about what is not declared.
+    pub(super) fn read<T>(&self, target: &mut T, fields: &Fields<T>) -> bool {
+        if self.table("a table").is_none() {
+            return false;
+        }
+        for key in fields.keys() {
+            let Some(node) = self.child(key.name) else {
+                continue;
+            };
+            match key.reads {
+                Reads::Into(field) => field(target).read(&node),
+                Reads::With(_, read) => read(target, &node),
+            }
+        }
+        for (step, node) in self.entries() {
+            match step {
+                Step::Key(name) if fields.has(&name) => {}
+                Step::Key(name) => {
+                    let inside = if self.path.is_root() { String::new() } else { format!("`{}`: ", self.path) };
+                    node.say(format!("{inside}{}", fields.refusal(&name)));
+                }
+                Step::Item(_) if fields.items => {}
+                Step::Item(_) => node.problem("is a list item where a key is expected"),
+            }
+        }
+        true
+    }
+
+    /// The value of a required key: complains if reading left it empty, unless that was complained about already.
+    pub(super) fn need(&self, key: &str, value: Option<String>) -> Option<String> {
+        if value.is_none() && !self.has(key) {
+            self.source.lacking.set(true);
+            self.problem(format!("needs `{key}`"));
+        }
+        value
+    }
+
+    /// Whether this is a table with that key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.child(key).is_some()
+    }
+
+    fn table(&self, expected: &str) -> Option<&Table> {
+        let table = self.value.as_table();
+        if table.is_none() {
+            self.wrong_type(expected);
+        }
+        table
+    }
+
+    /// Everything in a table, keys sorted before items; keys that are neither text nor item numbers are complained of.
+    fn entries(&self) -> Vec<(Step, Node<'s>)> {
+        let Some(table) = self.value.as_table() else {
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        for (key, value) in table.pairs::<Value, Value>().flatten() {
+            let step = match &key {
+                Value::Integer(number) => usize::try_from(*number).ok().filter(|number| *number > 0).map(Step::Item),
+                Value::String(text) => text.to_str().ok().map(|text| Step::Key(text.to_owned())),
+                _ => None,
+            };
+            match step {
+                Some(step) => entries.push((step.clone(), self.below(step, value))),
+                None => self.problem(format!("has a key that is neither text nor an item number: {}", described(&key))),
+            }
+        }
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries
+    }
+
+    /// The entries of a table whose keys are names of the user's choice.
+    pub(super) fn named(&self, what: &str) -> Vec<(String, Node<'s>)> {
+        if self.table("a table").is_none() {
+            return Vec::new();
+        }
+        let mut named = Vec::new();
+        for (step, node) in self.entries() {
+            match step {
+                Step::Key(name) if name.is_empty() => node.problem(format!("is empty: not {what}")),
+                Step::Key(name) => named.push((name, node)),
+                Step::Item(_) => node.problem(format!("is a list item where {what} is expected")),
+            }
+        }
+        named
+    }
+
+    /// The items of a list; what is not one is complained about by the caller, or here if there are no keys to read.
+    pub(super) fn items(&self) -> Vec<Node<'s>> {
+        self.entries().into_iter().filter(|(step, _)| matches!(step, Step::Item(_))).map(|(_, node)| node).collect()
+    }
+
+    /// A list and nothing else.
+    pub(super) fn list(&self) -> Vec<Node<'s>> {
+        if self.table("a list").is_some() {
+            for (_, node) in self.entries().iter().filter(|(step, _)| matches!(step, Step::Key(_))) {
+                node.problem("is a key where list items are expected");
+            }
+        }
+        self.items()
+    }
+
+    /// A list of strings, or one string.
+    pub(super) fn texts(&self) -> Vec<(String, Node<'s>)> {
+        let nodes = match &self.value {
+            Value::String(_) => vec![Node { source: self.source, path: self.path.clone(), value: self.value.clone() }],
+            Value::Table(_) => self.list(),
+            _ => {
+                self.wrong_type("a string or a list of strings");
+                Vec::new()
+            }
+        };
+        nodes.into_iter().filter_map(|node| Some((node.text()?, node))).collect()
+    }
+
+    /// A string.
+    pub(super) fn text(&self) -> Option<String> {
+        match &self.value {
+            Value::String(text) => match text.to_str() {
+                Ok(text) => return Some(text.to_owned()),
+                Err(_) => self.problem("must be UTF-8 text"),
+            },
+            _ => self.wrong_type("a string"),
+        }
+        None
+    }
+
+    /// One of a few words.
+    pub(super) fn word<W>(&self, words: &[&str], parse: impl Fn(&str) -> Option<W>) -> Option<W> {
+        let text = self.text()?;
+        let word = parse(&text);
+        if word.is_none() {
+            let hint = match nearest(&text, words.iter().copied()) {
+                Some(near) => format!("{text:?}, did you mean {near:?}?"),
+                None => format!("{text:?}"),
+            };
+            let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+            self.problem(format!("must be {}, not {hint}", words.join(" or ")));
+        }
+        word
+    }
+
+    /// A file named relative to the configuration, which must exist.
+    pub(super) fn file(&self, name: &str) -> Option<PathBuf> {
+        let path = self.source.folder.join(name);
+        if path.is_file() {
+            return Some(path);
+        }
+        if path.is_dir() {
+            self.say(format!("{} is a folder, not a file", path.display()));
+            return None;
+        }
+        let hint = similar_file(&path).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+        self.say(format!("{} does not exist{hint}", path.display()));
+        None
+    }
+
+    /// A number, if it is one.
+    pub(super) fn number(&self) -> Option<f64> {
+        match self.value {
+            Value::Integer(number) => Some(number as f64),
+            Value::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// A number or a text with a unit, into `target`; `false` is `unlimited`.
+    pub(super) fn amount<A>(
+        &self,
+        target: &mut A,
+        unlimited: A,
+        expected: &str,
+        of_number: impl Fn(f64) -> Result<A, String>,
+        of_text: impl Fn(&str) -> Result<A, String>,
+    ) {
+        let amount = match (&self.value, self.number()) {
+            (Value::Boolean(false), _) => Ok(unlimited),
+            (_, Some(number)) => of_number(number),
+            (Value::String(_), _) => match self.text() {
+                Some(text) => of_text(&text),
+                None => return,
+            },
+            _ => return self.wrong_type(&format!("{expected} or false")),
+        };
+        match amount {
+            Ok(amount) => *target = amount,
+            Err(problem) => self.problem(problem),
+        }
+    }
+}
+
+fn similar_file(path: &FilePath) -> Option<String> {
+    let wanted = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|folder| *folder != FilePath::new("")).unwrap_or(FilePath::new("."));
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned)
+}
+
+/// A value's kind, never its content: it may be a secret.
+fn described(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "nil",
+        Value::Boolean(true) => "true",
+        Value::Boolean(false) => "false",
+        Value::Integer(_) | Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Table(_) => "a table",
+        Value::Function(_) => "a function",
+        _ => "a value of another kind",
+    }
+}

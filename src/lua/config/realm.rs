@@ -1,0 +1,313 @@
+//! One realm of a configuration: its roles, scripts, limits and rules of URIs; logins are in `auth`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mlua::Value;
+
+use crate::core::policy::{Action, Actions, Disclosure, RequestIds, RolePolicy, Rule, SlowPolicy};
+use crate::server::settings::{RealmSettings, ScriptSettings};
+use crate::words::{MatchPolicy, Uri, UriRules};
+
+use super::keys::{Fields, Key, Reads, Slot};
+use super::limits::{self, Limits, SCRIPT_KEYS};
+use super::node::Node;
+use super::{ConfigHook, HookKind, UndecidedRole, auth};
+
+/// A realm in the making.
+pub(super) struct RealmDraft {
+    pub(super) name: Uri,
+    pub(super) settings: RealmSettings,
+    limits: Limits,
+    pub(super) hooks: Vec<ConfigHook>,
+    pub(super) undecided: Vec<UndecidedRole>,
+}
+
+impl RealmDraft {
+    pub(super) fn new(name: Uri, limits: &Limits) -> Self {
+        Self {
+            name,
+            settings: RealmSettings::default(),
+            limits: limits.clone(),
+            hooks: Vec::new(),
+            undecided: Vec::new(),
+        }
+    }
+
+    pub(super) fn hook(&mut self, kind: HookKind, node: &Node, function: &mlua::Function) {
+        let place = node.finding("");
+        let (file, line) = (place.file, place.line);
+        self.hooks.push(ConfigHook { realm: self.name.clone(), kind, function: function.clone(), file, line });
+    }
+}
+
+pub(super) const REALM: Fields<RealmDraft> =
+    Fields::of(&[REALM_KEYS], &["trust", "history", "retain", "meta", "validate", "compat"]);
+
+/// `uris` stands before what it governs, `roles` and `scripts` before the logins that are checked against them.
+const REALM_KEYS: &[Key<RealmDraft>] = &[
+    Key {
+        name: "uris",
+        reads: Reads::With("`\"loose\"` or `\"strict\"`", |realm: &mut RealmDraft, node| {
+            let rules = node.word(&["loose", "strict"], |word| match word {
+                "loose" => Some(UriRules::Loose),
+                "strict" => Some(UriRules::Strict),
+                _ => None,
+            });
+            realm.settings.policy.uris = rules.unwrap_or_default();
+        }),
+        doc: "Rules of URIs; loose unless given.",
+    },
+    Key {
+        name: "request_ids",
+        reads: Reads::With("`\"any\"` or `\"strict\"`", |realm: &mut RealmDraft, node| {
+            let ids = node.word(&["any", "strict"], |word| match word {
+                "any" => Some(RequestIds::Any),
+                "strict" => Some(RequestIds::Strict),
+                _ => None,
+            });
+            realm.settings.policy.request_ids = ids.unwrap_or_default();
+        }),
+        doc: "Whether request ids must count up by one; any unless given.",
+    },
+    Key {
+        name: "slow",
+        reads: Reads::With("`\"drop\"` or `\"close\"`", |realm: &mut RealmDraft, node| {
+            realm.settings.policy.slow = slow(node).unwrap_or_default();
+        }),
+        doc: "What happens to a subscriber with a full queue: drops its event (unless given) or closes it.",
+    },
+    Key {
+        name: "limits",
+        reads: Reads::With("table", |realm: &mut RealmDraft, node| {
+            node.read(&mut realm.limits, &limits::OF_REALM);
+        }),
+        doc: "The realm's own limits.",
+    },
+    Key { name: "scripts", reads: Reads::With("list of files or tables", scripts), doc: "The realm's scripts." },
+    Key {
+        name: "roles",
+        reads: Reads::With("table: name = list of rules or function", roles),
+        doc: "What each role may do; what no rule allows is refused.",
+    },
+    Key {
+        name: "auth",
+        reads: Reads::With("table: method = table or function", |realm, node| {
+            node.read(realm, &auth::AUTH);
+        }),
+        doc: "How to log in; a method that is not named is not offered.",
+    },
+];
+
+/// Reads one realm.
+pub(super) fn read_realm(node: &Node, name: Uri, limits: &Limits) -> RealmDraft {
+    let mut realm = RealmDraft::new(name, limits);
+    node.read(&mut realm, &REALM);
+    realm.settings.policy.limits = realm.limits.realm.clone();
+    realm.settings.host = realm.limits.host.clone();
+    if !node.has("auth") && realm.settings.scripts.is_empty() {
+        node.warn(format!("realm `{}` has no `auth`: nobody can join it", realm.name));
+    }
+    realm
+}
+
+fn slow(node: &Node) -> Option<SlowPolicy> {
+    node.word(&["drop", "close"], |word| match word {
+        "drop" => Some(SlowPolicy::Drop),
+        "close" => Some(SlowPolicy::Close),
+        _ => None,
+    })
+}
+
+fn scripts(realm: &mut RealmDraft, node: &Node) {
+    for item in node.list() {
+        let Some((name, place)) = script_name(&item) else {
+            continue;
+        };
+        let Some(path) = place.file(&name) else {
+            continue;
+        };
+        if realm.settings.scripts.iter().any(|other| other.path == path) {
+            place.say(format!("the script {name} is named twice"));
+            continue;
+        }
+        let mut script = ScriptSettings::new(name, path);
+        if item.value.is_table() {
+            item.read(&mut script, &Fields { items: true, ..SCRIPT_KEYS });
+        }
+        realm.settings.scripts.push(script);
+    }
+}
+
+/// `"file.lua"` or `{ "file.lua", … }`.
+fn script_name<'s>(node: &Node<'s>) -> Option<(String, Node<'s>)> {
+    let place = match &node.value {
+        Value::Table(_) => {
+            let mut items = node.items();
+            if items.len() != 1 {
+                node.problem("must name one file: { \"file.lua\", memory = \"64MB\" }");
+                return None;
+            }
+            items.pop()?
+        }
+        value => Node { source: node.source, path: node.path.clone(), value: value.clone() },
+    };
+    Some((place.text()?, place))
+}
+
+fn roles(realm: &mut RealmDraft, node: &Node) {
+    for (name, role) in node.named("a role's name") {
+        let policy = match &role.value {
+            Value::Function(function) => {
+                realm.hook(HookKind::Role(name.clone()), &role, function);
+                RolePolicy { function: true, ..RolePolicy::default() }
+            }
+            Value::Table(_) => role_table(realm, &name, &role),
+            _ => {
+                role.wrong_type("a list of rules or a function");
+                continue;
+            }
+        };
+        realm.settings.policy.roles.insert(name, Arc::new(policy));
+    }
+}
+
+pub(super) const ROLE: Fields<RolePolicy> = Fields {
+    items: true,
+    ..Fields::of(
+        &[&[Key {
+            name: "slow",
+            reads: Reads::With("`\"drop\"` or `\"close\"`", |role: &mut RolePolicy, node| role.slow = slow(node)),
+            doc: "As the realm's `slow`, for this role.",
+        }]],
+        &["validate"],
+    )
+};
+
+/// A list of rules, perhaps with a function among them that is asked where no rule matches.
+fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
+    let mut role = RolePolicy::default();
+    node.read(&mut role, &ROLE);
+    let mut seen = BTreeMap::new();
+    for item in node.items() {
+        if let Value::Function(function) = &item.value {
+            if role.function {
+                item.say(format!("role `{name}` has a second function"));
+            } else {
+                role.function = true;
+                realm.hook(HookKind::Role(name.into()), &item, function);
+            }
+            continue;
+        }
+        let Some(rule) = rule(&item, realm.settings.policy.uris) else {
+            continue;
+        };
+        let line = item.finding("").line.unwrap_or(1);
+        if let Some(first) = seen.insert((rule.uri.clone(), rule.match_policy), line) {
+            let policy = rule.match_policy.as_str();
+            item.say(format!("role `{name}` has a rule for {policy} {:?} already, in line {first}", rule.uri));
+        }
+        role.rules.push(rule);
+    }
+    role
+}
+
+/// A rule in the making.
+#[derive(Default)]
+pub(super) struct RuleDraft {
+    uri: Option<String>,
+    match_policy: MatchPolicy,
+    allow: Option<Actions>,
+    disclosed: Disclosed,
+}
+
+#[derive(Default)]
+pub(super) struct Disclosed {
+    caller: Disclosure,
+    publisher: Disclosure,
+}
+
+pub(super) const RULE: Fields<RuleDraft> = Fields::of(
+    &[&[
+        Key { name: "uri", reads: Reads::Into(|rule| Slot::Text(&mut rule.uri)), doc: "The URI or pattern." },
+        Key {
+            name: "match",
+            reads: Reads::With("`\"exact\"`, `\"prefix\"` or `\"wildcard\"`", |rule: &mut RuleDraft, node| {
+                rule.match_policy = node.word(&["exact", "prefix", "wildcard"], MatchPolicy::parse).unwrap_or_default();
+            }),
+            doc: "How `uri` matches; exact unless given. Exact decides before the longest prefix, before wildcards.",
+        },
+        Key {
+            name: "allow",
+            reads: Reads::With("list of actions", |rule: &mut RuleDraft, node| rule.allow = Some(actions(node))),
+            doc: "`\"call\"`, `\"register\"`, `\"publish\"`, `\"subscribe\"`; an empty list refuses everything.",
+        },
+        Key {
+            name: "disclose",
+            reads: Reads::With("table: `caller`, `publisher`", |rule: &mut RuleDraft, node| {
+                node.read(&mut rule.disclosed, &DISCLOSE);
+            }),
+            doc: "Whether callers and publishers are told.",
+        },
+    ]],
+    &["cache", "validate"],
+);
+
+pub(super) const DISCLOSE: Fields<Disclosed> = Fields::of(
+    &[&[
+        Key {
+            name: "caller",
+            reads: Reads::With("`true` or `false`", |disclosed: &mut Disclosed, node| {
+                disclosed.caller = disclosure(node);
+            }),
+            doc: "Always, or never; as `disclose_me` asks unless given.",
+        },
+        Key {
+            name: "publisher",
+            reads: Reads::With("`true` or `false`", |disclosed: &mut Disclosed, node| {
+                disclosed.publisher = disclosure(node);
+            }),
+            doc: "The same for publishers.",
+        },
+    ]],
+    &[],
+);
+
+fn disclosure(node: &Node) -> Disclosure {
+    match node.value {
+        Value::Boolean(true) => Disclosure::Always,
+        Value::Boolean(false) => Disclosure::Never,
+        _ => {
+            node.wrong_type("true or false");
+            Disclosure::default()
+        }
+    }
+}
+
+fn actions(node: &Node) -> Actions {
+    let names = Action::ALL.map(Action::as_str);
+    node.texts().iter().filter_map(|(_, item)| item.word(&names, Action::parse)).collect()
+}
+
+fn rule(node: &Node, uris: UriRules) -> Option<Rule> {
+    let mut draft = RuleDraft::default();
+    if !node.read(&mut draft, &RULE) {
+        return None;
+    }
+    let uri = node.need("uri", draft.uri);
+    if draft.allow.is_none() {
+        node.problem("needs `allow` (an empty list refuses everything)");
+    }
+    let uri = uri?;
+    if let Err(err) = uris.check(&uri, draft.match_policy) {
+        node.at("uri").problem(format!("with match {:?}: {err}", draft.match_policy.as_str()));
+        return None;
+    }
+    Some(Rule {
+        uri: uri.into(),
+        match_policy: draft.match_policy,
+        allow: draft.allow?,
+        disclose_caller: draft.disclosed.caller,
+        disclose_publisher: draft.disclosed.publisher,
+    })
+}

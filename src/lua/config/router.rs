@@ -1,0 +1,327 @@
+//! The top level of a configuration: listeners, HTTP, shared dictionaries, and the realms by name.
+
+use std::path::PathBuf;
+
+use mlua::Value;
+
+use crate::server::settings::{Address, HttpSettings, ListenerSettings, Settings, TlsSettings};
+use crate::wire::Serializer;
+use crate::words::{MatchPolicy, Uri, UriRules};
+
+use super::address::parse_address;
+use super::keys::{Fields, Key, Reads, Slot};
+use super::limits::{self, LEAST_MESSAGE, Limits};
+use super::node::Node;
+use super::realm::{RealmDraft, read_realm};
+use super::{ConfigHook, UndecidedRole};
+
+/// Settings in the making.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) settings: Settings,
+    /// Read first: the defaults of everything below.
+    limits: Limits,
+    pub(super) hooks: Vec<ConfigHook>,
+    pub(super) undecided: Vec<UndecidedRole>,
+}
+
+pub(super) const TOP: Fields<Draft> =
+    Fields::of(&[TOP_KEYS], &["compat", "trusted_proxies", "validate", "trust", "history", "retain", "meta"]);
+
+const TOP_KEYS: &[Key<Draft>] = &[
+    Key {
+        name: "limits",
+        reads: Reads::With("table", |draft, node| {
+            node.read(&mut draft.limits, &limits::TOP);
+        }),
+        doc: "Bounds of the router, and the defaults of every listener and realm.",
+    },
+    Key {
+        name: "listen",
+        reads: Reads::With("address, table, or a list of them", |draft, node| {
+            draft.settings.listeners = listeners(node, &draft.limits);
+        }),
+        doc: "Where to listen: `127.0.0.1:8080` unless given.",
+    },
+    Key { name: "realms", reads: Reads::With("table of realms by name", realms), doc: "The realms." },
+    Key {
+        name: "http",
+        reads: Reads::With("table", |draft, node| {
+            node.read(&mut draft.settings.http, &HTTP);
+        }),
+        doc: "The HTTP side.",
+    },
+    Key {
+        name: "shared",
+        reads: Reads::With("table: name = `\"router\"`", common_dictionaries),
+        doc: "Dictionaries of `p.shared` that all realms have in common.",
+    },
+];
+
+/// Reads the whole table.
+pub(super) fn read_router(root: &Node) -> Draft {
+    let mut draft = Draft::default();
+    if !root.read(&mut draft, &TOP) {
+        return draft;
+    }
+    if !root.has("listen") {
+        for listener in &mut draft.settings.listeners {
+            apply_limits(listener, &draft.limits);
+        }
+    }
+    if draft.settings.realms.is_empty() && !root.has("realms") {
+        root.warn("there is no realm: nobody can join");
+    }
+    draft.settings.limits = draft.limits.router.clone();
+    draft
+}
+
+fn realms(draft: &mut Draft, node: &Node) {
+    for (name, realm) in node.named("a realm's name") {
+        if name == "*" {
+            realm.say("`realms[\"*\"]` (realms on demand) is not in this version");
+            continue;
+        }
+        if let Err(err) = UriRules::Loose.check(&name, MatchPolicy::Exact) {
+            realm.say(format!("the realm's name {err}"));
+            continue;
+        }
+        let RealmDraft { settings, hooks, undecided, .. } = read_realm(&realm, Uri::from(name.as_str()), &draft.limits);
+        draft.hooks.extend(hooks);
+        draft.undecided.extend(undecided);
+        draft.settings.realms.insert(Uri::from(name), settings);
+    }
+}
+
+fn common_dictionaries(draft: &mut Draft, node: &Node) {
+    for (name, dictionary) in node.named("a dictionary's name") {
+        if dictionary.word(&["router"], |word| (word == "router").then_some(())).is_some() {
+            draft.settings.common_dictionaries.push(name);
+        }
+    }
+}
+
+pub(super) const HTTP: Fields<HttpSettings> = Fields::of(
+    &[&[Key {
+        name: "health",
+        reads: Reads::With("path or `false`", |http: &mut HttpSettings, node| match node.value {
+            Value::Boolean(false) => http.health = None,
+            Value::String(_) => http.health = node.text().filter(|path| is_path(path, node)),
+            _ => node.wrong_type("a path or false"),
+        }),
+        doc: "Where the health check answers: `/healthz` unless given.",
+    }]],
+    &["publish", "call", "metrics", "longpoll"],
+);
+
+fn is_path(path: &str, node: &Node) -> bool {
+    let good = path.starts_with('/') && !path.contains(|c: char| c.is_whitespace() || matches!(c, '?' | '#'));
+    if !good {
+        node.problem(format!("must be a path like \"/ws\", not {path:?}"));
+    }
+    good
+}
+
+/// A listener in the making.
+pub(super) struct ListenerDraft {
+    settings: ListenerSettings,
+    addr: Option<String>,
+    mode: Option<u32>,
+}
+
+impl ListenerDraft {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let mut settings = ListenerSettings::at(Address::Tcp(String::new()));
+        apply_limits(&mut settings, limits);
+        Self { settings, addr: None, mode: None }
+    }
+}
+
+fn apply_limits(listener: &mut ListenerSettings, limits: &Limits) {
+    listener.message = limits.message;
+    listener.idle_ping = limits.idle_ping;
+}
+
+pub(super) const LISTENER: Fields<ListenerDraft> = Fields::of(&[LISTENER_KEYS], &["compression", "compat"]);
+
+const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
+    Key {
+        name: "addr",
+        reads: Reads::Into(|l| Slot::Text(&mut l.addr)),
+        doc: "`127.0.0.1:8080`, `[::1]:0` (any free port), `:8080` (every IPv4 address) or `unix:/path`.",
+    },
+    Key {
+        name: "tls",
+        reads: Reads::With("table: `cert`, `key`", |l: &mut ListenerDraft, node| {
+            l.settings.tls = tls(node);
+        }),
+        doc: "PEM files of the certificate chain and its key, relative to the configuration.",
+    },
+    Key {
+        name: "origins",
+        reads: Reads::With("string or list", |l: &mut ListenerDraft, node| {
+            l.settings.origins = Some(node.texts().into_iter().map(|(origin, _)| origin).collect());
+        }),
+        doc: "Origins whose pages may connect, `*` for any run of characters; own host and loopback unless given.",
+    },
+    Key {
+        name: "serializers",
+        reads: Reads::With("list of `\"json\"`, `\"msgpack\"`, `\"cbor\"`", |l: &mut ListenerDraft, node| {
+            l.settings.serializers = serializers(node);
+        }),
+        doc: "Serializers on offer; all unless given.",
+    },
+    Key {
+        name: "path",
+        reads: Reads::With("string or list", |l: &mut ListenerDraft, node| {
+            let paths = node.texts().into_iter().filter(|(path, node)| is_path(path, node));
+            l.settings.paths = paths.map(|(path, _)| path).collect();
+        }),
+        doc: "Paths that accept WebSockets; `/`, `/ws` and `/ws/` unless given.",
+    },
+    Key {
+        name: "message",
+        reads: Reads::Into(|l| Slot::Size(&mut l.settings.message, LEAST_MESSAGE)),
+        doc: "Largest message in either direction.",
+    },
+    Key {
+        name: "idle_ping",
+        reads: Reads::Into(|l| Slot::MaybeTime(&mut l.settings.idle_ping)),
+        doc: "Idle time before a ping; three missed answers close.",
+    },
+    Key {
+        name: "mode",
+        reads: Reads::With("octal string", |l: &mut ListenerDraft, node| l.mode = socket_mode(node)),
+        doc: "Permissions of a unix socket's file; `\"0600\"` unless given.",
+    },
+];
+
+fn socket_mode(node: &Node) -> Option<u32> {
+    if !matches!(node.value, Value::String(_)) {
+        node.wrong_type("an octal string like \"0660\"");
+        return None;
+    }
+    let text = node.text()?;
+    let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777);
+    if mode.is_none() {
+        node.problem(format!("must be an octal string like \"0660\", not {text:?}"));
+    }
+    mode
+}
+
+fn serializers(node: &Node) -> Vec<Serializer> {
+    let names = Serializer::ALL.map(Serializer::name);
+    let mut serializers = Vec::new();
+    let items = node.texts();
+    for (_, item) in &items {
+        let parse = |text: &str| Serializer::ALL.into_iter().find(|serializer| serializer.name() == text);
+        serializers.extend(item.word(&names, parse).filter(|serializer| !serializers.contains(serializer)));
+    }
+    if items.is_empty() && node.value.is_table() {
+        node.problem("names no serializer");
+    }
+    serializers
+}
+
+#[derive(Default)]
+pub(super) struct TlsDraft {
+    cert: Option<String>,
+    key: Option<String>,
+}
+
+pub(super) const TLS: Fields<TlsDraft> = Fields::of(
+    &[&[
+        Key {
+            name: "cert",
+            reads: Reads::Into(|tls| Slot::Text(&mut tls.cert)),
+            doc: "The certificate chain, own certificate first.",
+        },
+        Key { name: "key", reads: Reads::Into(|tls| Slot::Text(&mut tls.key)), doc: "The private key." },
+    ]],
+    &["client_ca"],
+);
+
+fn tls(node: &Node) -> Option<TlsSettings> {
+    let mut draft = TlsDraft::default();
+    if !node.read(&mut draft, &TLS) {
+        return None;
+    }
+    let file = |name, value| -> Option<PathBuf> { node.at(name).file(&node.need(name, value)?) };
+    let (cert, key) = (file("cert", draft.cert), file("key", draft.key));
+    node.source.files.borrow_mut().extend(cert.iter().chain(&key).cloned());
+    Some(TlsSettings { cert: cert?, key: key? })
+}
+
+fn listeners(node: &Node, limits: &Limits) -> Vec<ListenerSettings> {
+    let is_list = node.value.as_table().is_some_and(|table| table.raw_len() > 0);
+    let is_empty = node.value.as_table().is_some_and(mlua::Table::is_empty);
+    if is_empty {
+        node.problem("names no address");
+        return Vec::new();
+    }
+    if !is_list {
+        return listener(node, limits).into_iter().collect();
+    }
+    let mut listeners: Vec<ListenerSettings> = Vec::new();
+    for item in node.list() {
+        let Some(listener) = listener(&item, limits) else {
+            continue;
+        };
+        if listeners.iter().any(|other| same_place(&other.address, &listener.address)) {
+            item.say(format!("a second listener on {}", show_address(&listener.address)));
+        } else {
+            listeners.push(listener);
+        }
+    }
+    listeners
+}
+
+fn listener(node: &Node, limits: &Limits) -> Option<ListenerSettings> {
+    let mut draft = ListenerDraft::new(limits);
+    let place;
+    match node.value {
+        Value::String(_) => {
+            draft.addr = node.text();
+            place = None;
+        }
+        Value::Table(_) => {
+            node.read(&mut draft, &LISTENER);
+            draft.addr = node.need("addr", draft.addr.take());
+            place = Some(node.at("addr"));
+        }
+        _ => {
+            node.wrong_type("an address or a table with `addr`");
+            return None;
+        }
+    }
+    let place = place.as_ref().unwrap_or(node);
+    let address = parse_address(&draft.addr?).map_err(|problem| place.problem(format!("is wrong: {problem}"))).ok()?;
+    draft.settings.address = match (address, draft.mode) {
+        (Address::Unix { path, mode }, own) => {
+            Address::Unix { path: node.source.folder.join(path), mode: own.unwrap_or(mode) }
+        }
+        (tcp, None) => tcp,
+        (tcp, Some(_)) => {
+            node.at("mode").problem("is for unix sockets only");
+            tcp
+        }
+    };
+    Some(draft.settings)
+}
+
+/// Port 0 is another port each time.
+fn same_place(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Tcp(one), Address::Tcp(other)) => one == other && !one.ends_with(":0"),
+        (Address::Unix { path: one, .. }, Address::Unix { path: other, .. }) => one == other,
+        _ => false,
+    }
+}
+
+/// An address as it is written in the configuration.
+pub(super) fn show_address(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => address.clone(),
+        Address::Unix { path, .. } => format!("unix:{}", path.display()),
+    }
+}

@@ -1,0 +1,665 @@
+//! The configuration from the outside: whole files in, `Settings` or findings out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perilune::core::credentials::{
+    AnonymousUser, AuthMethod, AuthPolicy, CraUser, Principal, Salt, Secret, TicketUser,
+};
+use perilune::core::policy::{
+    Action, Actions, Disclosure, RealmLimits, RealmPolicy, RequestIds, RolePolicy, Rule, SlowPolicy,
+};
+use perilune::lua::config::{self, ConfigError, HookKind, LoadedConfig};
+use perilune::server::settings::{
+    Address, HttpSettings, ListenerSettings, RealmHostLimits, RealmSettings, RouterLimits, ScriptSettings, Settings,
+    TlsSettings,
+};
+use perilune::wire::Serializer;
+use perilune::words::{MatchPolicy, Uri, UriRules};
+
+fn app(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        std::fs::write(path, text).expect("a file");
+    }
+    folder
+}
+
+fn load(source: &str) -> Result<LoadedConfig, ConfigError> {
+    config::load(app(&[("perilune.lua", source), ("rooms.lua", "")]).path())
+}
+
+/// The findings of a configuration, with the folder's name cut off.
+fn findings_of(folder: &Path) -> String {
+    let prefix = format!("{}/", folder.display());
+    config::load(folder).expect_err("a refusal").to_string().replace(&prefix, "")
+}
+
+#[track_caller]
+fn refused(source: &str, expected: &str) {
+    let folder = app(&[("perilune.lua", source), ("rooms.lua", "")]);
+    assert_eq!(findings_of(folder.path()), expected, "{source}");
+}
+
+/// Each case: a configuration that is wrong in one way, and what is said about it.
+fn all_refused(cases: &[(&str, &str)]) {
+    for (source, expected) in cases {
+        refused(source, expected);
+    }
+}
+
+/// Wraps the inside of one realm, which begins in line 1, with a role `guest`.
+fn realm(inside: &str) -> String {
+    format!("return {{ realms = {{ home = {{ roles = {{ guest = {{}} }}, {inside} }} }} }}")
+}
+
+fn all_refused_in_realm(cases: &[(&str, &str)]) {
+    for (inside, expected) in cases {
+        refused(&realm(inside), expected);
+    }
+}
+
+#[test]
+fn misspelt_keys_name_the_nearest() {
+    all_refused(&[
+        ("return {\n  limts = {},\n}", "perilune.lua:2: unknown key `limts`, did you mean `limits`?"),
+        (
+            "return {\n  realms = {\n    home = {\n      auth = {\n        tikcet = {} } } } }",
+            "perilune.lua:5: `realms.home.auth`: unknown key `tikcet`, did you mean `ticket`?",
+        ),
+        ("return { quux = 1 }", "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, realms, http, shared"),
+        (
+            "return {\n listen = {\n { addr = ':0',\n orgins = '*' } } }",
+            "perilune.lua:4: `listen[1]`: unknown key `orgins`, did you mean `origins`?",
+        ),
+        (
+            "local home = {\n  role = {},\n}\nreturn { realms = { home = home } }",
+            "perilune.lua:2: `realms.home`: unknown key `role`, did you mean `roles`?",
+        ),
+    ]);
+}
+
+#[test]
+fn keys_of_later_versions_are_refused_by_name() {
+    all_refused(&[
+        ("return { compat = 'wiola' }", "perilune.lua:1: `compat` is not in this version"),
+        ("return { http = {\n metrics = '/m' } }", "perilune.lua:2: `http`: `metrics` is not in this version"),
+        (
+            "return { limits = { login_failures = 5 } }",
+            "perilune.lua:1: `limits`: `login_failures` is not in this version",
+        ),
+        (
+            "return { realms = {\n ['*'] = {} } }",
+            "perilune.lua:2: `realms[\"*\"]` (realms on demand) is not in this version",
+        ),
+    ]);
+    all_refused_in_realm(&[
+        ("auth = { scram = {} }", "perilune.lua:1: `realms.home.auth`: `scram` is not in this version"),
+        ("history = {}", "perilune.lua:1: `realms.home`: `history` is not in this version"),
+    ]);
+}
+
+#[test]
+fn limits_stand_where_they_hold() {
+    all_refused(&[(
+        "return { limits = { memory = '1MB' } }",
+        "perilune.lua:1: `limits`: `memory` is a limit of a script: set it in the script's entry in `scripts`",
+    )]);
+    all_refused_in_realm(&[
+        (
+            "limits = { connections = 5 }",
+            "perilune.lua:1: `realms.home.limits`: `connections` is a limit of the whole router: \
+             set it in `limits` at the top level",
+        ),
+        (
+            "limits = { message = 5 }",
+            "perilune.lua:1: `realms.home.limits`: `message` is a limit of a listener: \
+             set it there or in `limits` at the top level",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_values() {
+    all_refused(&[
+        ("return 5", "perilune.lua:1: the file must return a table, not integer"),
+        ("return { listen = 5 }", "perilune.lua:1: `listen` must be an address or a table with `addr`, not a number"),
+        ("return { realms = {}, 'x' }", "perilune.lua:1: `[1]` is a list item where a key is expected"),
+        ("return { realms = { 'x' } }", "perilune.lua:1: `realms[1]` is a list item where a realm's name is expected"),
+        ("return { limits = { queue = {} } }", "perilune.lua:1: `limits.queue` must be a size or false, not a table"),
+        (
+            "return { limits = {\n queue = '1XB' } }",
+            "perilune.lua:2: `limits.queue` must be a size like \"64MB\" (units: B, KB, MB, GB), not \"1XB\"",
+        ),
+        (
+            "return { limits = { queue = 0 } }",
+            "perilune.lua:1: `limits.queue` must be at least 1 B (`false` means no limit)",
+        ),
+        (
+            "return { limits = { message = 100 } }",
+            "perilune.lua:1: `limits.message` must be at least 512 B (`false` means no limit)",
+        ),
+        (
+            "return { limits = { connections = -1 } }",
+            "perilune.lua:1: `limits.connections` must be at least 1 (`false` means no limit)",
+        ),
+        ("return { limits = { connections = 1.5 } }", "perilune.lua:1: `limits.connections` must be a whole number"),
+        (
+            "return { limits = { connections = '5' } }",
+            "perilune.lua:1: `limits.connections` must be a number, not the string \"5\"",
+        ),
+        (
+            "return { limits = { auth = '5m' } }",
+            "perilune.lua:1: `limits.auth` must be a duration like \"250ms\" (units: ms, s, min, h), not \"5m\"",
+        ),
+        (
+            "return { limits = { auth = 0 } }",
+            "perilune.lua:1: `limits.auth` must be at least 1 ms (`false` means no limit)",
+        ),
+        (
+            "return { limits = { nesting = false } }",
+            "perilune.lua:1: `limits.nesting` must be a whole number from 8 to 1000",
+        ),
+        ("return { http = { health = 'x' } }", "perilune.lua:1: `http.health` must be a path like \"/ws\", not \"x\""),
+        (
+            "return { shared = { x = 'rooter' } }",
+            "perilune.lua:1: `shared.x` must be \"router\", not \"rooter\", did you mean \"router\"?",
+        ),
+    ]);
+    all_refused_in_realm(&[
+        (
+            "uris = 'lose'",
+            "perilune.lua:1: `realms.home.uris` must be \"loose\" or \"strict\", not \"lose\", did you mean \"loose\"?",
+        ),
+        ("slow = true", "perilune.lua:1: `realms.home.slow` must be a string, not true"),
+    ]);
+}
+
+#[test]
+fn listeners_that_cannot_be() {
+    all_refused(&[
+        ("return { listen = {} }", "perilune.lua:1: `listen` names no address"),
+        (
+            "return { listen = {\n ':80',\n { addr = '0.0.0.0:80' } } }",
+            "perilune.lua:3: a second listener on 0.0.0.0:80",
+        ),
+        (
+            "return { listen = 'here' }",
+            "perilune.lua:1: `listen` is wrong: \"here\" is not an address like 127.0.0.1:8080, [::1]:8080, :8080 or unix:/path",
+        ),
+        ("return { listen = { mode = '0600' } }", "perilune.lua:1: `listen` needs `addr`"),
+        (
+            "return { listen = { addr = ':0', mode = '0600' } }",
+            "perilune.lua:1: `listen.mode` is for unix sockets only",
+        ),
+        (
+            "return { listen = { addr = 'unix:x', mode = 600 } }",
+            "perilune.lua:1: `listen.mode` must be an octal string like \"0660\", not a number",
+        ),
+        (
+            "return { listen = { addr = ':0', tls = { cert = 'rooms.lua' } } }",
+            "perilune.lua:1: `listen.tls` needs `key`",
+        ),
+        (
+            "return { listen = { addr = ':0', serializers = { 'jsn' } } }",
+            "perilune.lua:1: `listen.serializers[1]` must be \"json\" or \"msgpack\" or \"cbor\", not \"jsn\", \
+             did you mean \"json\"?",
+        ),
+        (
+            "return { listen = { addr = ':0', serializers = {} } }",
+            "perilune.lua:1: `listen.serializers` names no serializer",
+        ),
+        (
+            "return { listen = { addr = ':0', tls = { client_ca = 'x', cert = 'rooms.lua', key = 'rooms.lua' } } }",
+            "perilune.lua:1: `listen.tls`: `client_ca` is not in this version",
+        ),
+    ]);
+}
+
+#[test]
+fn realms_that_cannot_be() {
+    all_refused(&[(
+        "return { realms = { ['a..b'] = {} } }",
+        "perilune.lua:1: the realm's name \"a..b\" is not a valid URI (no empty component)",
+    )]);
+    all_refused_in_realm(&[
+        (
+            "auth = { anonymous = {\n role = 'gest' } }",
+            "perilune.lua:2: realm `home` has no role `gest`, did you mean `guest`?",
+        ),
+        (
+            "auth = { ticket = { users = { joe = {\n role = 'admin', secret = 'x' } } } }",
+            "perilune.lua:2: realm `home` has no role `admin`; its roles: guest",
+        ),
+        ("auth = { anonymous = {} }", "perilune.lua:1: `realms.home.auth.anonymous` needs `role`"),
+        ("auth = { ticket = {} }", "perilune.lua:1: `realms.home.auth.ticket` needs `users`"),
+        (
+            "auth = { ticket = true }",
+            "perilune.lua:1: `realms.home.auth.ticket` must be a table or a function, not true",
+        ),
+        ("scripts = { 'rooms.lua',\n 'rooms.lua' }", "perilune.lua:2: the script rooms.lua is named twice"),
+        (
+            "scripts = { { memory = '1MB' } }",
+            "perilune.lua:1: `realms.home.scripts[1]` must name one file: { \"file.lua\", memory = \"64MB\" }",
+        ),
+        (
+            "scripts = { { 'rooms.lua', instances = 0 } }",
+            "perilune.lua:1: `realms.home.scripts[1].instances` must be a whole number from 1 to 256",
+        ),
+    ]);
+    let folder = app(&[("perilune.lua", &realm("scripts = {\n'room.lua' }")), ("rooms.lua", "")]);
+    assert_eq!(findings_of(folder.path()), "perilune.lua:2: room.lua does not exist, did you mean `rooms.lua`?");
+}
+
+#[test]
+fn rules_that_cannot_be() {
+    for (rule, problem) in [
+        (
+            "{ uri = 'a b', allow = {} }",
+            "`realms.home.roles.r[1].uri` with match \"exact\": \"a b\" is not a valid URI (no whitespace, no '#')",
+        ),
+        (
+            "{ uri = 'a.', allow = {} }",
+            "`realms.home.roles.r[1].uri` with match \"exact\": \"a.\" is not a valid URI (no empty component)",
+        ),
+        ("{ allow = {} }", "`realms.home.roles.r[1]` needs `uri`"),
+        ("{ uri = 'a' }", "`realms.home.roles.r[1]` needs `allow` (an empty list refuses everything)"),
+        (
+            "{ uri = 'a', allow = { 'cal' } }",
+            "`realms.home.roles.r[1].allow[1]` must be \"call\" or \"register\" or \"publish\" or \"subscribe\", not \"cal\", did you mean \"call\"?",
+        ),
+        (
+            "{ uri = 'a', match = 'regex', allow = {} }",
+            "`realms.home.roles.r[1].match` must be \"exact\" or \"prefix\" or \"wildcard\", not \"regex\"",
+        ),
+        (
+            "{ uri = 'a', allow = {} },\n{ uri = 'a', allow = { 'call' } }",
+            "role `r` has a rule for exact \"a\" already, in line 1",
+        ),
+        (
+            "{ uri = 'a', allow = {}, disclose = { caller = 'yes' } }",
+            "`realms.home.roles.r[1].disclose.caller` must be true or false, not a string",
+        ),
+        ("'call'", "`realms.home.roles.r[1]` must be a table, not a string"),
+    ] {
+        let line = if rule.contains('\n') { 2 } else { 1 };
+        let source = format!("return {{ realms = {{ home = {{ roles = {{ r = {{ {rule} }} }} }} }} }}");
+        refused(&source, &format!("perilune.lua:{line}: {problem}"));
+    }
+}
+
+/// `CRA-06`: all salting parameters or none; and a plain secret must not be taken for a derived key.
+#[test]
+fn cra_06_wampcra_users_that_cannot_be() {
+    for (user, problem) in [
+        ("", " needs `secret`"),
+        ("secret = ''", ".secret` is empty"),
+        ("secret = 5", ".secret` must be a string, not a number"),
+        ("secret = 'a', password = 'b', salt = 'c'", " has both `secret` and `password`: give one"),
+        ("password = 'b'", " has a `password` without `salt`: give both, or the password as `secret`"),
+        ("secret = 'a', iterations = 1000", ".iterations` stands without `salt`"),
+        ("secret = 'a', keylen = 32", ".keylen` stands without `salt`"),
+        ("password = 'a', salt = 'b', iterations = 0", ".iterations` must be a whole number from 1 to 1000000"),
+        (
+            "secret = 'plain', salt = 'b'",
+            ".secret` must be the derived key, 32 octets in Base64 (`keylen`); write the plain text as `password`",
+        ),
+    ] {
+        let place = "`realms.home.auth.wampcra.users.ann";
+        let tick = if problem.starts_with(' ') { "`" } else { "" };
+        let source = realm(&format!("auth = {{ wampcra = {{ users = {{ ann = {{ role = 'guest', {user} }} }} }} }}"));
+        refused(&source, &format!("perilune.lua:1: {place}{tick}{problem}"));
+    }
+}
+
+/// `CRA-05`: the key of a salted user is the Base64 text of the derived octets.
+#[test]
+fn cra_05_passwords_are_derived() {
+    let users = "ann = { password = 'secret1', salt = 'mysalt', iterations = 100, keylen = 32, role = 'guest' },
+                 bob = { secret = 'AAAAAAAAAAAAAAAAAAAAAA==', salt = 'x', keylen = 16, role = 'guest' },
+                 eve = { secret = 'plain', role = 'guest' }";
+    let loaded = load(&realm(&format!("auth = {{ wampcra = {{ users = {{ {users} }} }} }}"))).expect("fine");
+    let users = loaded.settings.realms["home"].policy.auth.wampcra.as_ref().expect("offered");
+    let mut key = [0; 32];
+    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(b"secret1", b"mysalt", 100, &mut key);
+    let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key);
+    let salt = |salt: &str, iterations, keylen| Some(Salt { salt: salt.into(), iterations, keylen });
+    let user = |key: &str, salt| CraUser { key: Secret::new(key), role: "guest".into(), salt };
+    assert_eq!(users["ann"], user(&text, salt("mysalt", 100, 32)));
+    assert_eq!(users["bob"], user("AAAAAAAAAAAAAAAAAAAAAA==", salt("x", 1000, 16)));
+    assert_eq!(users["eve"], user("plain", None));
+}
+
+#[test]
+fn all_problems_at_once_in_the_order_of_the_file() {
+    refused(
+        "return {\n  limts = 1,\n  realms = {\n    home = {\n      slow = 'x',\n      auth = { jwt = 1 } } } }",
+        "perilune.lua:2: unknown key `limts`, did you mean `limits`?\n\
+         perilune.lua:5: `realms.home.slow` must be \"drop\" or \"close\", not \"x\"\n\
+         perilune.lua:6: `realms.home.auth`: `jwt` is not in this version",
+    );
+}
+
+#[test]
+fn lua_errors_keep_their_place() {
+    refused("return {\n  a = = 1 }", "perilune.lua:2: unexpected symbol near '='");
+    refused("local t\n\nlocal x = t.y\nreturn {}", "perilune.lua:3: attempt to index local 't' (a nil value)");
+    refused("\nerror('no: 1: way')", "perilune.lua:2: no: 1: way");
+    refused("\nio.open('x', 'w')", "perilune.lua:2: a configuration only reads files (io.open mode \"w\")");
+    let error = load("local function f()\n  error('x')\nend\nf()").expect_err("refused");
+    let traceback = error.findings[0].traceback.as_deref().expect("a traceback");
+    assert!(traceback.contains("perilune.lua:4"), "{traceback}");
+}
+
+#[test]
+fn lua_errors_in_deep_folders_and_modules() {
+    let deep = "a_folder_with_a_long_name/another_folder_with_a_long_name/app";
+    let config = format!("{deep}/perilune.lua");
+    let module = format!("{deep}/users/home.lua");
+    let folder = app(&[(&config, "\nreturn require 'users.home'"), (&module, "\n\nreturn = 1")]);
+    let error = config::load(&folder.path().join(deep)).expect_err("refused");
+    assert_eq!(error.findings[0].file, folder.path().join(&module));
+    assert_eq!(error.findings[0].line, Some(3));
+    let folder = app(&[("perilune.lua", "\nlocal nowhere = require 'nowhere'\nreturn nowhere")]);
+    let text = findings_of(folder.path());
+    assert_eq!(text, "perilune.lua:2: module \"nowhere\" not found: neither nowhere.lua nor nowhere/init.lua exists");
+    let folder = app(&[("perilune.lua", "return require 'a'"), ("a.lua", "return require 'a'")]);
+    assert!(findings_of(folder.path()).contains("module \"a\" requires itself"));
+}
+
+#[test]
+fn a_configuration_that_never_ends_is_stopped() {
+    refused("while true do end", "perilune.lua:1: the configuration took longer than 5 s");
+}
+
+#[test]
+fn missing_files() {
+    let folder = app(&[("other.lua", "")]);
+    assert_eq!(
+        findings_of(folder.path()).split_once(": ").map(|(_, text)| text),
+        Some("the folder holds no perilune.lua")
+    );
+    let error = config::load(&folder.path().join("nowhere")).expect_err("refused");
+    assert!(error.to_string().ends_with("/nowhere: no such file or folder"), "{error}");
+}
+
+#[test]
+fn an_unset_variable_is_named_where_it_may_be_the_reason() {
+    let source = realm("auth = { ticket = { users = { joe = { secret = env 'PERILUNE_UNSET', role = 'guest' } } } }");
+    let error = load(&source).expect_err("refused");
+    assert!(error.to_string().ends_with("`realms.home.auth.ticket.users.joe` needs `secret`"), "{error}");
+    assert!(error.warnings[0].message.contains("PERILUNE_UNSET is not set"), "{error:?}");
+    assert!(load("return { listen = env 'PERILUNE_UNSET' or ':0', realms = {} }").expect("fine").warnings.is_empty());
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    for user in ["{ secret = { 'hush' } }", "{ secret = 'hush', salt = 'x' }", "'hush'"] {
+        let error = load(&realm(&format!("auth = {{ wampcra = {{ users = {{ joe = {user} }} }} }}"))).expect_err(user);
+        assert!(!format!("{error:?}").contains("hush"), "{error}");
+    }
+}
+
+#[test]
+fn a_realm_nobody_can_join_is_worth_a_warning() {
+    let warnings = |source| load(source).expect("fine").warnings.iter().map(|w| w.message.clone()).collect::<Vec<_>>();
+    assert_eq!(warnings("return {}"), ["there is no realm: nobody can join"]);
+    assert_eq!(warnings("return { realms = { home = {} } }"), ["realm `home` has no `auth`: nobody can join it"]);
+    assert_eq!(warnings("return { realms = { home = { scripts = { 'rooms.lua' } } } }"), [""; 0]);
+}
+
+/// A script may bring `p.authorize`, so whether the role exists is known when the scripts are loaded.
+#[test]
+fn roles_are_undecided_where_scripts_may_authorize() {
+    let loaded = load(&realm("scripts = { 'rooms.lua' }, auth = { anonymous = { role = 'gest' } }")).expect("fine");
+    let message = &loaded.undecided[0].finding.message;
+    assert_eq!(message, "realm `home` has no role `gest`, did you mean `guest`?");
+    // Script sessions are trusted: a login must not get their role by a gap in the configuration.
+    let error = load(&realm("scripts = { 'rooms.lua' }, auth = { anonymous = { role = 'script' } }"));
+    assert!(error.expect_err("refused").to_string().contains("has no role `script`"));
+}
+
+#[test]
+fn functions_become_hooks() {
+    let loaded = load(
+        "return { realms = { home = {
+           auth = { ticket = function(login) return { role = login.authid } end },
+           roles = { boss = function() return true end,
+                     mixed = { { uri = 'a', allow = { 'call' } }, function() return false end, slow = 'close' } },
+         } } }",
+    )
+    .expect("fine");
+    let policy = &loaded.settings.realms["home"].policy;
+    assert_eq!(policy.auth.hooks, BTreeSet::from([AuthMethod::Ticket]));
+    assert!(policy.roles["boss"].function && policy.roles["mixed"].function);
+    assert_eq!(policy.roles["mixed"].rules.len(), 1);
+    assert_eq!(policy.roles["mixed"].slow, Some(SlowPolicy::Close));
+    let mut kinds: Vec<_> = loaded.hooks.iter().map(|hook| (format!("{:?}", hook.kind), hook.line)).collect();
+    kinds.sort();
+    assert_eq!(
+        kinds,
+        [
+            (format!("{:?}", HookKind::Auth(AuthMethod::Ticket)), Some(2)),
+            (format!("{:?}", HookKind::Role("boss".into())), Some(3)),
+            (format!("{:?}", HookKind::Role("mixed".into())), Some(4)),
+        ]
+    );
+    let login = loaded.lua.create_table().expect("a table");
+    login.set("authid", "joe").expect("set");
+    let hook = loaded.hooks.iter().find(|hook| hook.kind == HookKind::Auth(AuthMethod::Ticket)).expect("there");
+    let verdict: mlua::Table = hook.function.call(login).expect("an answer");
+    assert_eq!(verdict.get::<String>("role").expect("a role"), "joe");
+}
+
+const FULL: &str = r#"
+local users = require "users"
+return {
+  listen = {
+    "127.0.0.1:8080",
+    "unix:run/p.sock",
+    { addr = ":8443", tls = { cert = "tls/cert.pem", key = "tls/key.pem" }, origins = { "https://*.example.com" },
+      serializers = { "json", "cbor" }, path = "/wamp", message = "2MB", idle_ping = false },
+    { addr = "unix:/run/x.sock", mode = "0660" },
+  },
+  realms = {
+    home = {
+      auth = {
+        anonymous = { role = "guest" },
+        ticket = { users = users },
+        wampcra = { users = { ann = { secret = "s", role = "resident" } } },
+      },
+      roles = {
+        guest = { { uri = "home.sensor.", match = "prefix", allow = { "subscribe" } }, slow = "close" },
+        resident = {
+          { uri = "", match = "prefix", allow = { "call", "register", "publish", "subscribe" },
+            disclose = { caller = true, publisher = false } },
+        },
+      },
+      scripts = { "rooms.lua", { "deep/alarm.lua", instances = 2, memory = "32MB", cpu = "50ms", deadline = false,
+                                 handlers = 10, trusted = true } },
+      limits = { calls_in_flight = 5, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
+      request_ids = "strict", uris = "strict", slow = "close",
+    },
+    other = { auth = { anonymous = { role = "x" } }, roles = { x = {} } },
+  },
+  shared = { counters = "router" },
+  http = { health = "/up" },
+  limits = { message = "64KB", idle_ping = "5s", queue = 1000, connections = false, handshake = 0.5,
+             subscriptions = 7, max_call_timeout = "2min" },
+}
+"#;
+
+fn full_app() -> tempfile::TempDir {
+    app(&[
+        ("perilune.lua", FULL),
+        ("users.lua", "return { joe = { secret = 's3cret', role = 'resident' } }"),
+        ("rooms.lua", ""),
+        ("deep/alarm.lua", ""),
+        ("tls/cert.pem", ""),
+        ("tls/key.pem", ""),
+    ])
+}
+
+fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
+    let plain = |address| ListenerSettings {
+        message: 64 << 10,
+        idle_ping: Some(Duration::from_secs(5)),
+        ..ListenerSettings::at(address)
+    };
+    vec![
+        plain(Address::Tcp("127.0.0.1:8080".into())),
+        plain(Address::Unix { path: folder.join("run/p.sock"), mode: 0o600 }),
+        ListenerSettings {
+            address: Address::Tcp("0.0.0.0:8443".into()),
+            tls: Some(TlsSettings { cert: folder.join("tls/cert.pem"), key: folder.join("tls/key.pem") }),
+            paths: vec!["/wamp".into()],
+            origins: Some(vec!["https://*.example.com".into()]),
+            serializers: vec![Serializer::Json, Serializer::Cbor],
+            message: 2 << 20,
+            idle_ping: None,
+        },
+        plain(Address::Unix { path: "/run/x.sock".into(), mode: 0o660 }),
+    ]
+}
+
+fn full_home() -> RealmPolicy {
+    let rule = |uri: &str, allow, disclose_caller, disclose_publisher| Rule {
+        uri: Uri::from(uri),
+        match_policy: MatchPolicy::Prefix,
+        allow,
+        disclose_caller,
+        disclose_publisher,
+    };
+    let guest = RolePolicy {
+        rules: vec![rule(
+            "home.sensor.",
+            Actions::from_iter([Action::Subscribe]),
+            Disclosure::OnRequest,
+            Disclosure::OnRequest,
+        )],
+        function: false,
+        slow: Some(SlowPolicy::Close),
+    };
+    let resident = RolePolicy {
+        rules: vec![rule("", Actions::all(), Disclosure::Always, Disclosure::Never)],
+        ..RolePolicy::default()
+    };
+    let joe = TicketUser { secret: Secret::new("s3cret"), role: "resident".into() };
+    let ann = CraUser { key: Secret::new("s"), role: "resident".into(), salt: None };
+    RealmPolicy {
+        uris: UriRules::Strict,
+        request_ids: RequestIds::Strict,
+        auth: AuthPolicy {
+            anonymous: Some(AnonymousUser { role: "guest".into() }),
+            ticket: Some(BTreeMap::from([("joe".into(), joe)])),
+            wampcra: Some(BTreeMap::from([("ann".into(), ann)])),
+            hooks: BTreeSet::new(),
+        },
+        roles: BTreeMap::from([("guest".into(), Arc::new(guest)), ("resident".into(), Arc::new(resident))]),
+        slow: SlowPolicy::Close,
+        limits: RealmLimits {
+            calls_in_flight: 5,
+            call_timeout: Some(Duration::from_secs(60)),
+            hook: Duration::from_secs(1),
+            subscriptions: 7,
+            max_call_timeout: Some(Duration::from_secs(120)),
+            ..RealmLimits::default()
+        },
+        ..RealmPolicy::default()
+    }
+}
+
+#[test]
+fn a_full_configuration() {
+    let folder = full_app();
+    let loaded = config::load(folder.path()).map_err(|err| err.to_string()).expect("fine");
+    let at = |name: &str| folder.path().join(name);
+    let alarm = ScriptSettings {
+        instances: 2,
+        memory: 32 << 20,
+        cpu: Duration::from_millis(50),
+        deadline: None,
+        handlers: 10,
+        trusted: true,
+        ..ScriptSettings::new("deep/alarm.lua", at("deep/alarm.lua"))
+    };
+    let home = RealmSettings {
+        policy: full_home(),
+        scripts: vec![ScriptSettings::new("rooms.lua", at("rooms.lua")), alarm],
+        host: RealmHostLimits { drain: config::NO_TIME_LIMIT, shared: 1 << 20 },
+    };
+    let mut other = RealmSettings::default();
+    other.policy.auth.anonymous = Some(AnonymousUser { role: "x".into() });
+    other.policy.roles.insert("x".into(), Arc::default());
+    other.policy.limits.subscriptions = 7;
+    other.policy.limits.max_call_timeout = Some(Duration::from_secs(120));
+    let expected = Settings {
+        listeners: full_listeners(folder.path()),
+        realms: BTreeMap::from([("home".into(), home), ("other".into(), other)]),
+        limits: RouterLimits {
+            queue: 1000,
+            connections: usize::MAX,
+            handshake: Duration::from_millis(500),
+            ..RouterLimits::default()
+        },
+        http: HttpSettings { health: Some("/up".into()) },
+        common_dictionaries: vec!["counters".into()],
+    };
+    assert_eq!(loaded.settings, expected);
+    assert_eq!(loaded.warnings, []);
+    assert_eq!(loaded.undecided, []);
+    let config = ["perilune.lua", "users.lua", "tls/cert.pem", "tls/key.pem"].map(at);
+    assert_eq!(loaded.files, config);
+    assert_eq!(loaded.watched().len(), 6);
+}
+
+#[test]
+fn limits_hold_for_the_default_listener_too() {
+    let loaded = load("return { limits = { message = '2KB' }, realms = {} }").expect("fine");
+    assert_eq!(loaded.settings.listeners[0].message, 2048);
+    assert_eq!(loaded.settings.listeners[0].address, Address::Tcp("127.0.0.1:8080".into()));
+}
+
+#[test]
+fn what_needs_a_restart() {
+    let settings =
+        |listen: &str| load(&format!("return {{ listen = {listen}, realms = {{}} }}")).expect("fine").settings;
+    let old = settings("{ '127.0.0.1:1', '127.0.0.1:2', '127.0.0.1:3' }");
+    let new = settings(
+        "{ { addr = '127.0.0.1:1', origins = '*' }, { addr = '127.0.0.1:2', \
+         tls = { cert = 'rooms.lua', key = 'rooms.lua' } }, '127.0.0.1:4' }",
+    );
+    assert_eq!(
+        config::changes_needing_restart(&old, &new),
+        ["`tls` of 127.0.0.1:2: turned on", "`listen`: 127.0.0.1:3 is no longer there", "`listen`: 127.0.0.1:4 is new",]
+    );
+    assert_eq!(config::changes_needing_restart(&old, &old), [""; 0]);
+}
+
+#[test]
+fn the_built_in_app_lets_anybody_in_on_loopback() {
+    let settings = config::built_in();
+    assert_eq!(settings.listeners, [ListenerSettings::at(Address::Tcp("127.0.0.1:8080".into()))]);
+    let policy = &settings.realms["realm1"].policy;
+    let anonymous = policy.auth.anonymous.as_ref().expect("offered");
+    assert!(policy.has_role(&anonymous.role));
+    assert!(policy.auth.still_admits(&Principal {
+        authid: "x".into(),
+        authrole: anonymous.role.clone(),
+        authmethod: "anonymous".into(),
+        authprovider: "static".into(),
+        extra: Default::default(),
+    }));
+}
+
+#[test]
+fn the_reference_tells_defaults() {
+    let text = config::reference();
+    assert!(text.contains("| `queue` | size or `false` | 1 MB |"), "{text}");
+    assert!(text.contains("| `max_call_timeout` | duration or `false` | 10 min |"), "{text}");
+    assert!(text.contains("| `instances` | number, 1 to 256 | 1 |"), "{text}");
+}
