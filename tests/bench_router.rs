@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket, accept_hdr};
 
 /// What a connection tells the router's thread.
 enum Input {
-    Joined(u64, Peer),
+    Joined(u64, Box<Peer>),
     Said(u64, Value),
 }
 
@@ -76,7 +76,7 @@ fn read(number: u64, stream: TcpStream, inputs: Sender<Input>) {
         socket: WebSocket::from_raw_socket(write_half, Role::Server, None),
         json,
     };
-    inputs.send(Input::Joined(number, peer)).unwrap();
+    inputs.send(Input::Joined(number, Box::new(peer))).unwrap();
     while let Ok(message) = socket.read() {
         let message = match message {
             Message::Text(text) if json => serde_json::from_str(&text).unwrap(),
@@ -101,7 +101,7 @@ impl Router {
     fn handle(&mut self, input: Input) {
         let (from, message) = match input {
             Input::Joined(number, peer) => {
-                self.peers.insert(number, peer);
+                self.peers.insert(number, *peer);
                 return;
             }
             Input::Said(from, message) => (from, message),
@@ -231,4 +231,70 @@ fn says_what_the_router_refused() {
     assert_eq!(code, 3);
     assert!(stderr.contains("cannot connect to 127.0.0.1:1"), "{stderr}");
     assert_eq!(bench(&url, &["rpc", "--window", "0"]).0, 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn compares_router_lua_and_relay() {
+    let url = start_router();
+    let compare = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_perilune"))
+            .args([
+                "bench",
+                "compare",
+                "--rounds",
+                "2",
+                "--seconds",
+                "0.1",
+                "--fanout",
+                "5",
+            ])
+            .args(more)
+            .env("STAND_IN_URL", &url)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{more:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let stand_in = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/stand_in_router.sh"
+    );
+    let router = ["--perilune", stand_in, "--lua-procedure", "answered.here"];
+    let found = compare(&[&router[..], &["--json", "--pin", "0"]].concat());
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let names: Vec<_> = (0..4)
+        .map(|n| found[n]["scenario"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "rpc json, window 64",
+            "rpc msgpack, window 64",
+            "rpc json, window 1",
+            "pubsub json, 1 -> 5"
+        ]
+    );
+    for scenario in found.as_array().unwrap() {
+        assert!(scenario["ratio"].as_f64().unwrap() > 0.0, "{scenario}");
+        assert_eq!(scenario["relay"]["rounds"].as_array().unwrap().len(), 2);
+        assert!(
+            scenario["relay"]["cpu_us"].as_f64().unwrap() > 0.0,
+            "{scenario}"
+        );
+    }
+    assert!(found[0]["lua_ratio"].as_f64().unwrap() > 0.0);
+    assert!(found[3]["lua_ratio"].is_null());
+
+    let table = compare(&router);
+    assert!(
+        table.contains("router/s") && table.contains("Lua rpc json, window 1"),
+        "{table}"
+    );
+    let table = compare(&["--relay-only"]);
+    assert!(
+        table.contains("pubsub json, 1 -> 5") && !table.contains("NaN"),
+        "{table}"
+    );
 }

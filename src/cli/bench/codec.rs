@@ -53,7 +53,7 @@ impl Codec {
     }
 
     /// The bytes of everything staged; the caller writes them to the socket and clears the buffer.
-    pub(super) fn to_send(&mut self) -> tungstenite::Result<&mut Vec<u8>> {
+    pub(super) fn staged(&mut self) -> tungstenite::Result<&mut Vec<u8>> {
         match self.context.flush(&mut self.pipe) {
             // A server's answer to a close is staged, and then tungstenite counts the connection as closed.
             Ok(()) | Err(tungstenite::Error::ConnectionClosed) => Ok(&mut self.pipe.to_send),

@@ -32,6 +32,9 @@ pub(super) struct CompareArgs {
     /// A procedure of the app that Lua answers; its calls are compared with routed ones.
     #[arg(long, value_name = "URI")]
     lua_procedure: Option<String>,
+    /// Measure the relay alone.
+    #[arg(long, conflicts_with_all = ["perilune", "app", "lua_procedure"])]
+    relay_only: bool,
     /// Run router, relay and clients on this core.
     #[arg(long, value_name = "CORE")]
     pin: Option<usize>,
@@ -68,34 +71,23 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     }
     // Room for the fan-out; the servers inherit it.
     let _ = rlimit::increase_nofile_limit(args.fanout as u64 * 2 + 200)?;
-    let this = std::env::current_exe()?;
-    let mut relay = Command::new(&this);
-    relay.args(["bench", "relay", "--listen", "127.0.0.1:0"]);
-    if let Some(threads) = args.threads {
-        relay.args(["--threads", &threads.to_string()]);
-    }
-    let relay = Server::start(relay)?;
-
+    let relay = start_relay(args)?;
     let empty = EmptyDir::new()?;
-    let mut router = Command::new(args.perilune.as_ref().unwrap_or(&this));
-    router.arg("serve");
-    match &args.app {
-        Some(app) => router.arg(app),
-        None => router.current_dir(&empty.path),
+    let router = match args.relay_only {
+        true => None,
+        false => Some(start_router(args, &empty)?),
     };
-    router.args(["--listen", "127.0.0.1:0", "--no-watch"]);
-    router.args(["--log-level", "warn"]);
-    let router = Server::start(router)?;
-
     let targets = Targets {
         relay: Target::Relay {
             url: relay.url.clone(),
             pid: relay.pid(),
         },
-        router: Target::Router(Router {
-            url: format!("{}/ws", router.url),
-            realm: args.realm.clone(),
-            pid: Some(router.pid()),
+        router: router.as_ref().map(|router| {
+            Target::Router(Router {
+                url: format!("{}/ws", router.url),
+                realm: args.realm.clone(),
+                pid: Some(router.pid()),
+            })
         }),
     };
     let scenarios = scenarios(args);
@@ -119,6 +111,32 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     Ok(())
 }
 
+fn start_relay(args: &CompareArgs) -> Result<Server> {
+    let mut relay = Command::new(std::env::current_exe()?);
+    relay.args(["bench", "relay", "--listen", "127.0.0.1:0"]);
+    if let Some(threads) = args.threads {
+        relay.args(["--threads", &threads.to_string()]);
+    }
+    Server::start(relay)
+}
+
+fn start_router(args: &CompareArgs, empty: &EmptyDir) -> Result<Server> {
+    // Absolute, because the router runs in another folder.
+    let binary = match &args.perilune {
+        Some(path) => path.canonicalize().context("--perilune")?,
+        None => std::env::current_exe()?,
+    };
+    let mut router = Command::new(binary);
+    router.arg("serve");
+    match &args.app {
+        Some(app) => router.arg(app),
+        None => router.current_dir(&empty.path),
+    };
+    router.args(["--listen", "127.0.0.1:0", "--no-watch"]);
+    router.args(["--log-level", "warn"]);
+    Server::start(router)
+}
+
 fn scenarios(args: &CompareArgs) -> Vec<Scenario> {
     let rpc = |serializer: Serializer, window: usize| Scenario {
         name: format!("rpc {}, window {window}", serializer.name()),
@@ -137,7 +155,8 @@ fn scenarios(args: &CompareArgs) -> Vec<Scenario> {
 
 /// How many measurements the run consists of.
 fn measurements(args: &CompareArgs, scenarios: &[Scenario]) -> u32 {
-    let per_round = |scenario: &Scenario| 2 + usize::from(scenario.has_lua(args));
+    let servers = if args.relay_only { 1 } else { 2 };
+    let per_round = |scenario: &Scenario| servers + usize::from(scenario.has_lua(args));
     let sum: usize = scenarios.iter().map(per_round).sum();
     (sum * args.rounds) as u32
 }
@@ -165,7 +184,8 @@ impl Scenario {
 
 struct Targets {
     relay: Target,
-    router: Target,
+    /// Absent when the relay is measured alone.
+    router: Option<Target>,
 }
 
 impl Targets {
@@ -179,17 +199,18 @@ impl Targets {
     ) -> Result<Rounds> {
         let mut rounds = Rounds::default();
         for _ in 0..args.rounds {
-            for (target, name, outcomes) in [
-                (&self.relay, "relay", &mut rounds.relay),
-                (&self.router, "router", &mut rounds.router),
-            ] {
-                let outcome = measure(target, scenario, args, None, span, bar).await;
-                let context = || format!("{} through the {name}", scenario.name);
-                outcomes.push(outcome.with_context(context)?);
-            }
+            let outcome = measure(&self.relay, scenario, args, None, span, bar).await;
+            let context = || format!("{} through the relay", scenario.name);
+            rounds.relay.push(outcome.with_context(context)?);
+            let Some(router) = &self.router else {
+                continue;
+            };
+            let outcome = measure(router, scenario, args, None, span, bar).await;
+            let context = || format!("{} through the router", scenario.name);
+            rounds.router.push(outcome.with_context(context)?);
             if scenario.has_lua(args) {
                 let lua = args.lua_procedure.as_deref();
-                let outcome = measure(&self.router, scenario, args, lua, span, bar).await;
+                let outcome = measure(router, scenario, args, lua, span, bar).await;
                 rounds.lua.push(outcome.context("the Lua procedure")?);
             }
         }
@@ -278,13 +299,14 @@ fn print_tables(scenarios: &[Scenario], measured: &[Rounds]) -> Result<()> {
         "CPU µs router",
     ]);
     let micros = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.2}"));
-    let percent = |value: f64| format!("{:.1} %", value * 100.0);
-    let p50 = |outcomes: &[Outcome]| format!("{:.1} µs", median(outcomes, p50_micros));
+    let percent = |value: f64| finite(value, |v| format!("{:.1} %", v * 100.0));
+    let p50 = |outcomes: &[Outcome]| finite(median(outcomes, p50_micros), |v| format!("{v:.1} µs"));
+    let rate = |outcomes: &[Outcome]| finite(median(outcomes, Outcome::rate), report::number);
     for (scenario, rounds) in scenarios.iter().zip(measured) {
         table.row(vec![
             scenario.name.clone(),
-            report::number(median(&rounds.relay, Outcome::rate)),
-            report::number(median(&rounds.router, Outcome::rate)),
+            rate(&rounds.relay),
+            rate(&rounds.router),
             percent(rounds.ratio()),
             p50(&rounds.relay),
             p50(&rounds.router),
@@ -311,8 +333,8 @@ fn print_tables(scenarios: &[Scenario], measured: &[Rounds]) -> Result<()> {
         any = true;
         table.row(vec![
             format!("Lua {}", scenario.name),
-            report::number(median(&rounds.router, Outcome::rate)),
-            report::number(median(&rounds.lua, Outcome::rate)),
+            rate(&rounds.router),
+            rate(&rounds.lua),
             percent(ratio),
             p50(&rounds.router),
             p50(&rounds.lua),
@@ -323,6 +345,15 @@ fn print_tables(scenarios: &[Scenario], measured: &[Rounds]) -> Result<()> {
         table.print()?;
     }
     Ok(())
+}
+
+/// The figure as text, a dash where nothing was measured.
+fn finite(figure: f64, text: impl Fn(f64) -> String) -> String {
+    if figure.is_finite() {
+        text(figure)
+    } else {
+        "-".to_owned()
+    }
 }
 
 fn p50_micros(outcome: &Outcome) -> f64 {
@@ -340,7 +371,7 @@ fn median(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
 
 fn median_cpu(outcomes: &[Outcome]) -> Option<f64> {
     let figures: Option<Vec<f64>> = outcomes.iter().map(Outcome::cpu_micros).collect();
-    figures.map(middle)
+    figures.filter(|figures| !figures.is_empty()).map(middle)
 }
 
 /// The median; NaN for nothing.

@@ -86,7 +86,7 @@ impl Connection {
 
     /// Writes everything staged, as a rule in one system call.
     pub(super) async fn flush(&mut self) -> Result<()> {
-        let bytes = self.codec.to_send()?;
+        let bytes = self.codec.staged()?;
         if !bytes.is_empty() {
             self.stream.write_all(bytes).await?;
             bytes.clear();

@@ -115,7 +115,7 @@ async fn read_frames(mut stream: OwnedReadHalf, mut codec: Codec, seat: &Seat) -
             }
         }
         // Tungstenite's own answers to pings and closes.
-        let answers = codec.to_send()?;
+        let answers = codec.staged()?;
         seat.outbox.push_answers(answers);
         answers.clear();
         if !batch.is_empty() {
@@ -225,10 +225,13 @@ struct Seat {
     receivers: Receivers,
 }
 
+/// The subscribers of a fan.
+type Audience = Mutex<Vec<Arc<Outbox>>>;
+
 enum Receivers {
     Nobody,
     One(Arc<Outbox>),
-    All(Arc<Mutex<Vec<Arc<Outbox>>>>),
+    All(Arc<Audience>),
 }
 
 impl Receivers {
@@ -256,7 +259,7 @@ impl Receivers {
 struct Rooms {
     /// The seats kept for the second connection of a pair.
     pairs: Mutex<HashMap<String, Seat>>,
-    audiences: Mutex<HashMap<String, Arc<Mutex<Vec<Arc<Outbox>>>>>>,
+    audiences: Mutex<HashMap<String, Arc<Audience>>>,
 }
 
 impl Rooms {
