@@ -264,18 +264,12 @@ fn compares_router_lua_and_relay() {
     let router = ["--perilune", stand_in, "--lua-procedure", "answered.here"];
     let found = compare(&[&router[..], &["--json", "--pin", "0"]].concat());
     let found: Value = serde_json::from_str(&found).unwrap();
-    let names: Vec<_> = (0..4)
-        .map(|n| found[n]["scenario"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        names,
-        [
-            "rpc json, window 64",
-            "rpc msgpack, window 64",
-            "rpc json, window 1",
-            "pubsub json, 1 -> 5"
-        ]
-    );
+    let name = |n: usize| found[n]["scenario"].as_str().unwrap_or_default();
+    assert_eq!(name(0), "rpc json, window 64");
+    assert_eq!(name(1), "rpc msgpack, window 64");
+    assert_eq!(name(2), "rpc json, window 1");
+    assert_eq!(name(3), "pubsub json, 1 -> 5, window 16");
+    assert_eq!(name(4), "pubsub json, 1 -> 5, window 1");
     for scenario in found.as_array().unwrap() {
         assert!(scenario["ratio"].as_f64().unwrap() > 0.0, "{scenario}");
         assert_eq!(scenario["relay"]["rounds"].as_array().unwrap().len(), 2);

@@ -50,10 +50,10 @@ pub(super) struct CompareArgs {
     /// Calls outstanding in the scenarios under load.
     #[arg(long, default_value_t = 64, value_parser = super::positive)]
     window: usize,
-    /// Subscribers in the fan-out scenario.
+    /// Subscribers in the fan-out scenarios.
     #[arg(long, default_value_t = 100, value_parser = super::positive)]
     fanout: usize,
-    /// Publications on their way in the fan-out scenario.
+    /// Publications on their way in the first fan-out scenario; in the second it is one.
     #[arg(long, default_value_t = super::FAN_WINDOW, value_parser = super::positive)]
     fan_window: usize,
     /// Octets of text in arguments and results.
@@ -142,14 +142,16 @@ fn scenarios(args: &CompareArgs) -> Vec<Scenario> {
         name: format!("rpc {}, window {window}", serializer.name()),
         load: Load::Rpc { serializer, window },
     };
+    let fan = |window: usize| Scenario {
+        name: format!("pubsub json, 1 -> {}, window {window}", args.fanout),
+        load: Load::Fan { window },
+    };
     vec![
         rpc(Serializer::Json, args.window),
         rpc(Serializer::Msgpack, args.window),
         rpc(Serializer::Json, 1),
-        Scenario {
-            name: format!("pubsub json, 1 -> {}", args.fanout),
-            load: Load::Fan,
-        },
+        fan(args.fan_window),
+        fan(1),
     ]
 }
 
@@ -173,7 +175,9 @@ enum Load {
         serializer: Serializer,
         window: usize,
     },
-    Fan,
+    Fan {
+        window: usize,
+    },
 }
 
 impl Scenario {
@@ -236,11 +240,11 @@ async fn measure(
             };
             rpc::measure(target, load, span, bar.clone()).await
         }
-        Load::Fan => {
+        Load::Fan { window } => {
             let load = FanLoad {
                 serializer: Serializer::Json,
                 fanout: args.fanout,
-                window: args.fan_window,
+                window,
                 payload: args.payload,
             };
             pubsub::measure(target, load, span, bar.clone()).await

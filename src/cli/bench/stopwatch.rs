@@ -231,7 +231,7 @@ mod tests {
                 bucket == 0 || Latency::edge(bucket - 1) < nanos,
                 "{nanos} above {bucket}"
             );
-            nanos = nanos * 21 / 20 + 1;
+            nanos += nanos / 20 + 1;
         }
         assert!(Latency::bucket(u64::MAX) < Latency::default().buckets.len());
     }
