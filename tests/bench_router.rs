@@ -278,6 +278,7 @@ fn compares_router_lua_and_relay() {
             "{scenario}"
         );
     }
+    assert!(found[0]["cpu_ratio"].as_f64().unwrap() > 0.0);
     assert!(found[0]["lua_ratio"].as_f64().unwrap() > 0.0);
     assert!(found[3]["lua_ratio"].is_null());
 

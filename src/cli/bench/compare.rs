@@ -266,7 +266,13 @@ impl Rounds {
         ratio(&self.router, &self.relay)
     }
 
-    /// The same for Lua-answered / routed.
+    /// The same ratio from the CPU time client and server need together per operation: what one core would show if
+    /// nothing else ran on it. Steadier than the rates on a shared machine.
+    fn cpu_ratio(&self) -> Option<f64> {
+        cpu_ratio(&self.router, &self.relay)
+    }
+
+    /// Lua-answered / routed, by rates.
     fn lua_ratio(&self) -> Option<f64> {
         (!self.lua.is_empty()).then(|| ratio(&self.lua, &self.router))
     }
@@ -276,17 +282,20 @@ impl Rounds {
             json!({
                 "per_second": median(outcomes, Outcome::rate),
                 "p50_us": median(outcomes, p50_micros),
-                "cpu_us": median_cpu(outcomes),
+                "cpu_us": median_cpu(outcomes, Outcome::cpu_micros),
+                "cpu_with_client_us": median_cpu(outcomes, Outcome::total_cpu_micros),
                 "rounds": outcomes.iter().map(report::outcome_json).collect::<Vec<_>>(),
             })
         };
         json!({
             "scenario": scenario.name,
             "ratio": self.ratio(),
+            "cpu_ratio": self.cpu_ratio(),
             "relay": side(&self.relay),
             "router": side(&self.router),
             "lua": self.lua_ratio().map(|_| side(&self.lua)),
             "lua_ratio": self.lua_ratio(),
+            "lua_cpu_ratio": cpu_ratio(&self.lua, &self.router),
         })
     }
 }
@@ -297,12 +306,16 @@ fn print_tables(scenarios: &[Scenario], measured: &[Rounds]) -> Result<()> {
         "relay/s",
         "router/s",
         "ratio",
+        "by CPU",
         "p50 relay",
         "p50 router",
         "CPU µs relay",
         "CPU µs router",
     ]);
-    let micros = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.2}"));
+    let cpu = |outcomes: &[Outcome]| {
+        let micros = median_cpu(outcomes, Outcome::cpu_micros);
+        finite(micros.unwrap_or(f64::NAN), |v| format!("{v:.2}"))
+    };
     let percent = |value: f64| finite(value, |v| format!("{:.1} %", v * 100.0));
     let p50 = |outcomes: &[Outcome]| finite(median(outcomes, p50_micros), |v| format!("{v:.1} µs"));
     let rate = |outcomes: &[Outcome]| finite(median(outcomes, Outcome::rate), report::number);
@@ -312,10 +325,11 @@ fn print_tables(scenarios: &[Scenario], measured: &[Rounds]) -> Result<()> {
             rate(&rounds.relay),
             rate(&rounds.router),
             percent(rounds.ratio()),
+            percent(rounds.cpu_ratio().unwrap_or(f64::NAN)),
             p50(&rounds.relay),
             p50(&rounds.router),
-            micros(median_cpu(&rounds.relay)),
-            micros(median_cpu(&rounds.router)),
+            cpu(&rounds.relay),
+            cpu(&rounds.router),
         ]);
     }
     table.print()?;
@@ -325,6 +339,7 @@ fn print_tables(scenarios: &[Scenario], measured: &[Rounds]) -> Result<()> {
         "routed/s",
         "Lua/s",
         "ratio",
+        "by CPU",
         "p50 routed",
         "p50 Lua",
         "CPU µs Lua",
@@ -340,9 +355,10 @@ fn print_tables(scenarios: &[Scenario], measured: &[Rounds]) -> Result<()> {
             rate(&rounds.router),
             rate(&rounds.lua),
             percent(ratio),
+            percent(cpu_ratio(&rounds.lua, &rounds.router).unwrap_or(f64::NAN)),
             p50(&rounds.router),
             p50(&rounds.lua),
-            micros(median_cpu(&rounds.lua)),
+            cpu(&rounds.lua),
         ]);
     }
     if any {
@@ -373,8 +389,15 @@ fn median(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
     middle(outcomes.iter().map(figure).collect())
 }
 
-fn median_cpu(outcomes: &[Outcome]) -> Option<f64> {
-    let figures: Option<Vec<f64>> = outcomes.iter().map(Outcome::cpu_micros).collect();
+/// Rates by CPU time are inverse to it, so `to` is divided by `of`.
+fn cpu_ratio(of: &[Outcome], to: &[Outcome]) -> Option<f64> {
+    let of = median_cpu(of, Outcome::total_cpu_micros)?;
+    let to = median_cpu(to, Outcome::total_cpu_micros)?;
+    Some(to / of)
+}
+
+fn median_cpu(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
+    let figures: Option<Vec<f64>> = outcomes.iter().map(figure).collect();
     figures.filter(|figures| !figures.is_empty()).map(middle)
 }
 

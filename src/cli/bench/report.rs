@@ -94,6 +94,7 @@ pub(super) fn outcome_json(outcome: &Outcome) -> Value {
         "p99_us": micros(outcome.latency.quantile(0.99)),
         "max_us": micros(outcome.latency.max()),
         "cpu_us": outcome.cpu_micros(),
+        "cpu_with_client_us": outcome.total_cpu_micros(),
     })
 }
 

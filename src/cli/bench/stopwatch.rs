@@ -52,6 +52,8 @@ pub(super) struct Outcome {
     pub(super) latency: Latency,
     /// CPU time the watched process used meanwhile.
     pub(super) cpu: Option<Duration>,
+    /// CPU time the bench itself used meanwhile, where the system tells.
+    pub(super) own_cpu: Option<Duration>,
 }
 
 impl Outcome {
@@ -62,8 +64,17 @@ impl Outcome {
 
     /// CPU microseconds of the watched process per operation.
     pub(super) fn cpu_micros(&self) -> Option<f64> {
-        let cpu = self.cpu?;
-        Some(cpu.as_secs_f64() * 1e6 / self.count.max(1) as f64)
+        Some(self.per_operation(self.cpu?))
+    }
+
+    /// CPU microseconds of client and watched process together per operation. Its inverse is the rate on one core
+    /// that nobody else uses, and it stays true on a machine that is busy with other things.
+    pub(super) fn total_cpu_micros(&self) -> Option<f64> {
+        Some(self.per_operation(self.cpu? + self.own_cpu?))
+    }
+
+    fn per_operation(&self, cpu: Duration) -> f64 {
+        cpu.as_secs_f64() * 1e6 / self.count.max(1) as f64
     }
 }
 
@@ -83,8 +94,8 @@ pub(super) struct Stopwatch {
     next_tick: Instant,
     bar: ProgressBar,
     watched: Option<u32>,
-    cpu_at_begin: Option<Duration>,
-    cpu: Option<Duration>,
+    /// CPU time of the watched process and of the bench: first at the begin, then what the measured time took.
+    cpu: [Option<Duration>; 2],
     count: u64,
     latency: Latency,
 }
@@ -101,8 +112,7 @@ impl Stopwatch {
             next_tick: now + TICK,
             bar,
             watched,
-            cpu_at_begin: None,
-            cpu: None,
+            cpu: [None; 2],
             count: 0,
             latency: Latency::default(),
         }
@@ -119,18 +129,28 @@ impl Stopwatch {
             Phase::Warmup if since >= self.span.warmup => {
                 self.phase = Phase::Measuring;
                 self.begun = now;
-                self.cpu_at_begin = self.watched.map(process::cpu_time).transpose()?;
+                self.cpu = self.cpu_times()?;
             }
             Phase::Measuring if since >= self.span.measured => {
                 self.phase = Phase::Over;
                 self.ended = now;
-                if let (Some(pid), Some(before)) = (self.watched, self.cpu_at_begin) {
-                    self.cpu = Some(process::cpu_time(pid)?.saturating_sub(before));
+                let at_end = self.cpu_times()?;
+                for (cpu, at_end) in self.cpu.iter_mut().zip(at_end) {
+                    *cpu = at_end
+                        .zip(*cpu)
+                        .map(|(end, begin)| end.saturating_sub(begin));
                 }
             }
             Phase::Warmup | Phase::Measuring | Phase::Over => {}
         }
         Ok(self.phase != Phase::Over)
+    }
+
+    fn cpu_times(&self) -> Result<[Option<Duration>; 2]> {
+        let watched = self.watched.map(process::cpu_time).transpose()?;
+        // Not asked for by the user, so a system without /proc is no error.
+        let own = process::cpu_time(std::process::id()).ok();
+        Ok([watched, own])
     }
 
     /// Counts one operation that took `latency`, and `weight` results of it.
@@ -142,11 +162,13 @@ impl Stopwatch {
     }
 
     pub(super) fn finish(self) -> Outcome {
+        let [cpu, own_cpu] = self.cpu;
         Outcome {
             count: self.count,
             elapsed: self.ended - self.begun,
             latency: self.latency,
-            cpu: self.cpu,
+            cpu,
+            own_cpu,
         }
     }
 }
