@@ -389,11 +389,13 @@ fn median(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
     middle(outcomes.iter().map(figure).collect())
 }
 
-/// Rates by CPU time are inverse to it, so `to` is divided by `of`.
+/// Rates by CPU time are inverse to it, so `to` is divided by `of`, round by round.
 fn cpu_ratio(of: &[Outcome], to: &[Outcome]) -> Option<f64> {
-    let of = median_cpu(of, Outcome::total_cpu_micros)?;
-    let to = median_cpu(to, Outcome::total_cpu_micros)?;
-    Some(to / of)
+    let pairs = of.iter().zip(to);
+    let ratios: Option<Vec<f64>> = pairs
+        .map(|(of, to)| Some(to.total_cpu_micros()? / of.total_cpu_micros()?))
+        .collect();
+    ratios.filter(|ratios| !ratios.is_empty()).map(middle)
 }
 
 fn median_cpu(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
