@@ -13,3 +13,4 @@ mod raw;
 pub mod require;
 pub mod sandbox;
 pub mod vm;
+pub mod watch;
