@@ -14,7 +14,7 @@ use super::credentials::{AuthMethod, AuthPolicy, CraUser, Salt, Secret};
 use super::login::Provider;
 use super::policy::{RealmPolicy, SCRIPT_ROLE};
 use crate::wire::Challenge;
-use crate::words::{Dict, SessionId};
+use crate::words::{Dict, Id, SessionId};
 
 /// The key of a salted user: the Base64 *text* of PBKDF2-HMAC-SHA256 (`CRA-05`). The salt counts as the octets of
 /// its text, it is not decoded (`CRA-06`).
@@ -83,7 +83,7 @@ pub(super) fn challenge(
         authrole: &claimant.role,
         authmethod: AuthMethod::WampCra.as_str(),
         authprovider: claimant.provider.as_str(),
-        session: crate::words::Id::value(session),
+        session: session.value(),
         nonce: URL_SAFE_NO_PAD.encode(nonce),
         timestamp: DateTime::<Utc>::from(now.wall).to_rfc3339_opts(SecondsFormat::Millis, true),
     };

@@ -1,0 +1,246 @@
+//! A router of one realm seen from the door: log-ins as conversations, with an invented clock and seeded dice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use perilune::core::credentials::{
+    AnonymousUser, AuthMethod, AuthPolicy, CraUser, Salt, Secret, TicketUser,
+};
+use perilune::core::policy::{RealmPolicy, RolePolicy};
+use perilune::core::{
+    AuthFailure, Context, Granted, Handshake, Join, Login, Now, Realms, Refusal, Step,
+};
+use perilune::wire::{Abort, Authenticate, Challenge, ClientFeatures, ClientRoles, Hello, Message};
+use perilune::words::{Dict, Id, MAX_ID, SessionId, Uri};
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+
+pub(crate) const REALM: &str = "com.example.home";
+
+/// 2026-01-15T09:30:00.123Z
+pub(crate) const NOW: Duration = Duration::from_millis(1_768_469_400_123);
+
+struct Router {
+    policy: Option<Arc<RealmPolicy>>,
+    shutting_down: bool,
+}
+
+impl Realms for Router {
+    fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>> {
+        self.policy.clone().filter(|_| realm == REALM)
+    }
+
+    fn draw_session(&self, random: &mut dyn RngCore) -> SessionId {
+        SessionId::from_raw(random.next_u64() % MAX_ID + 1)
+    }
+
+    fn shutting_down(&self) -> bool {
+        self.shutting_down
+    }
+}
+
+/// The client's side of one connection.
+pub(crate) struct Door {
+    router: Router,
+    random: StdRng,
+    handshake: Handshake,
+}
+
+impl Door {
+    pub(crate) fn new(auth: AuthPolicy) -> Self {
+        let roles =
+            ["guest", "resident"].map(|role| (role.into(), Arc::new(RolePolicy::default())));
+        let policy = RealmPolicy {
+            auth,
+            roles: BTreeMap::from(roles),
+            ..RealmPolicy::default()
+        };
+        Self {
+            router: Router {
+                policy: Some(Arc::new(policy)),
+                shutting_down: false,
+            },
+            random: StdRng::seed_from_u64(7),
+            handshake: handshake(),
+        }
+    }
+
+    /// Another connection to the same router.
+    pub(crate) fn reconnect(&mut self) -> &mut Self {
+        self.handshake = handshake();
+        self
+    }
+
+    /// The configuration changes.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut RealmPolicy)) {
+        if let Some(policy) = &mut self.router.policy {
+            change(Arc::make_mut(policy));
+        }
+    }
+
+    pub(crate) fn remove_realm(&mut self) {
+        self.router.policy = None;
+    }
+
+    pub(crate) fn shut_down(&mut self) {
+        self.router.shutting_down = true;
+    }
+
+    pub(crate) fn send(&mut self, message: Message) -> Step {
+        let mut context = context(&self.router, &mut self.random);
+        self.handshake.message(&mut context, message)
+    }
+
+    pub(crate) fn hello(&mut self, hello: Hello) -> Step {
+        self.send(Message::Hello(Box::new(hello)))
+    }
+
+    pub(crate) fn authenticate(&mut self, signature: &str) -> Step {
+        self.send(authenticate(signature))
+    }
+
+    /// The realm's login function answers.
+    pub(crate) fn answer(&mut self, answer: Result<Granted, AuthFailure>) -> Step {
+        let mut context = context(&self.router, &mut self.random);
+        self.handshake.answer(&mut context, answer)
+    }
+
+    pub(crate) fn timeout(&mut self) -> Step {
+        self.handshake.timeout()
+    }
+}
+
+fn handshake() -> Handshake {
+    Handshake::new("192.0.2.7:4711".into(), Arc::new(Secret::new([42; 32])))
+}
+
+fn context<'a>(router: &'a Router, random: &'a mut StdRng) -> Context<'a> {
+    let wall = SystemTime::UNIX_EPOCH + NOW;
+    Context {
+        now: Now {
+            mono: Duration::ZERO,
+            wall,
+        },
+        realms: router,
+        random,
+    }
+}
+
+/// HELLO to [`REALM`] with these `authmethods`.
+pub(crate) fn hello(methods: &[&str], authid: Option<&str>) -> Hello {
+    Hello {
+        realm: Some(REALM.into()),
+        roles: ClientRoles {
+            caller: Some(ClientFeatures::default()),
+            ..ClientRoles::default()
+        },
+        authmethods: methods.iter().map(|&method| method.into()).collect(),
+        authid: authid.map(Into::into),
+        ..Hello::default()
+    }
+}
+
+pub(crate) fn authenticate(signature: &str) -> Message {
+    Message::Authenticate(Authenticate {
+        signature: signature.into(),
+        extra: Dict::new(),
+    })
+}
+
+pub(crate) fn anonymous(role: &str) -> AuthPolicy {
+    AuthPolicy {
+        anonymous: Some(AnonymousUser { role: role.into() }),
+        ..AuthPolicy::default()
+    }
+}
+
+/// `joe` with the ticket `t1cket`.
+pub(crate) fn tickets() -> AuthPolicy {
+    let joe = TicketUser {
+        secret: Secret::new("t1cket"),
+        role: "resident".into(),
+    };
+    AuthPolicy {
+        ticket: Some(BTreeMap::from([("joe".into(), joe)])),
+        ..AuthPolicy::default()
+    }
+}
+
+/// `joe` with the secret `secret-42`, perhaps salted.
+pub(crate) fn cra(salt: Option<Salt>) -> AuthPolicy {
+    let key = match &salt {
+        Some(salt) => perilune::core::cra::derive_key(b"secret-42", salt),
+        None => Secret::new("secret-42"),
+    };
+    let joe = CraUser {
+        key,
+        role: "resident".into(),
+        salt,
+    };
+    AuthPolicy {
+        wampcra: Some(BTreeMap::from([("joe".into(), joe)])),
+        ..AuthPolicy::default()
+    }
+}
+
+/// The same tables, and a function for the method.
+pub(crate) fn with_function(mut auth: AuthPolicy, method: AuthMethod) -> AuthPolicy {
+    auth.hooks.insert(method);
+    auth
+}
+
+#[track_caller]
+pub(crate) fn joined(step: Step) -> Join {
+    match step {
+        Step::Join { realm, join } if &*realm == REALM => *join,
+        other => panic!("admission was expected, not {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn challenged(step: Step) -> Challenge {
+    match step {
+        Step::Send(Message::Challenge(challenge)) => challenge,
+        other => panic!("CHALLENGE was expected, not {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn asked(step: Step) -> Login {
+    match step {
+        Step::Ask(login) => *login,
+        other => panic!("a question was expected, not {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn refused(step: Step) -> Refusal {
+    match step {
+        Step::Refuse(refusal) => refusal,
+        other => panic!("a refusal was expected, not {other:?}"),
+    }
+}
+
+/// Refused with this ABORT.Reason.
+#[track_caller]
+pub(crate) fn aborted(step: Step, reason: &str) -> Abort {
+    let abort = refused(step).abort();
+    assert_eq!(abort.reason, Uri::from(reason), "{abort:?}");
+    abort
+}
+
+#[track_caller]
+pub(crate) fn violation(step: Step) {
+    let refusal = refused(step);
+    assert!(refusal.is_violation(), "{refusal}");
+    assert_eq!(&*refusal.abort().reason, "wamp.error.protocol_violation");
+    assert!(
+        refusal.abort().message.is_some(),
+        "Details.message says what was wrong"
+    );
+}
+
+pub(crate) fn number(session: SessionId) -> u64 {
+    session.value()
+}
