@@ -132,12 +132,16 @@ impl AuthPolicy {
         }
         let role = match AuthMethod::parse(&principal.authmethod) {
             Some(AuthMethod::Anonymous) => self.anonymous.as_ref().map(|user| &user.role),
-            Some(AuthMethod::Ticket) => {
-                self.ticket.as_ref().and_then(|users| users.get(&principal.authid)).map(|user| &user.role)
-            }
-            Some(AuthMethod::WampCra) => {
-                self.wampcra.as_ref().and_then(|users| users.get(&principal.authid)).map(|user| &user.role)
-            }
+            Some(AuthMethod::Ticket) => self
+                .ticket
+                .as_ref()
+                .and_then(|users| users.get(&principal.authid))
+                .map(|user| &user.role),
+            Some(AuthMethod::WampCra) => self
+                .wampcra
+                .as_ref()
+                .and_then(|users| users.get(&principal.authid))
+                .map(|user| &user.role),
             None => return true,
         };
         role == Some(&principal.authrole)

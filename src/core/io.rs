@@ -21,26 +21,45 @@ pub enum Input {
     /// A session was admitted; the realm answers WELCOME (not to local sessions).
     Join(Box<Join>),
     /// A decoded message of an established session.
-    Message { session: SessionId, message: Message },
+    Message {
+        session: SessionId,
+        message: Message,
+    },
     /// The session's bytes could not be decoded, or broke the protocol below the realm: ABORT and dispose.
     Violation { session: SessionId, text: String },
     /// The transport is gone.
     Leave { session: SessionId },
     /// The router ends the session: GOODBYE with this reason.
-    Kill { session: SessionId, reason: Uri, message: Option<String> },
+    Kill {
+        session: SessionId,
+        reason: Uri,
+        message: Option<String>,
+    },
     /// The answer to [`Effect::Authorize`].
     Verdict { ticket: Ticket, verdict: Verdict },
-    /// The driver could not hand over a message that came out as [`Effect::Send`].
-    Undelivered { to: SessionId, message: Message, cause: Undelivered },
+    /// The driver could not hand over a message that came out as [`Effect::Send`] or one event of an
+    /// [`Effect::Event`]. What follows (drop, error to the caller, next callee, closing) is decided here.
+    Undelivered {
+        to: SessionId,
+        message: Message,
+        cause: Undelivered,
+    },
     /// The router itself publishes (meta events). `granted` goes instead of `payload` to subscribers whose role has
     /// a rule of its own for the topic (a rule whose pattern begins with `wamp.` or `perilune.`).
-    Publish { topic: Uri, payload: Payload, granted: Option<Payload> },
+    Publish {
+        topic: Uri,
+        payload: Payload,
+        granted: Option<Payload>,
+    },
     /// The time of `Realm::next_timeout` has come.
     Timeout,
     /// A new policy holds from now on; cached verdicts are dropped, sessions of removed users and roles are killed.
     Policy(Arc<RealmPolicy>),
     /// GOODBYE to everybody, without meta events (`SES-35`).
-    Close { reason: Uri, message: Option<String> },
+    Close {
+        reason: Uri,
+        message: Option<String>,
+    },
 }
 
 /// An admitted session.
@@ -73,8 +92,13 @@ pub struct Ticket(pub u64);
 /// What an authorizer answered.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    Allow { disclose: bool, cache: CacheFor },
-    Deny { cache: CacheFor },
+    Allow {
+        disclose: bool,
+        cache: CacheFor,
+    },
+    Deny {
+        cache: CacheFor,
+    },
     /// The authorizer broke, was full, or is gone (`AZ-02`); the text is for the log.
     Failed(String),
 }
@@ -109,7 +133,11 @@ pub enum Effect {
     /// Hand this to the session. If that fails: [`Input::Undelivered`] at once.
     Send { to: SessionId, message: Message },
     /// Hand one event to many: `Effects::receivers[from..to]`. Encode it once per serializer.
-    Event { event: Event, from: usize, to: usize },
+    Event {
+        event: Event,
+        from: usize,
+        to: usize,
+    },
     /// Ask the hook; it comes back as [`Input::Verdict`]. The core itself watches the time.
     Authorize(Box<AuthorizeRequest>),
     /// The session has left the realm. Everything for it stands before this effect.
@@ -138,8 +166,21 @@ pub enum Then {
 /// Things worth a log line.
 #[derive(Debug, PartialEq)]
 pub enum Report {
-    Violation { session: SessionId, text: String },
-    AuthorizerFailed { session: SessionId, action: Action, uri: Uri, text: String },
+    Violation {
+        session: SessionId,
+        text: String,
+    },
+    AuthorizerFailed {
+        session: SessionId,
+        action: Action,
+        uri: Uri,
+        text: String,
+    },
+    /// A queue was full: the event was dropped, or the session closed.
+    Slow {
+        session: SessionId,
+        closed: bool,
+    },
 }
 
 /// The reused buffer of effects.
@@ -155,9 +196,5 @@ impl Effects {
     pub fn clear(&mut self) {
         self.list.clear();
         self.receivers.clear();
-    }
-
-    pub(crate) fn send(&mut self, to: SessionId, message: Message) {
-        self.list.push(Effect::Send { to, message });
     }
 }

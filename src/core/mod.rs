@@ -4,14 +4,22 @@
 //! everything to be done leaves as an ordered list of [`Effect`]s. What needs a hook leaves as an effect with a
 //! ticket and comes back as an input.
 
+mod answers;
+mod broker;
 pub mod cra;
 pub mod credentials;
+mod dealer;
+pub mod features;
 mod handshake;
 mod io;
 mod login;
+pub mod patterns;
+mod pending;
+mod permissions;
 pub mod policy;
 mod realm;
 mod refusal;
+mod session;
 pub mod uris;
 
 pub use handshake::{Context, Handshake, Realms, Step};

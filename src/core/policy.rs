@@ -110,7 +110,11 @@ impl Actions {
 
 impl FromIterator<Action> for Actions {
     fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
-        Self(actions.into_iter().fold(0, |set, action| set | 1 << action as u8))
+        Self(
+            actions
+                .into_iter()
+                .fold(0, |set, action| set | 1 << action as u8),
+        )
     }
 }
 

@@ -89,7 +89,9 @@ pub struct HttpSettings {
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        Self { health: Some("/healthz".into()) }
+        Self {
+            health: Some("/healthz".into()),
+        }
     }
 }
 
@@ -112,7 +114,10 @@ pub struct RealmHostLimits {
 
 impl Default for RealmHostLimits {
     fn default() -> Self {
-        Self { drain: Duration::from_secs(30), shared: 64 << 20 }
+        Self {
+            drain: Duration::from_secs(30),
+            shared: 64 << 20,
+        }
     }
 }
 

@@ -53,9 +53,16 @@ pub enum DecodeError {
     #[error("duplicate key {key:?} in {field}")]
     DuplicateKey { field: &'static str, key: String },
     #[error("{field} must be {expected}")]
-    WrongType { field: &'static str, expected: &'static str },
+    WrongType {
+        field: &'static str,
+        expected: &'static str,
+    },
     #[error("{message} has {count} elements, expected {expected}")]
-    WrongLength { message: &'static str, count: usize, expected: &'static str },
+    WrongLength {
+        message: &'static str,
+        count: usize,
+        expected: &'static str,
+    },
     #[error("unknown message type {0}")]
     UnknownType(u64),
     #[error("a message is a list starting with an integer type code")]

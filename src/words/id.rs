@@ -76,7 +76,10 @@ mod tests {
     fn id_01_range_is_1_to_2_pow_53() {
         assert_eq!(SessionId::new(0), Err(InvalidId(0)));
         assert_eq!(SessionId::new(1).map(Id::value), Ok(1));
-        assert_eq!(SessionId::new(MAX_ID).map(Id::value), Ok(9_007_199_254_740_992));
+        assert_eq!(
+            SessionId::new(MAX_ID).map(Id::value),
+            Ok(9_007_199_254_740_992)
+        );
         assert_eq!(SessionId::new(MAX_ID + 1), Err(InvalidId(MAX_ID + 1)));
     }
 }

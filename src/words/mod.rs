@@ -5,7 +5,7 @@ mod uri;
 mod value;
 
 pub use id::{
-    Id, InvalidId, PublicationId, RegistrationId, RequestId, SessionId, SubscriptionId, MAX_ID,
+    Id, InvalidId, MAX_ID, PublicationId, RegistrationId, RequestId, SessionId, SubscriptionId,
 };
 pub use uri::{InvalidUri, MatchPolicy, Uri, UriRules};
 pub use value::{Dict, Value};

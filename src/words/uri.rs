@@ -128,7 +128,9 @@ impl MatchPolicy {
             Self::Prefix => uri.starts_with(pattern),
             Self::Wildcard => {
                 let mut parts = uri.split('.');
-                pattern.split('.').all(|p| parts.next().is_some_and(|u| p.is_empty() || p == u))
+                pattern
+                    .split('.')
+                    .all(|p| parts.next().is_some_and(|u| p.is_empty() || p == u))
                     && parts.next().is_none()
             }
         }
@@ -166,14 +168,20 @@ impl UriRules {
                 MatchPolicy::Wildcard => true,
             };
             if component.is_empty() && !may_be_empty {
-                return Err(InvalidUri { uri: uri.into(), expected: "no empty component" });
+                return Err(InvalidUri {
+                    uri: uri.into(),
+                    expected: "no empty component",
+                });
             }
             if !component.chars().all(|c| self.allows(c)) {
                 let expected = match self {
                     Self::Loose => "no whitespace, no '#'",
                     Self::Strict => "only 0-9, a-z, _ and dots",
                 };
-                return Err(InvalidUri { uri: uri.into(), expected });
+                return Err(InvalidUri {
+                    uri: uri.into(),
+                    expected,
+                });
             }
         }
         Ok(())
@@ -202,7 +210,17 @@ mod tests {
             assert!(UriRules::Loose.check(loose, Exact).is_ok(), "{loose}");
             assert!(UriRules::Strict.check(loose, Exact).is_err(), "{loose}");
         }
-        for bad in ["", ".", "a.", ".a", "a..b", "a b", "a.#", "a.\u{a0}b", "a.b\n"] {
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a b",
+            "a.#",
+            "a.\u{a0}b",
+            "a.b\n",
+        ] {
             assert!(UriRules::Loose.check(bad, Exact).is_err(), "{bad:?}");
             assert!(UriRules::Strict.check(bad, Exact).is_err(), "{bad:?}");
         }
@@ -211,16 +229,34 @@ mod tests {
     #[test]
     fn uri_04_uri_05_patterns() {
         for pattern in ["", ".", "a..b", ".a", "a.", "..", "a.b"] {
-            assert!(UriRules::Loose.check(pattern, Wildcard).is_ok(), "{pattern:?}");
+            assert!(
+                UriRules::Loose.check(pattern, Wildcard).is_ok(),
+                "{pattern:?}"
+            );
         }
-        for (pattern, valid) in [("", true), ("com.myapp.", true), ("com.a", true), ("com..a", false), (".a", false)] {
-            assert_eq!(UriRules::Loose.check(pattern, Prefix).is_ok(), valid, "{pattern:?}");
+        for (pattern, valid) in [
+            ("", true),
+            ("com.myapp.", true),
+            ("com.a", true),
+            ("com..a", false),
+            (".a", false),
+        ] {
+            assert_eq!(
+                UriRules::Loose.check(pattern, Prefix).is_ok(),
+                valid,
+                "{pattern:?}"
+            );
         }
     }
 
     #[test]
     fn uri_10_reserved_is_the_first_component_only() {
-        for (uri, wamp) in [("wamp", true), ("wamp.x", true), ("wampum.x", false), ("com.wamp.x", false)] {
+        for (uri, wamp) in [
+            ("wamp", true),
+            ("wamp.x", true),
+            ("wampum.x", false),
+            ("com.wamp.x", false),
+        ] {
             assert_eq!(Uri::from(uri).is_wamp(), wamp, "{uri}");
         }
         assert!(Uri::from("perilune.script.on_error").is_reserved());
@@ -229,14 +265,54 @@ mod tests {
     #[test]
     fn pat_01_pat_02_pat_03_single_pattern() {
         let table = [
-            (Prefix, "com.myapp.topic.emergency", "com.myapp.topic.emergency", true),
-            (Prefix, "com.myapp.topic.emergency", "com.myapp.topic.emergency.11", true),
-            (Prefix, "com.myapp.topic.emergency", "com.myapp.topic.emergency-low", true),
-            (Prefix, "com.myapp.topic.emergency", "com.myapp.topic.emerge", false),
-            (Wildcard, "com.myapp..userevent", "com.myapp.foo.userevent", true),
-            (Wildcard, "com.myapp..userevent", "com.myapp.foo.userevent.bar", false),
-            (Wildcard, "com.myapp..userevent", "com.myapp.foo.user", false),
-            (Wildcard, "com.myapp..userevent", "com.myapp2.foo.userevent", false),
+            (
+                Prefix,
+                "com.myapp.topic.emergency",
+                "com.myapp.topic.emergency",
+                true,
+            ),
+            (
+                Prefix,
+                "com.myapp.topic.emergency",
+                "com.myapp.topic.emergency.11",
+                true,
+            ),
+            (
+                Prefix,
+                "com.myapp.topic.emergency",
+                "com.myapp.topic.emergency-low",
+                true,
+            ),
+            (
+                Prefix,
+                "com.myapp.topic.emergency",
+                "com.myapp.topic.emerge",
+                false,
+            ),
+            (
+                Wildcard,
+                "com.myapp..userevent",
+                "com.myapp.foo.userevent",
+                true,
+            ),
+            (
+                Wildcard,
+                "com.myapp..userevent",
+                "com.myapp.foo.userevent.bar",
+                false,
+            ),
+            (
+                Wildcard,
+                "com.myapp..userevent",
+                "com.myapp.foo.user",
+                false,
+            ),
+            (
+                Wildcard,
+                "com.myapp..userevent",
+                "com.myapp2.foo.userevent",
+                false,
+            ),
             (Wildcard, "..b", "x.y.b", true),
             (Wildcard, "a.", "a.x", true),
             (Wildcard, ".", "x.y", true),
@@ -245,7 +321,11 @@ mod tests {
             (Exact, "a.b", "a.b", true),
         ];
         for (policy, pattern, uri, expected) in table {
-            assert_eq!(policy.matches(pattern, uri), expected, "{policy:?} {pattern:?} {uri:?}");
+            assert_eq!(
+                policy.matches(pattern, uri),
+                expected,
+                "{policy:?} {pattern:?} {uri:?}"
+            );
         }
     }
 }

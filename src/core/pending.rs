@@ -1,0 +1,144 @@
+//! Requests that wait for an authorizer's verdict, and the requests behind them.
+//!
+//! Per session one queue keeps the order of arrival (`ORD-05`): a request is carried out when it is at the head and
+//! decided. Answers to invocations, CANCEL and GOODBYE do not queue here, so a hook may call the waiting session.
+
+use std::time::Duration;
+
+use super::answers::Refusal;
+use super::permissions::Subject;
+use super::policy::{Action, Disclosure};
+use super::{Ticket, Verdict, uris};
+use crate::wire::{Call, Publish, Register, Subscribe, Unregister, Unsubscribe, code};
+use crate::words::{RequestId, Uri};
+
+/// The six requests that share the client's counter (`ID-07`).
+#[derive(Debug)]
+pub(super) enum Request {
+    Publish(Publish),
+    Subscribe(Subscribe),
+    Unsubscribe(Unsubscribe),
+    Call(Call),
+    Register(Register),
+    Unregister(Unregister),
+}
+
+/// One entry of a session's queue.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) request: Request,
+    pub(super) received: Duration,
+    pub(super) state: PendingState,
+}
+
+#[derive(Debug)]
+pub(super) enum PendingState {
+    /// The verdict is out.
+    Asked { ticket: Ticket, deadline: Duration },
+    /// Decided, waiting for its turn.
+    Decided(Outcome),
+}
+
+/// What the permission check of one request came to.
+pub(super) type Outcome = Result<Disclosure, Refusal>;
+
+impl Request {
+    pub(super) fn id(&self) -> RequestId {
+        match self {
+            Self::Publish(m) => m.request,
+            Self::Subscribe(m) => m.request,
+            Self::Unsubscribe(m) => m.request,
+            Self::Call(m) => m.request,
+            Self::Register(m) => m.request,
+            Self::Unregister(m) => m.request,
+        }
+    }
+
+    pub(super) fn code(&self) -> u64 {
+        match self {
+            Self::Publish(_) => code::PUBLISH,
+            Self::Subscribe(_) => code::SUBSCRIBE,
+            Self::Unsubscribe(_) => code::UNSUBSCRIBE,
+            Self::Call(_) => code::CALL,
+            Self::Register(_) => code::REGISTER,
+            Self::Unregister(_) => code::UNREGISTER,
+        }
+    }
+
+    /// What permission it needs; leaving needs none (`AZ-01`).
+    pub(super) fn subject(&self) -> Option<Subject<'_>> {
+        match self {
+            Self::Publish(m) => Some(Subject {
+                action: Action::Publish,
+                uri: &m.topic,
+                match_policy: Default::default(),
+                disclose_me: m.options.disclose_me,
+            }),
+            Self::Subscribe(m) => Some(Subject {
+                action: Action::Subscribe,
+                uri: &m.topic,
+                match_policy: m.options.match_policy,
+                disclose_me: false,
+            }),
+            Self::Call(m) => Some(Subject {
+                action: Action::Call,
+                uri: &m.procedure,
+                match_policy: Default::default(),
+                disclose_me: m.options.disclose_me,
+            }),
+            Self::Register(m) => Some(Subject {
+                action: Action::Register,
+                uri: &m.procedure,
+                match_policy: m.options.match_policy,
+                disclose_me: m.options.disclose_caller,
+            }),
+            Self::Unsubscribe(_) | Self::Unregister(_) => None,
+        }
+    }
+
+    /// `PUB-02`: only an acknowledged PUBLISH may be answered with an error.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self, Self::Publish(m) if !m.options.acknowledge)
+    }
+}
+
+impl Pending {
+    /// The moment something has to happen if no verdict came: the hook's deadline or the call's own timeout.
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        match &self.state {
+            PendingState::Asked { deadline, .. } => Some(
+                self.call_timeout_at()
+                    .map_or(*deadline, |at| at.min(*deadline)),
+            ),
+            PendingState::Decided(_) => None,
+        }
+    }
+
+    /// `TMO-07`: time spent on authorization counts towards the call's timeout.
+    pub(super) fn call_timeout_at(&self) -> Option<Duration> {
+        match &self.request {
+            Request::Call(call) if call.options.timeout > 0 => self
+                .received
+                .checked_add(Duration::from_millis(call.options.timeout)),
+            _ => None,
+        }
+    }
+}
+
+/// What a verdict means for a request about `uri`.
+pub(super) fn outcome(verdict: &Verdict, action: Action, uri: &Uri) -> Outcome {
+    match verdict {
+        Verdict::Allow { disclose: true, .. } => Ok(Disclosure::Always),
+        Verdict::Allow {
+            disclose: false, ..
+        } => Ok(Disclosure::OnRequest),
+        Verdict::Deny { .. } => Err(Refusal::not_authorized(action.as_str(), uri)),
+        Verdict::Failed(_) => Err(Refusal::new(
+            uris::AUTHORIZATION_FAILED,
+            format!(
+                "could not find out whether {} {uri:?} is allowed",
+                action.as_str()
+            ),
+        )),
+    }
+}

@@ -1,0 +1,190 @@
+//! One established session as its realm sees it, and the table of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::credentials::Principal;
+use super::dealer::CallKey;
+use super::pending::Pending;
+use super::permissions::Role;
+use super::policy::{Action, SlowPolicy};
+use super::{Join, Verdict};
+use crate::wire::{ClientFeatures, ClientRoles, Disclosed};
+use crate::words::{
+    Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
+};
+
+/// The sessions of a realm by id.
+pub(super) type Sessions = FxHashMap<SessionId, Session>;
+
+/// What the router remembers of a session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) principal: Arc<Principal>,
+    pub(super) features: ClientRoles,
+    /// A script: no WELCOME, no GOODBYE handshake.
+    pub(super) local: bool,
+    /// The compiled role; `None` if the realm configures no such role.
+    pub(super) role: Option<Arc<Role>>,
+    pub(super) slow: SlowPolicy,
+    pub(super) subscriptions: FxHashSet<SubscriptionId>,
+    pub(super) registrations: FxHashSet<RegistrationId>,
+    /// Open calls this session made.
+    pub(super) calls: FxHashMap<RequestId, CallKey>,
+    /// Open invocations this session serves.
+    pub(super) invocations: FxHashMap<RequestId, CallKey>,
+    /// Invocations whose call was skipped without an INTERRUPT (`PCR-11`).
+    pub(super) skipped: FxHashSet<RequestId>,
+    /// The last INVOCATION.Request issued to this session; ids start at 1 (`ID-08`).
+    pub(super) last_invocation: u64,
+    /// The last request id taken from it, for `request_ids = "strict"`.
+    last_request: u64,
+    /// Requests waiting for a verdict, and those behind them, in order of arrival (`ORD-05`).
+    pub(super) pending: VecDeque<Pending>,
+    pub(super) paused: bool,
+    verdicts: FxHashMap<(Action, MatchPolicy, Uri), CachedVerdict>,
+    /// When the world was last told that this subscriber is slow.
+    told_slow: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+struct CachedVerdict {
+    verdict: Verdict,
+    until: Option<Duration>,
+}
+
+/// Cached verdicts per session; a session that goes through more URIs than this is asked about again.
+const CACHED_VERDICTS: usize = 1_000;
+
+/// Skipped invocations remembered per callee; beyond it late progress is dropped without an INTERRUPT.
+const SKIPPED: usize = 1_000;
+
+impl Session {
+    pub(super) fn new(join: Join, role: Option<Arc<Role>>, slow: SlowPolicy) -> Self {
+        Self {
+            id: join.session,
+            principal: Arc::new(join.principal),
+            features: join.roles,
+            local: join.local,
+            role,
+            slow,
+            subscriptions: FxHashSet::default(),
+            registrations: FxHashSet::default(),
+            calls: FxHashMap::default(),
+            invocations: FxHashMap::default(),
+            skipped: FxHashSet::default(),
+            last_invocation: 0,
+            last_request: 0,
+            pending: VecDeque::new(),
+            paused: false,
+            verdicts: FxHashMap::default(),
+            told_slow: None,
+        }
+    }
+
+    /// What it announced as callee.
+    pub(super) fn callee(&self) -> ClientFeatures {
+        self.features.callee.unwrap_or_default()
+    }
+
+    /// How it appears to a peer it is disclosed to (`PID-02`, `CID-01`).
+    pub(super) fn disclosed(&self) -> Box<Disclosed> {
+        Box::new(Disclosed {
+            session: self.id,
+            authid: self.principal.authid.clone(),
+            authrole: self.principal.authrole.clone(),
+        })
+    }
+
+    /// `ID-08`: 1, 2, 3 …, wrapping after 2^53.
+    pub(super) fn next_invocation(&mut self) -> RequestId {
+        self.last_invocation = following(self.last_invocation);
+        RequestId::from_raw(self.last_invocation)
+    }
+
+    /// `ID-09`: under strict request ids each is the last one plus 1. Takes it if so.
+    pub(super) fn takes_in_sequence(&mut self, request: RequestId) -> Result<(), String> {
+        let expected = following(self.last_request);
+        if request.value() != expected {
+            return Err(format!(
+                "request id {request} is out of sequence, expected {expected}"
+            ));
+        }
+        self.last_request = expected;
+        Ok(())
+    }
+
+    /// Whether a full queue is to be reported now: at most once per second.
+    pub(super) fn tells_slow(&mut self, now: Duration) -> bool {
+        let due = self
+            .told_slow
+            .is_none_or(|last| now >= last + Duration::from_secs(1));
+        if due {
+            self.told_slow = Some(now);
+        }
+        due
+    }
+
+    pub(super) fn remember_skipped(&mut self, invocation: RequestId) {
+        if self.skipped.len() < SKIPPED {
+            self.skipped.insert(invocation);
+        }
+    }
+
+    /// A verdict given earlier that still holds (`AZ-07`).
+    pub(super) fn cached_verdict(
+        &mut self,
+        now: Duration,
+        action: Action,
+        policy: MatchPolicy,
+        uri: &Uri,
+    ) -> Option<Verdict> {
+        if self.verdicts.is_empty() {
+            return None;
+        }
+        let key = (action, policy, uri.clone());
+        let cached = self.verdicts.get(&key)?;
+        if cached.until.is_some_and(|until| until <= now) {
+            self.verdicts.remove(&key);
+            return None;
+        }
+        Some(cached.verdict.clone())
+    }
+
+    pub(super) fn cache_verdict(
+        &mut self,
+        key: (Action, MatchPolicy, Uri),
+        verdict: Verdict,
+        until: Option<Duration>,
+    ) {
+        if self.verdicts.len() >= CACHED_VERDICTS {
+            self.verdicts.clear();
+        }
+        self.verdicts.insert(key, CachedVerdict { verdict, until });
+    }
+
+    pub(super) fn forget_verdicts(&mut self) {
+        self.verdicts.clear();
+    }
+}
+
+/// The id after `last` in session scope (`ID-06`, `ID-17`).
+fn following(last: u64) -> u64 {
+    if last == MAX_ID { 1 } else { last + 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_17_wraps_to_1_after_2_pow_53() {
+        assert_eq!(following(0), 1);
+        assert_eq!(following(MAX_ID - 1), MAX_ID);
+        assert_eq!(following(MAX_ID), 1);
+    }
+}
