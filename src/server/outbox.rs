@@ -3,15 +3,17 @@
 //! Anybody may append, nobody ever waits: what has no room comes back to the sender. The connection's task is the
 //! only one that takes. Octets are whole frames, ready for the socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::frames::Header;
+use super::realm::RealmHandle;
 use crate::core::Then;
+use crate::words::SessionId;
 
 /// Buffers up to this size stay with an idle connection.
 const KEPT: usize = 1024;
@@ -85,14 +87,15 @@ pub(crate) struct Flags {
     pub(crate) stop: Option<Stop>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Outbox {
     queues: Arc<Queues>,
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
+    /// Whose octets these are, once somebody has logged in.
+    session: Option<(Weak<RealmHandle>, SessionId)>,
     waiting: Vec<u8>,
     /// Octets that the task has taken and not written yet.
     in_flight: usize,
@@ -150,6 +153,18 @@ impl Outbox {
         self.queues.sub(dropped.len());
     }
 
+    /// Remembers the session this belongs to.
+    pub(crate) fn belongs_to(&self, realm: &Arc<RealmHandle>, session: SessionId) {
+        self.inner.lock().session = Some((Arc::downgrade(realm), session));
+    }
+
+    /// The last session this belonged to.
+    pub(crate) fn session(&self) -> Option<(Arc<RealmHandle>, SessionId)> {
+        let inner = self.inner.lock();
+        let (realm, session) = inner.session.as_ref()?;
+        Some((realm.upgrade()?, *session))
+    }
+
     /// Octets that wait.
     pub(crate) fn len(&self) -> usize {
         let inner = self.inner.lock();
@@ -177,6 +192,11 @@ impl Outbox {
     /// For the task: reads the flags while it is still writing.
     pub(crate) fn look(&self, waker: &Waker) -> Flags {
         self.inner.lock().look(waker)
+    }
+
+    /// For the task before there is a session: waits for [`Outbox::stop`].
+    pub(crate) async fn stopped(&self) -> Stop {
+        std::future::poll_fn(|cx| self.look(cx.waker()).stop.map_or(Poll::Pending, Poll::Ready)).await
     }
 
     fn flag(&self, set: impl FnOnce(&mut Flags)) -> Option<Waker> {

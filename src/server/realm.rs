@@ -297,7 +297,7 @@ impl RealmStep<'_> {
             }
             Link::Remote { outbox, format } => {
                 let room = room(&message, format.queue);
-                let encode = |out: &mut Vec<u8>| wire::encode(&message, format.serializer, out).is_ok();
+                let encode = |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
                 match self.state.encoded.put(outbox, format, room, encode) {
                     Ok(waker) => {
                         if self.own != Some(to) {
@@ -323,7 +323,7 @@ impl RealmStep<'_> {
             let outcome = match link {
                 Link::Local(local) => local.deliver(message.clone()).map_err(|_| Undelivered::QueueFull),
                 Link::Remote { outbox, format } => {
-                    let encode = |out: &mut Vec<u8>| wire::encode(&message, format.serializer, out).is_ok();
+                    let encode = |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
                     let put = self.state.encoded.put(outbox, format, Room::UpTo(format.queue), encode);
                     put.map(|waker| {
                         if self.own != Some(to) {

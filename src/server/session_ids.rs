@@ -13,7 +13,7 @@ pub(crate) struct SessionIds {
 
 impl SessionIds {
     /// Draws an id and keeps it from others until it is released.
-    pub(crate) fn draw(&self, mut random: &mut dyn RngCore) -> SessionId {
+    pub(crate) fn draw(&self, random: &mut dyn RngCore) -> SessionId {
         let mut taken = self.taken.lock();
         loop {
             let id = SessionId::from_raw(random.random_range(1..=MAX_ID));
