@@ -246,8 +246,13 @@ pub struct Unsubscribe {
 /// `[35, UNSUBSCRIBE.Request|id]`, or as revocation `[35, 0, Details|dict]`
 #[derive(Debug, Clone, PartialEq)]
 pub enum Unsubscribed {
-    Answer { request: RequestId },
-    Revoked { subscription: SubscriptionId, reason: Option<Uri> },
+    Answer {
+        request: RequestId,
+    },
+    Revoked {
+        subscription: SubscriptionId,
+        reason: Option<Uri>,
+    },
 }
 
 /// `[36, Subscription|id, Publication|id, Details|dict, Arguments|list?, ArgumentsKw|dict?]`
@@ -327,7 +332,9 @@ impl CancelMode {
 
     /// The inverse of [`CancelMode::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Skip, Self::Kill, Self::KillNoWait].into_iter().find(|mode| mode.as_str() == text)
+        [Self::Skip, Self::Kill, Self::KillNoWait]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
     }
 }
 
@@ -383,9 +390,15 @@ impl InvocationPolicy {
 
     /// The inverse of [`InvocationPolicy::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Single, Self::RoundRobin, Self::Random, Self::First, Self::Last]
-            .into_iter()
-            .find(|policy| policy.as_str() == text)
+        [
+            Self::Single,
+            Self::RoundRobin,
+            Self::Random,
+            Self::First,
+            Self::Last,
+        ]
+        .into_iter()
+        .find(|policy| policy.as_str() == text)
     }
 }
 
@@ -406,8 +419,13 @@ pub struct Unregister {
 /// `[67, UNREGISTER.Request|id]`, or as revocation `[67, 0, Details|dict]`
 #[derive(Debug, Clone, PartialEq)]
 pub enum Unregistered {
-    Answer { request: RequestId },
-    Revoked { registration: RegistrationId, reason: Option<Uri> },
+    Answer {
+        request: RequestId,
+    },
+    Revoked {
+        registration: RegistrationId,
+        reason: Option<Uri>,
+    },
 }
 
 /// `[68, Request|id, Registration|id, Details|dict, Arguments|list?, ArgumentsKw|dict?]`

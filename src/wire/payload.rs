@@ -50,13 +50,28 @@ pub struct Payload {
 impl Payload {
     /// No args, no kwargs.
     pub const fn none() -> Self {
-        Self { serializer: Serializer::Json, tail: Bytes::new(), args_end: 0, kwargs_start: 0 }
+        Self {
+            serializer: Serializer::Json,
+            tail: Bytes::new(),
+            args_end: 0,
+            kwargs_start: 0,
+        }
     }
 
     /// Wraps checked octets: `tail[..args_end]` is a list, `tail[kwargs_start..]` a map or nothing.
-    pub(crate) fn from_parts(serializer: Serializer, tail: Bytes, args_end: usize, kwargs_start: usize) -> Self {
+    pub(crate) fn from_parts(
+        serializer: Serializer,
+        tail: Bytes,
+        args_end: usize,
+        kwargs_start: usize,
+    ) -> Self {
         debug_assert!(args_end <= kwargs_start && kwargs_start <= tail.len());
-        Self { serializer, tail, args_end: args_end as u32, kwargs_start: kwargs_start as u32 }
+        Self {
+            serializer,
+            tail,
+            args_end: args_end as u32,
+            kwargs_start: kwargs_start as u32,
+        }
     }
 
     /// The serializer of the octets.
@@ -97,7 +112,10 @@ impl Payload {
 
     /// A copy that does not keep the receive buffer alive; for payloads that are kept.
     pub fn detached(&self) -> Self {
-        Self { tail: Bytes::copy_from_slice(&self.tail), ..*self }
+        Self {
+            tail: Bytes::copy_from_slice(&self.tail),
+            ..*self
+        }
     }
 }
 

@@ -29,8 +29,12 @@ pub enum Token<'a> {
 pub enum Kind {
     Null,
     /// The flags say whether the container is empty.
-    List { empty: bool },
-    Map { empty: bool },
+    List {
+        empty: bool,
+    },
+    Map {
+        empty: bool,
+    },
     /// Any other scalar.
     Scalar,
     /// The end of the innermost open container.
@@ -53,9 +57,16 @@ pub enum DecodeError {
     #[error("duplicate key {key:?} in {field}")]
     DuplicateKey { field: &'static str, key: String },
     #[error("{field} must be {expected}")]
-    WrongType { field: &'static str, expected: &'static str },
+    WrongType {
+        field: &'static str,
+        expected: &'static str,
+    },
     #[error("{message} has {count} elements, expected {expected}")]
-    WrongLength { message: &'static str, count: usize, expected: &'static str },
+    WrongLength {
+        message: &'static str,
+        count: usize,
+        expected: &'static str,
+    },
     #[error("unknown message type {0}")]
     UnknownType(u64),
     #[error("a message is a list starting with an integer type code")]
