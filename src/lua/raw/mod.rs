@@ -3,6 +3,7 @@
 //! One idea per file, each with its reason for `unsafe`; nothing outside this folder may contain any.
 
 pub mod coroutine;
+mod failure;
 pub mod protect;
 pub mod refs;
 pub mod watchdog;
