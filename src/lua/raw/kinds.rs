@@ -171,6 +171,10 @@ pub(super) unsafe fn push_container_metatables(state: *mut lua_State) {
 }
 
 /// Pushes an empty list. May raise.
+#[allow(
+    dead_code,
+    reason = "called by push_payload, which the script host calls"
+)]
 pub(super) unsafe fn push_empty_list(state: *mut lua_State) {
     unsafe {
         ffi::lua_createtable(state, 0, 0);

@@ -1,4 +1,8 @@
 //! Payloads to and from Lua, and the same on `&Lua` without raw states.
+#![allow(
+    dead_code,
+    reason = "the script host, which calls all of these, lands next"
+)]
 
 use std::ffi::c_int;
 
@@ -12,8 +16,9 @@ use super::stack::{
 };
 use crate::wire::{
     CborReader, CborWriter, DecodeError, JsonReader, JsonWriter, MsgPackReader, MsgPackWriter,
-    Payload, Serializer, TokenReader,
+    Payload, Serializer, TokenReader, write_value,
 };
+use crate::words;
 
 /// A serialized value about to be pushed. Owns memory: keep it outside of the protected call.
 #[derive(Debug)]
@@ -441,4 +446,25 @@ pub(in crate::lua) fn value_from_lua(
         })?;
     }
     Ok(outcome)
+}
+
+/// A value of the router's own (details, `authextra`) as a Lua value.
+pub(in crate::lua) fn words_to_lua(lua: &Lua, value: &words::Value) -> mlua::Result<Value> {
+    let mut octets = Vec::new();
+    write_value(&mut MsgPackWriter::new(&mut octets), value);
+    value_to_lua(lua, Serializer::MsgPack, &octets)?.map_err(mlua::Error::external)
+}
+
+/// A Lua value as one of the router's own. The outer error is Lua's own.
+pub(in crate::lua) fn words_from_lua(
+    lua: &Lua,
+    value: Value,
+) -> mlua::Result<Result<words::Value, ValueError>> {
+    let mut octets = Vec::new();
+    if let Err(error) = value_from_lua(lua, value, Serializer::MsgPack, &mut octets, OUTPUT_BUDGET)?
+    {
+        return Ok(Err(error));
+    }
+    let value = crate::wire::read_value(&mut MsgPackReader::new(&octets, MAX_DEPTH));
+    Ok(value.map_err(|error| ValueError::new("value", error)))
 }
