@@ -1,4 +1,5 @@
 //! Payloads to and from Lua, and the same on `&Lua` without raw states.
+#![allow(unsafe_code, reason = "walks values on raw Lua states")]
 #![allow(
     dead_code,
     reason = "the script host, which calls all of these, lands next"

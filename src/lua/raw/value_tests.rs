@@ -1,4 +1,5 @@
 //! The table of values: every kind, both ways, all serializers; limits and errors.
+#![allow(unsafe_code, reason = "one measurement runs on a raw state")]
 
 use mlua::{Lua, MultiValue, Table, Value};
 

@@ -1,0 +1,77 @@
+//! Whether runaway scripts can be stopped here, found out by trying.
+//!
+//! A build without `LUAJIT_ENABLE_CHECKHOOK` (the flag comes from `.cargo/config.toml` and is lost when Perilune is built
+//! from elsewhere) does not look at hooks in compiled code. Then scripts run interpreted, where hooks always work.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+pub use super::raw::watchdog::over_budget;
+use super::vm::{ErrorKind, Slice, Vm, VmOptions, spawn_vm_thread};
+
+/// How scripts run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardMode {
+    /// JIT-compiled: the guard reaches compiled code.
+    Compiled,
+    /// Interpreted: it does not, or was not tried.
+    Interpreted,
+}
+
+/// Neither compiled nor interpreted code can be stopped on this system.
+#[derive(Debug, thiserror::Error)]
+#[error("the script guard does not work here: a Lua loop was not stopped in time")]
+pub struct GuardError;
+
+static MODE: OnceLock<GuardMode> = OnceLock::new();
+
+/// The endless loop of the test ends by itself after one or two seconds: what cannot be stopped must not burn a core.
+const COMPILED_LOOP: &str = "local i = 0 while i < 1e9 do i = i + 1 end";
+const INTERPRETED_LOOP: &str = "local i = 0 while i < 1e8 do i = i + 1 end";
+
+/// Tries the guard, once per process: some 50 ms, or up to two seconds if compiled code cannot be stopped.
+pub fn self_test() -> Result<GuardMode, GuardError> {
+    if let Some(mode) = MODE.get() {
+        return Ok(*mode);
+    }
+    let mode = if stops(COMPILED_LOOP, true) {
+        GuardMode::Compiled
+    } else if stops(INTERPRETED_LOOP, false) {
+        GuardMode::Interpreted
+    } else {
+        return Err(GuardError);
+    };
+    Ok(*MODE.get_or_init(|| mode))
+}
+
+/// What [`self_test`] found (it runs now if it has not); interpreted if nothing could be stopped.
+pub fn mode() -> GuardMode {
+    self_test().unwrap_or(GuardMode::Interpreted)
+}
+
+/// Whether a loop on a scratch thread is stopped.
+fn stops(source: &'static str, compiled: bool) -> bool {
+    let (send, receive) = std::sync::mpsc::channel();
+    let spawned = spawn_vm_thread("self-test", move || {
+        // The receiver waits for us; if it is gone nobody wants to know.
+        let _ = send.send(is_stopped(source, compiled));
+    });
+    spawned.is_ok() && receive.recv().unwrap_or(false)
+}
+
+fn is_stopped(source: &str, compiled: bool) -> bool {
+    let cpu = Duration::from_millis(20);
+    let options = VmOptions {
+        cpu,
+        ..VmOptions::bare("self-test", Path::new("."), compiled)
+    };
+    let Ok(vm) = Vm::new(&options, &[]) else {
+        return false;
+    };
+    let Ok(function) = vm.load_text("self-test", source) else {
+        return false;
+    };
+    let slice = vm.start(&function, &mut |_| Ok(0), &mut |_, _| Ok(()));
+    matches!(slice, Slice::Failed(error) if matches!(error.kind, ErrorKind::Time))
+}

@@ -1,0 +1,549 @@
+//! Handlers as raw coroutines: started, suspended at a private marker, resumed with an outcome, or dropped.
+//!
+//! One slice is: push the arguments (protected, on the main state), move them over, `lua_resume`, then read what came out.
+//! A coroutine that failed keeps its stack, so the traceback is made from it afterwards and no `pcall` is in the way;
+//! the error value itself is kept as it was raised.
+#![allow(unsafe_code)]
+// Reason: `lua_newthread`, `lua_resume` and `lua_xmove` exist only as C functions.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use mlua::ffi::{self, lua_State};
+use mlua::{Lua, Value};
+use slab::Slab;
+
+use super::protect::{Main, text_at};
+use super::refs::{Dead, FunctionRef, ValueRef, sweep};
+use super::watchdog;
+use crate::lua::vm::{ErrorKind, ScriptError, describe};
+
+/// Idle coroutines kept for the next handler.
+const POOL: usize = 64;
+
+/// Pushes values on the given state (which has room for `LUA_MINSTACK`) and says how many. Runs protected: it may raise
+/// Lua errors, so whatever needs dropping is borrowed from outside, and it must not panic.
+pub type Push<'a> = &'a mut dyn FnMut(*mut lua_State) -> Result<c_int, String>;
+
+/// Reads values from the given state: stack indices `1..=n`. Same rules as [`Push`].
+pub type Read<'a> = &'a mut dyn FnMut(*mut lua_State, c_int) -> Result<(), String>;
+
+/// A suspended coroutine. Stale ids (resumed to the end, cancelled) are recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CoroutineId {
+    slot: usize,
+    serial: u64,
+}
+
+/// What a slice ended in.
+#[derive(Debug)]
+pub enum Slice {
+    /// The function returned; its results went to the `Read` closure.
+    Finished,
+    /// It called a waiting function; `ticket` is what that function's native part returned.
+    Waiting { id: CoroutineId, ticket: u64 },
+    /// It raised or was stopped; the coroutine is gone.
+    Failed(ScriptError),
+}
+
+/// What a waiting function gets to see when its coroutine is resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The pushed values are its results.
+    Return,
+    /// The first pushed value is raised as an error.
+    Raise,
+}
+
+/// One Lua thread, kept alive by a registry slot.
+struct Coroutine {
+    thread: *mut lua_State,
+    slot: c_int,
+    serial: u64,
+}
+
+/// The coroutines of one VM.
+pub struct Coroutines {
+    lua: Lua,
+    main: Main,
+    dead: Dead,
+    /// Registry slot of the table (weak keys) of coroutines that scripts may not resume.
+    hosted: c_int,
+    suspended: RefCell<Slab<Coroutine>>,
+    idle: RefCell<Vec<Coroutine>>,
+    serial: Cell<u64>,
+    busy: Cell<bool>,
+    memory: usize,
+    /// Memory in use after the last full collection made here.
+    collected: Cell<usize>,
+    recycle: Cell<bool>,
+}
+
+/// The value that waiting functions yield to us. Scripts never see it.
+pub(crate) fn wait_marker() -> *mut c_void {
+    static MARKER: u8 = 0;
+    (&raw const MARKER).cast_mut().cast()
+}
+
+impl Coroutines {
+    /// `hosted` is the weak table shared with the prelude; `memory` the limit in bytes (0: none), set here.
+    pub(crate) fn new(lua: Lua, hosted: &mlua::Table, memory: usize) -> mlua::Result<Coroutines> {
+        let main = Main::new(&lua)?;
+        let dead: Dead = Rc::default();
+        let mut slot = 0;
+        // SAFETY: runs protected with the table as its only argument.
+        unsafe {
+            lua.exec_raw::<()>(hosted, |state| {
+                slot = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX)
+            })?;
+        }
+        lua.set_memory_limit(memory)?;
+        Ok(Coroutines {
+            lua,
+            main,
+            dead,
+            hosted: slot,
+            suspended: RefCell::default(),
+            idle: RefCell::default(),
+            serial: Cell::new(0),
+            busy: Cell::new(false),
+            memory,
+            collected: Cell::new(0),
+            recycle: Cell::new(false),
+        })
+    }
+
+    /// The interpreter.
+    pub fn lua(&self) -> &Lua {
+        &self.lua
+    }
+
+    /// Whether the VM should be replaced: a callback panicked, or memory stays over the limit after a collection.
+    pub fn needs_recycle(&self) -> bool {
+        self.recycle.get()
+    }
+
+    /// How many coroutines wait.
+    pub fn suspended(&self) -> usize {
+        self.suspended.borrow().len()
+    }
+
+    /// Keeps `value` alive, without an mlua handle.
+    pub fn reference(&self, value: impl mlua::IntoLua) -> mlua::Result<ValueRef> {
+        let mut made = None;
+        // SAFETY: protected, with the value at index 1. `made` is outside.
+        unsafe {
+            self.lua.exec_raw::<()>(value, |state| {
+                made = Some(ValueRef::new(state, 1, &self.dead));
+                ffi::lua_settop(state, 0);
+            })?;
+        }
+        made.ok_or_else(|| mlua::Error::runtime("no reference made"))
+    }
+
+    /// Keeps the value at `index` of a raw state of this VM alive. May raise, so only within [`Push`] or [`Read`].
+    ///
+    /// # Safety
+    /// `state` must be a state of this VM on this thread, under protection.
+    pub unsafe fn reference_at(&self, state: *mut lua_State, index: c_int) -> ValueRef {
+        // SAFETY: by contract.
+        unsafe { ValueRef::new(state, index, &self.dead) }
+    }
+
+    /// The referenced value as an mlua handle (short-lived use only).
+    pub fn value(&self, reference: &ValueRef) -> mlua::Result<Value> {
+        // SAFETY: protected; pushes exactly one value.
+        unsafe { self.lua.exec_raw((), |state| reference.push(state)) }
+    }
+
+    /// Runs `read` with the referenced value at index 1 (to convert an error value, for instance).
+    pub fn read_value(&self, reference: &ValueRef, read: Read<'_>) -> Result<(), String> {
+        let mut result = Ok(());
+        self.main.protect(&mut |state| {
+            // SAFETY: protected; `protect` made room.
+            unsafe { reference.push(state) };
+            result = read(state, 1);
+        })?;
+        result
+    }
+
+    /// Starts `function` in a coroutine of its own and runs it until it ends or waits, at most `budget` of CPU time.
+    pub fn start(
+        &self,
+        function: &FunctionRef,
+        budget: Duration,
+        push: Push<'_>,
+        read: Read<'_>,
+    ) -> Slice {
+        if self.busy.replace(true) {
+            return Slice::Failed(ScriptError::host("a slice of this VM is already running"));
+        }
+        let idle = self.idle.borrow_mut().pop();
+        let slice = match idle.map_or_else(|| self.new_coroutine(), Ok) {
+            Err(text) => Slice::Failed(ScriptError::from_text(text)),
+            Ok(coroutine) => {
+                let mut with_function = |state: *mut lua_State| {
+                    // SAFETY: protected, room was made.
+                    unsafe { function.push(state) };
+                    push(state)
+                };
+                self.run(coroutine, 1, budget, &mut with_function, read)
+            }
+        };
+        self.busy.set(false);
+        slice
+    }
+
+    /// Goes on with a waiting coroutine. An id that waits no more fails with [`ErrorKind::Host`].
+    pub fn resume(
+        &self,
+        id: CoroutineId,
+        how: Outcome,
+        budget: Duration,
+        push: Push<'_>,
+        read: Read<'_>,
+    ) -> Slice {
+        if self.busy.replace(true) {
+            return Slice::Failed(ScriptError::host("a slice of this VM is already running"));
+        }
+        let slice = match self.take(id) {
+            None => Slice::Failed(ScriptError::host("the coroutine waits no more")),
+            Some(coroutine) => {
+                let mut with_outcome = |state: *mut lua_State| {
+                    // SAFETY: protected, room was made.
+                    unsafe { ffi::lua_pushboolean(state, c_int::from(how == Outcome::Return)) };
+                    push(state)
+                };
+                self.run(coroutine, 1, budget, &mut with_outcome, read)
+            }
+        };
+        self.busy.set(false);
+        slice
+    }
+
+    /// Drops a waiting coroutine: nothing of it runs any more. False for a stale id.
+    pub fn cancel(&self, id: CoroutineId) -> bool {
+        self.take(id)
+            .map(|coroutine| self.forget(coroutine))
+            .is_some()
+    }
+
+    /// Where a waiting coroutine stands: `function 'name' at file:line`.
+    pub fn location(&self, id: CoroutineId) -> Option<String> {
+        let suspended = self.suspended.borrow();
+        let coroutine = suspended.get(id.slot).filter(|c| c.serial == id.serial)?;
+        // SAFETY: alive through its registry slot, and suspended.
+        unsafe { watchdog::location(coroutine.thread) }
+    }
+
+    fn take(&self, id: CoroutineId) -> Option<Coroutine> {
+        let mut suspended = self.suspended.borrow_mut();
+        suspended.get(id.slot).filter(|c| c.serial == id.serial)?;
+        Some(suspended.remove(id.slot))
+    }
+
+    fn forget(&self, coroutine: Coroutine) {
+        self.dead.borrow_mut().push(coroutine.slot);
+    }
+
+    fn new_coroutine(&self) -> Result<Coroutine, String> {
+        let mut made = Coroutine {
+            thread: std::ptr::null_mut(),
+            slot: 0,
+            serial: 0,
+        };
+        self.main.protect(&mut |state| {
+            // SAFETY: protected. The thread is entered among the hosted ones, then into the registry.
+            unsafe {
+                sweep(state, &self.dead);
+                made.thread = ffi::lua_newthread(state);
+                ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, self.hosted.into());
+                ffi::lua_pushvalue(state, 1);
+                ffi::lua_pushboolean(state, 1);
+                ffi::lua_rawset(state, 2);
+                ffi::lua_pop(state, 1);
+                made.slot = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+            }
+        })?;
+        Ok(made)
+    }
+
+    /// One slice: `push` leaves `fixed` values plus as many as it says.
+    fn run(
+        &self,
+        coroutine: Coroutine,
+        fixed: c_int,
+        budget: Duration,
+        push: Push<'_>,
+        read: Read<'_>,
+    ) -> Slice {
+        let thread = coroutine.thread;
+        // SAFETY: the VM is open as long as `self` is, and is used on this thread only.
+        let guard = unsafe { watchdog::begin_slice(self.main.state, budget) };
+        let mut pushed = Err(String::new());
+        let moved = self.main.protect(&mut |state| {
+            pushed = push(state);
+            if let Ok(count) = pushed {
+                // SAFETY: both states belong to this VM; room on the other one is made first.
+                unsafe {
+                    if ffi::lua_checkstack(thread, count + fixed + 1) == 0 {
+                        pushed = Err("too many arguments for the stack".to_owned());
+                    } else {
+                        ffi::lua_xmove(state, thread, count + fixed);
+                    }
+                }
+            }
+        });
+        let count = match moved.and(pushed) {
+            Ok(count) => count,
+            Err(text) => {
+                self.forget(coroutine);
+                return match guard.finish() {
+                    Some(at) => Slice::Failed(ScriptError::time(at)),
+                    None => Slice::Failed(self.aftermath(ScriptError::from_text(text))),
+                };
+            }
+        };
+        // A function brings itself plus arguments; an outcome its flag plus values.
+        let resuming = unsafe { ffi::lua_status(thread) } == ffi::LUA_YIELD;
+        let arguments = if resuming { count + fixed } else { count };
+        let mut results = 0;
+        // SAFETY: the values were moved; `lua_resume` catches every Lua error itself.
+        let status = unsafe { ffi::lua_resume(thread, self.main.state, arguments, &mut results) };
+        let ended = match status {
+            ffi::LUA_OK => self
+                .results(thread, results, read)
+                .map(|()| None)
+                .map_err(ScriptError::from_text),
+            ffi::LUA_YIELD => self.ticket(thread, results).map(Some),
+            status => Err(self.error_of(thread, status)),
+        };
+        // Whatever it ended in: a slice over its budget has failed.
+        let panicked = matches!(&ended, Err(error) if matches!(error.kind, ErrorKind::Panic));
+        let ended = match guard.finish() {
+            Some(at) if !panicked => Err(ScriptError {
+                traceback: self.traceback(thread),
+                ..ScriptError::time(at)
+            }),
+            _ => ended,
+        };
+        match ended {
+            Ok(None) => {
+                self.put_back(coroutine);
+                self.relieve();
+                Slice::Finished
+            }
+            Ok(Some(ticket)) => {
+                self.relieve();
+                let serial = self.serial.get() + 1;
+                self.serial.set(serial);
+                let slot = self.suspended.borrow_mut().insert(Coroutine {
+                    serial,
+                    ..coroutine
+                });
+                Slice::Waiting {
+                    id: CoroutineId { slot, serial },
+                    ticket,
+                }
+            }
+            Err(error) => {
+                self.forget(coroutine);
+                Slice::Failed(self.aftermath(error))
+            }
+        }
+    }
+
+    /// Moves the results to the main state and lets `read` have them.
+    fn results(&self, thread: *mut lua_State, count: c_int, read: Read<'_>) -> Result<(), String> {
+        let mut result = Ok(());
+        self.main.protect(&mut |state| {
+            // SAFETY: both states belong to this VM; room is made first (which may raise: we are protected).
+            unsafe {
+                ffi::luaL_checkstack(
+                    state,
+                    count + ffi::LUA_MINSTACK,
+                    c"too many results".as_ptr(),
+                );
+                ffi::lua_xmove(thread, state, count);
+            }
+            result = read(state, count);
+        })?;
+        result
+    }
+
+    /// The ticket of a coroutine that yielded, or why that was no wait.
+    fn ticket(&self, thread: *mut lua_State, count: c_int) -> Result<u64, ScriptError> {
+        // SAFETY: the yielded values lie at `1..=count`; nothing here raises.
+        unsafe {
+            let ours = count == 2
+                && ffi::lua_type(thread, 1) == ffi::LUA_TLIGHTUSERDATA
+                && ffi::lua_touserdata(thread, 1) == wait_marker();
+            let ticket = if ours {
+                ffi::lua_tonumber(thread, 2)
+            } else {
+                0.0
+            };
+            ffi::lua_settop(thread, 0);
+            if ours {
+                return Ok(ticket as u64);
+            }
+        }
+        let location = unsafe { watchdog::location(thread) };
+        let place = location
+            .as_deref()
+            .and_then(|l| l.rsplit_once(" at "))
+            .map_or(String::new(), |(_, p)| format!("{p}: "));
+        Err(ScriptError {
+            kind: ErrorKind::Raised(None),
+            message: format!("{place}coroutine.yield outside a coroutine of the script's own"),
+            traceback: self.traceback(thread),
+            location,
+        })
+    }
+
+    /// The error a coroutine ended in, its value on top of its stack.
+    fn error_of(&self, thread: *mut lua_State, status: c_int) -> ScriptError {
+        // SAFETY: a failed coroutine keeps its stack, with the error on top. `location` raises nothing.
+        let (text, kind, location) = unsafe {
+            (
+                text_at(thread, -1),
+                ffi::lua_type(thread, -1),
+                watchdog::location(thread),
+            )
+        };
+        let traceback = self.traceback(thread);
+        let mut error = match text {
+            _ if status == ffi::LUA_ERRMEM => {
+                ScriptError::from_text("not enough memory".to_owned())
+            }
+            Some(text) => ScriptError::from_text(text),
+            None if kind == ffi::LUA_TUSERDATA => self.native_error(thread),
+            None => self.error_object(thread),
+        };
+        error.traceback = traceback;
+        error.location = location;
+        error
+    }
+
+    /// An error raised by a native function: mlua wraps it (and panics) in a userdata.
+    fn native_error(&self, thread: *mut lua_State) -> ScriptError {
+        // SAFETY: protected; pushes exactly one value. `exec_raw` resumes a panic it finds while converting.
+        let value = catch_unwind(AssertUnwindSafe(|| unsafe {
+            self.lua.exec_raw::<Value>((), |state| {
+                ffi::lua_pushvalue(thread, -1);
+                ffi::lua_xmove(thread, state, 1);
+            })
+        }));
+        match value {
+            Ok(Ok(Value::Error(error))) => ScriptError::from_text(describe(&error)),
+            Ok(Ok(_)) => self.error_object(thread),
+            Ok(Err(error)) => ScriptError::from_text(describe(&error)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                ScriptError::panic(text.unwrap_or_else(|| "unknown panic".to_owned()))
+            }
+        }
+    }
+
+    /// An error that is a table (or anything else): kept as it is, with its `tostring`.
+    fn error_object(&self, thread: *mut lua_State) -> ScriptError {
+        let (mut value, mut message) = (None, None);
+        let told = self.main.protect(&mut |state| {
+            // SAFETY: protected; `value` and `message` live outside. `luaL_tolstring` may run a script's `__tostring`,
+            // within the budget of the slice.
+            unsafe {
+                ffi::lua_pushvalue(thread, -1);
+                ffi::lua_xmove(thread, state, 1);
+                value = Some(ValueRef::new(state, 1, &self.dead));
+                ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
+                message = text_at(state, -1);
+            }
+        });
+        let message = message
+            .or_else(|| told.err())
+            .unwrap_or_else(|| "error object".to_owned());
+        ScriptError {
+            kind: ErrorKind::Raised(value),
+            message,
+            traceback: String::new(),
+            location: None,
+        }
+    }
+
+    /// The traceback of a coroutine that does not run, without our own frames. Works at the memory limit too.
+    fn traceback(&self, thread: *mut lua_State) -> String {
+        let mut text = None;
+        let lifted = self.lua.set_memory_limit(0);
+        // A failure leaves the text empty, which is all there is to say about it.
+        let _ = self.main.protect(&mut |state| {
+            // SAFETY: protected; `text` lives outside.
+            unsafe {
+                ffi::luaL_traceback(state, thread, std::ptr::null(), 0);
+                text = text_at(state, -1);
+            }
+        });
+        if let Ok(limit) = lifted {
+            let _ = self.lua.set_memory_limit(limit);
+        }
+        let own = format!("\t{}:", super::PRELUDE_NAME);
+        let lines: Vec<_> = text
+            .iter()
+            .flat_map(|t| t.lines())
+            .filter(|l| !l.starts_with(&own))
+            .collect();
+        lines.join("\n")
+    }
+
+    /// A coroutine that returned serves again.
+    fn put_back(&self, coroutine: Coroutine) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < POOL {
+            idle.push(coroutine);
+        } else {
+            self.forget(coroutine);
+        }
+    }
+
+    /// After a failure: collects when memory was the reason, and notes when the VM is beyond help.
+    fn aftermath(&self, error: ScriptError) -> ScriptError {
+        match error.kind {
+            ErrorKind::Panic => self.recycle.set(true),
+            ErrorKind::Memory => {
+                let used = self.collect();
+                self.recycle
+                    .set(self.recycle.get() || self.memory > 0 && used > self.memory / 10 * 9);
+            }
+            ErrorKind::Time | ErrorKind::Stack => self.relieve(),
+            ErrorKind::Raised(_) | ErrorKind::Host => {}
+        }
+        error
+    }
+
+    /// LuaJIT does no emergency collection: a VM three quarters full of garbage would fail its next allocation.
+    fn relieve(&self) {
+        let used = self.lua.used_memory();
+        if used < self.collected.get() {
+            self.collected.set(used);
+        }
+        if self.memory > 0
+            && used > self.memory / 4 * 3
+            && used > self.collected.get() + self.memory / 16
+        {
+            self.collect();
+        }
+    }
+
+    fn collect(&self) -> usize {
+        // SAFETY: between slices, on the VM's thread; raises nothing.
+        unsafe { sweep(self.main.state, &self.dead) };
+        // A finalizer that raises does not matter here.
+        let _ = self.lua.gc_collect();
+        let used = self.lua.used_memory();
+        self.collected.set(used);
+        used
+    }
+}

@@ -1,0 +1,199 @@
+//! Finds the modules of a script: built-in ones first, then the script's own folder, then the app folder.
+//!
+//! `a.b` means `a/b.lua` or `a/b/init.lua`. A name can never leave the two folders, neither by `..` nor through a
+//! symbolic link, unless the script is trusted. Every file looked into is recorded with its contents' hash, so that the
+//! watcher knows what a reload depends on. The running and caching is in `prelude.lua`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use mlua::chunk::ChunkMode;
+use mlua::{Function, Lua, Value};
+use sha2::{Digest, Sha256};
+
+use super::vm::{ScriptError, describe};
+
+/// Largest source file taken.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Makes the value of a built-in module, once per VM.
+pub type Loader = Box<dyn Fn(&Lua) -> mlua::Result<Value>>;
+
+/// A file whose contents went into a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependency {
+    /// Where it was found, symbolic links not resolved.
+    pub path: PathBuf,
+    /// SHA-256 of its contents.
+    pub hash: [u8; 32],
+}
+
+/// Hash by which a changed file is recognised.
+pub fn content_hash(contents: &[u8]) -> [u8; 32] {
+    Sha256::digest(contents).into()
+}
+
+/// The modules one VM can see.
+pub(super) struct Modules {
+    /// Where to look, in order, and what chunk names are relative to (the last).
+    roots: Vec<PathBuf>,
+    trusted: bool,
+    builtin: RefCell<HashMap<String, Loader>>,
+    dependencies: RefCell<Vec<Dependency>>,
+}
+
+impl Modules {
+    pub(super) fn new(script_dir: &Path, app_dir: &Path, trusted: bool) -> Modules {
+        let mut roots = vec![script_dir.to_owned()];
+        if app_dir != script_dir {
+            roots.push(app_dir.to_owned());
+        }
+        Modules {
+            roots,
+            trusted,
+            builtin: RefCell::default(),
+            dependencies: RefCell::default(),
+        }
+    }
+
+    pub(super) fn add_builtin(&self, name: &str, loader: Loader) {
+        self.builtin.borrow_mut().insert(name.to_owned(), loader);
+    }
+
+    pub(super) fn dependencies(&self) -> Vec<Dependency> {
+        self.dependencies.borrow().clone()
+    }
+
+    /// The loader of a module (a function that returns its value) and where it came from.
+    pub(super) fn find(&self, lua: &Lua, name: &str) -> mlua::Result<(Function, String)> {
+        if let Some(loader) = self.builtin.borrow().get(name) {
+            let value = loader(lua)?;
+            let give = lua.create_function(move |_, _: mlua::MultiValue| Ok(value.clone()))?;
+            return Ok((give, "built in".to_owned()));
+        }
+        let relative = relative_path(name).map_err(mlua::Error::runtime)?;
+        let mut tried = String::new();
+        for root in &self.roots {
+            for candidate in [
+                root.join(relative.with_extension("lua")),
+                root.join(&relative).join("init.lua"),
+            ] {
+                if candidate.is_file() {
+                    let function = self
+                        .compile(lua, &candidate)
+                        .map_err(|e| mlua::Error::runtime(e.message))?;
+                    return Ok((function, candidate.display().to_string()));
+                }
+                tried.push_str(&format!("\n\tno file '{}'", candidate.display()));
+            }
+        }
+        Err(mlua::Error::runtime(format!(
+            "module '{name}' not found:\n\tno built-in module '{name}'{tried}"
+        )))
+    }
+
+    /// Reads and compiles one file as text, and records it.
+    pub(super) fn compile(&self, lua: &Lua, path: &Path) -> Result<Function, ScriptError> {
+        let shown = self.shown(path);
+        let unreadable =
+            |error: std::io::Error| ScriptError::host(&format!("{}: {error}", path.display()));
+        let real = path.canonicalize().map_err(unreadable)?;
+        if !self.trusted
+            && !self
+                .roots
+                .iter()
+                .filter_map(|r| r.canonicalize().ok())
+                .any(|r| real.starts_with(r))
+        {
+            return Err(ScriptError::host(&format!(
+                "'{shown}' leads out of the script's folders"
+            )));
+        }
+        if real.metadata().map_err(unreadable)?.len() > MAX_FILE {
+            return Err(ScriptError::host(&format!(
+                "'{shown}' is too large for a script"
+            )));
+        }
+        let contents = std::fs::read(&real).map_err(unreadable)?;
+        self.record(path, &contents);
+        compile_text(lua, &shown, &contents)
+    }
+
+    fn record(&self, path: &Path, contents: &[u8]) {
+        let entry = Dependency {
+            path: path.to_owned(),
+            hash: content_hash(contents),
+        };
+        let mut dependencies = self.dependencies.borrow_mut();
+        match dependencies.iter_mut().find(|d| d.path == entry.path) {
+            Some(known) => *known = entry,
+            None => dependencies.push(entry),
+        }
+    }
+
+    /// The path as messages show it: relative to the app folder where it lies within.
+    fn shown(&self, path: &Path) -> String {
+        let relative = self
+            .roots
+            .iter()
+            .rev()
+            .find_map(|root| path.strip_prefix(root).ok());
+        relative.unwrap_or(path).display().to_string()
+    }
+}
+
+/// Compiles source text; its chunk name is `@name`, so that messages say `name:line:`.
+pub(super) fn compile_text(lua: &Lua, name: &str, source: &[u8]) -> Result<Function, ScriptError> {
+    lua.load(source)
+        .set_name(format!("@{name}"))
+        .set_mode(ChunkMode::Text)
+        .into_function()
+        .map_err(|error| ScriptError::from_text(describe(&error)))
+}
+
+/// `a.b` or `a/b` as a relative path; nothing that could leave the folder.
+fn relative_path(name: &str) -> Result<PathBuf, String> {
+    let path: PathBuf = name.split(['.', '/']).collect();
+    let clean = !name.is_empty()
+        && !name.contains(['\0', '\\', ':'])
+        && name.split(['.', '/']).all(|part| !part.is_empty())
+        && path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+    if clean {
+        Ok(path)
+    } else {
+        Err(format!("bad module name '{}'", name.escape_debug()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::relative_path;
+
+    #[test]
+    fn module_names_stay_inside() {
+        assert_eq!(
+            relative_path("a.b_c.d").unwrap(),
+            std::path::Path::new("a/b_c/d")
+        );
+        assert_eq!(relative_path("a/b").unwrap(), std::path::Path::new("a/b"));
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "..x",
+            "/etc/passwd",
+            "a..b",
+            "a//b",
+            "a\0b",
+            "a\\b",
+            "c:x",
+            "x.",
+        ] {
+            assert!(relative_path(bad).is_err(), "{bad:?}");
+        }
+    }
+}
