@@ -21,6 +21,9 @@ use crate::wire::{
 };
 use crate::words;
 
+/// Octets made room for at once: most payloads need no second allocation.
+const USUAL_SIZE: usize = 256;
+
 /// A serialized value about to be pushed. Owns memory: keep it outside of the protected call.
 #[derive(Debug)]
 enum AnySource<'a> {
@@ -160,7 +163,7 @@ pub(in crate::lua) unsafe fn read_payload(
             ffi::lua_absindex(state, kwargs),
         );
         let mut budget = OUTPUT_BUDGET;
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(USUAL_SIZE);
         let args = shape(state, args, "args", Empty::List)?;
         let kwargs = shape(state, kwargs, "kwargs", Empty::Map)?;
         match args {
@@ -270,7 +273,7 @@ pub(in crate::lua) unsafe fn read_results(
             return read_result(state, first, serializer);
         }
         let mut budget = OUTPUT_BUDGET;
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(USUAL_SIZE);
         begin_list(serializer, count as u32, &mut out);
         for index in 0..count {
             if index > 0 && serializer == Serializer::Json {
