@@ -5,12 +5,13 @@ mod support;
 use std::time::Duration;
 
 use perilune::core::policy::SlowPolicy;
-use perilune::server::settings::{Address, ListenerSettings, RealmSettings, Settings};
+use perilune::server::settings::{Address, ListenerSettings, RealmSettings, Settings, TlsSettings};
 use perilune::server::{ListenError, Listener};
 use perilune::wire::{Goodbye, Invocation, Message, Payload, Serializer, Yield};
 use perilune::words::{Dict, Value};
-use support::{Client, Ended, Kind, REALM, settings, soon, start, tcp, unix, uri};
+use support::{BoxedIo, Client, Ended, Kind, REALM, settings, soon, start, tcp, unix, uri};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::rustls::{self, pki_types::CertificateDer};
 use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 
 /// All ways to speak.
@@ -500,4 +501,54 @@ async fn a_changed_configuration_holds_at_once() {
     let mut other = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
     other.send(&support::hello("realm2")).await;
     assert!(matches!(other.message().await, Message::Welcome(_)));
+}
+
+/// Certificate and key for `localhost`, as files.
+fn certificate(folder: &std::path::Path) -> (TlsSettings, CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    (TlsSettings { cert, key }, made.cert.der().clone())
+}
+
+async fn tls(address: std::net::SocketAddr, trusted: CertificateDer<'static>) -> std::io::Result<BoxedIo> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = connector.connect("localhost".try_into().unwrap(), tcp(address).await);
+    Ok(Box::new(soon(stream).await?))
+}
+
+#[tokio::test]
+async fn rs_13_tls_carries_everything_and_certificates_are_reloaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (files, first) = certificate(folder.path());
+    let mut settings = settings();
+    settings.listeners[0].tls = Some(files.clone());
+    let (router, address) = start(&settings).await;
+    for (kind, serializer) in ways() {
+        let mut client = Client::join_on(tls(address, first.clone()).await.unwrap(), kind, serializer).await;
+        client.register("com.echo").await;
+        let request = client.call("com.echo", &[text(50_000)]).await;
+        client.echo().await;
+        assert_eq!(client.result(request).await, [text(50_000)]);
+    }
+    let (_, second) = certificate(folder.path());
+    assert!(router.reload_certificates().is_empty());
+    assert!(tls(address, first).await.is_err(), "the old certificate is gone");
+    assert!(tls(address, second.clone()).await.is_ok());
+
+    std::fs::write(&files.key, "nonsense").unwrap();
+    let errors = router.reload_certificates();
+    assert!(errors.len() == 1 && errors[0].to_string().contains("key.pem"), "{errors:?}");
+    assert!(tls(address, second).await.is_ok(), "what cannot be read changes nothing");
+    std::fs::remove_file(&files.cert).unwrap();
+    let error = Listener::bind(&settings.listeners[0]).await.err().unwrap();
+    assert!(error.to_string().contains("cert.pem"), "{error}");
 }

@@ -14,6 +14,7 @@ mod seats;
 mod session_ids;
 pub mod settings;
 mod stream;
+mod tls;
 mod websocket;
 
 pub use clock::Clock;
@@ -21,3 +22,4 @@ pub use hooks::{Hooks, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmHandle, RealmStep};
 pub use router::Router;
+pub use tls::TlsError;

@@ -1,6 +1,6 @@
 //! A small WAMP client for tests: WebSocket or RawSocket, over TCP or a unix socket, every serializer. Waits for
 //! what it expects, with a time-out; never sleeps.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::net::SocketAddr;
 use std::path::Path;
