@@ -2,6 +2,7 @@
 
 mod clock;
 mod connection;
+mod files;
 mod frames;
 mod hooks;
 mod http;
@@ -18,6 +19,7 @@ mod tls;
 mod websocket;
 
 pub use clock::Clock;
+pub use files::raise_open_files;
 pub use hooks::{Hooks, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmHandle, RealmStep};
