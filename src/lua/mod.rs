@@ -13,3 +13,4 @@ pub mod raw;
 pub mod require;
 pub mod sandbox;
 pub mod vm;
+pub mod watch;
