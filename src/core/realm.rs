@@ -159,6 +159,10 @@ impl Realm {
                 ))),
             );
         }
+        if !local {
+            let principal = session.principal.clone();
+            out.list.push(Effect::Report(Report::Changed { session: id, principal, joined: true }));
+        }
         self.sessions.insert(id, session);
     }
 
@@ -181,6 +185,10 @@ impl Realm {
         self.dealer.leave(&session, &mut self.sessions, out);
         self.broker.leave(&session);
         out.list.push(Effect::End { session: id, then });
+        if !session.local {
+            let principal = session.principal;
+            out.list.push(Effect::Report(Report::Changed { session: id, principal, joined: false }));
+        }
     }
 
     fn goodbye(&mut self, id: SessionId, out: &mut Effects) {
