@@ -320,6 +320,22 @@ pub enum CancelMode {
     KillNoWait,
 }
 
+impl CancelMode {
+    /// As on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Kill => "kill",
+            Self::KillNoWait => "killnowait",
+        }
+    }
+
+    /// The inverse of [`CancelMode::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Skip, Self::Kill, Self::KillNoWait].into_iter().find(|mode| mode.as_str() == text)
+    }
+}
+
 /// `[50, CALL.Request|id, Details|dict, Arguments|list?, ArgumentsKw|dict?]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallResult {

@@ -21,6 +21,15 @@ impl Serializer {
             Self::Cbor => "cbor",
         }
     }
+
+    /// The WebSocket subprotocol: `"wamp.2.json"` and so on.
+    pub fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Json => "wamp.2.json",
+            Self::MsgPack => "wamp.2.msgpack",
+            Self::Cbor => "wamp.2.cbor",
+        }
+    }
 }
 
 /// `Arguments` and `ArgumentsKw` of one message, still serialized, already checked to be well-formed.

@@ -24,6 +24,19 @@ pub enum Token<'a> {
     End,
 }
 
+/// What comes next, found without consuming it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Null,
+    /// The flags say whether the container is empty.
+    List { empty: bool },
+    Map { empty: bool },
+    /// Any other scalar.
+    Scalar,
+    /// The end of the innermost open container.
+    End,
+}
+
 /// Why bytes are no message; the text says where and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -73,8 +86,17 @@ pub trait TokenReader<'a> {
     /// Iterative; cheap enough to run on every incoming payload.
     fn skip(&mut self) -> Result<(), DecodeError>;
 
+    /// What kind of token comes next.
+    fn peek(&self) -> Result<Kind, DecodeError>;
+
     /// Octets consumed so far. Right before a value (separators passed) this is where the value starts.
     fn position(&self) -> usize;
+
+    /// Where the last token or skipped value ended, separators behind it not counted.
+    fn consumed(&self) -> usize;
+
+    /// Checks that nothing follows the value (whitespace may, in JSON).
+    fn finish(&self) -> Result<(), DecodeError>;
 }
 
 /// Appends one serialized value to a buffer.
@@ -92,6 +114,8 @@ pub trait TokenWriter {
     fn list(&mut self, len: Option<usize>);
     /// Starts a map of `len` pairs; keys are written with [`TokenWriter::str`].
     fn map(&mut self, len: Option<usize>);
+    /// Copies `values` values that are already serialized in this format, with the separators between them.
+    fn raw(&mut self, octets: &[u8], values: usize);
     /// Ends the innermost list or map.
     fn end(&mut self);
 }
