@@ -37,6 +37,8 @@ pub struct Realm {
     /// Subscription and registration ids: one counter for both (`ID-05`).
     last_id: u64,
     last_ticket: u64,
+    /// Verdicts up to this ticket were asked of an authorizer since replaced: they hold, but not for later (`AZ-07`).
+    former_tickets: u64,
     /// The session of every pending request.
     tickets: FxHashMap<Ticket, SessionId>,
     /// When to look at a pending request again: its hook is too slow, or its call timed out.
@@ -56,6 +58,7 @@ impl Realm {
             random,
             last_id: 0,
             last_ticket: 0,
+            former_tickets: 0,
             tickets: FxHashMap::default(),
             verdict_deadlines: BTreeSet::new(),
         }
@@ -210,8 +213,11 @@ impl Realm {
     }
 
     fn goodbye(&mut self, id: SessionId, out: &mut Effects) {
-        out.send(id, goodbye(uris::GOODBYE_AND_OUT, None));
-        self.end(id, Then::AwaitHello, out);
+        // SES-28, SES-30: after the router's own GOODBYE this one is the answer, and is not answered.
+        if self.sessions.contains_key(&id) {
+            out.send(id, goodbye(uris::GOODBYE_AND_OUT, None));
+            self.end(id, Then::AwaitHello, out);
+        }
     }
 
     fn kill(&mut self, id: SessionId, reason: Uri, message: Option<String>, out: &mut Effects) {
@@ -252,6 +258,7 @@ impl Realm {
     fn adopt_policy(&mut self, policy: Arc<RealmPolicy>, out: &mut Effects) {
         self.permissions = Permissions::new(&policy);
         self.policy = policy;
+        self.former_tickets = self.last_ticket;
         let mut gone = Vec::new();
         for session in self.sessions.values_mut() {
             session.forget_verdicts();
@@ -537,6 +544,7 @@ impl Realm {
         };
         let key = (action, match_policy, uri.detached());
         match cache {
+            _ if ticket.0 <= self.former_tickets => {}
             CacheFor::Never => {}
             CacheFor::Session => session.cache_verdict(key, verdict, None),
             CacheFor::Time(time) => session.cache_verdict(key, verdict, Some(now.mono + time)),

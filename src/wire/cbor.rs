@@ -52,7 +52,13 @@ enum Head {
 impl<'a> CborReader<'a> {
     /// `limit` is the number of nested containers allowed.
     pub fn new(input: &'a [u8], limit: usize) -> Self {
-        Self { input, at: 0, limit, inner: Frame::default(), outer: Stack::default() }
+        Self {
+            input,
+            at: 0,
+            limit,
+            inner: Frame::default(),
+            outer: Stack::default(),
+        }
     }
 
     #[cold]
@@ -62,7 +68,10 @@ impl<'a> CborReader<'a> {
 
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let chunk = self.input.get(self.at..).and_then(|rest| rest.first_chunk::<N>());
+        let chunk = self
+            .input
+            .get(self.at..)
+            .and_then(|rest| rest.first_chunk::<N>());
         let chunk = *chunk.ok_or(DecodeError::Truncated)?;
         self.at += N;
         Ok(chunk)
@@ -81,7 +90,9 @@ impl<'a> CborReader<'a> {
     fn text(&mut self, len: u64) -> Result<&'a str, DecodeError> {
         let at = self.at;
         let octets = self.take(len)?;
-        std::str::from_utf8(octets).map_err(|error| DecodeError::Utf8 { at: at + error.valid_up_to() })
+        std::str::from_utf8(octets).map_err(|error| DecodeError::Utf8 {
+            at: at + error.valid_up_to(),
+        })
     }
 
     /// The argument of an initial byte; `None` where `info` says indefinite.
@@ -99,7 +110,8 @@ impl<'a> CborReader<'a> {
     }
 
     fn definite(&mut self, info: u8) -> Result<u64, DecodeError> {
-        self.argument(info)?.ok_or_else(|| self.malformed("indefinite length where there is none"))
+        self.argument(info)?
+            .ok_or_else(|| self.malformed("indefinite length where there is none"))
     }
 
     /// The head of a value, tags dropped.
@@ -116,7 +128,8 @@ impl<'a> CborReader<'a> {
                 1 => {
                     let value = self.definite(info)?;
                     // Below i64 there is no integer of 64 bits left to say it.
-                    i64::try_from(value).map_or(Head::Float(-1.0 - value as f64), |v| Head::Int(-1 - v))
+                    i64::try_from(value)
+                        .map_or(Head::Float(-1.0 - value as f64), |v| Head::Int(-1 - v))
                 }
                 2 => Head::Bytes(self.argument(info)?),
                 3 => Head::Str(self.argument(info)?),
@@ -159,7 +172,11 @@ impl<'a> CborReader<'a> {
             return Err(self.malformed("chunk of another type in an indefinite string"));
         }
         let len = self.definite(first & 0x1f)?;
-        if major == 3 { self.text(len).map(|text| Some(text.as_bytes())) } else { self.take(len).map(Some) }
+        if major == 3 {
+            self.text(len).map(|text| Some(text.as_bytes()))
+        } else {
+            self.take(len).map(Some)
+        }
     }
 
     fn string(&mut self, len: Option<u64>) -> Result<Cow<'a, str>, DecodeError> {
@@ -168,7 +185,9 @@ impl<'a> CborReader<'a> {
         }
         let at = self.at;
         let octets = self.chunks(3)?;
-        String::from_utf8(octets).map(Cow::Owned).map_err(|_| DecodeError::Utf8 { at })
+        String::from_utf8(octets)
+            .map(Cow::Owned)
+            .map_err(|_| DecodeError::Utf8 { at })
     }
 
     fn chunks(&mut self, major: u8) -> Result<Vec<u8>, DecodeError> {
@@ -186,8 +205,13 @@ impl<'a> CborReader<'a> {
             return Err(DecodeError::TooDeep { limit: self.limit });
         }
         let frame = match values {
-            Some(count) if count > (self.input.len() - self.at) as u64 => return Err(DecodeError::Truncated),
-            Some(count) => Frame { form: Form::Definite, count },
+            Some(count) if count > (self.input.len() - self.at) as u64 => {
+                return Err(DecodeError::Truncated);
+            }
+            Some(count) => Frame {
+                form: Form::Definite,
+                count,
+            },
             None => Frame { form, count: 0 },
         };
         self.outer.push(self.inner);
@@ -209,7 +233,9 @@ impl<'a> CborReader<'a> {
             && match self.inner.form {
                 Form::Definite => self.inner.count == 0,
                 Form::OpenList => self.input.get(self.at) == Some(&BREAK),
-                Form::OpenMap => self.inner.count.is_multiple_of(2) && self.input.get(self.at) == Some(&BREAK),
+                Form::OpenMap => {
+                    self.inner.count.is_multiple_of(2) && self.input.get(self.at) == Some(&BREAK)
+                }
             }
     }
 
@@ -244,7 +270,12 @@ impl<'a> CborReader<'a> {
             }
             Head::List(len) => self.open_list(len),
             Head::Map(pairs) => self.open_map(pairs),
-            Head::Null | Head::Bool(_) | Head::Int(_) | Head::Uint(_) | Head::Float(_) | Head::Simple => Ok(()),
+            Head::Null
+            | Head::Bool(_)
+            | Head::Int(_)
+            | Head::Uint(_)
+            | Head::Float(_)
+            | Head::Simple => Ok(()),
         }
     }
 }
@@ -299,7 +330,10 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
         if self.at_end() {
             return Ok(Kind::End);
         }
-        let mut ahead = Self { outer: Stack::default(), ..*self };
+        let mut ahead = Self {
+            outer: Stack::default(),
+            ..*self
+        };
         let head = ahead.head()?;
         let empty = |len| match len {
             Some(len) => len == 0,
@@ -324,7 +358,11 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
     }
 
     fn finish(&self) -> Result<(), DecodeError> {
-        if self.at == self.input.len() { Ok(()) } else { Err(DecodeError::Trailing { at: self.at }) }
+        if self.at == self.input.len() {
+            Ok(())
+        } else {
+            Err(DecodeError::Trailing { at: self.at })
+        }
     }
 }
 
@@ -337,7 +375,11 @@ fn half(bits: u16) -> f64 {
         31 => f64::NAN,
         exponent => (1024.0 + fraction) * 2f64.powi(i32::from(exponent) - 25),
     };
-    if bits & 0x8000 == 0 { magnitude } else { -magnitude }
+    if bits & 0x8000 == 0 {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 /// Writes CBOR. A container of unknown length gets a 32-bit header, shortened at its end if it is small: every
@@ -351,7 +393,10 @@ pub struct CborWriter<'o> {
 impl<'o> CborWriter<'o> {
     /// Appends to `out`.
     pub fn new(out: &'o mut Vec<u8>) -> Self {
-        Self { out, headers: Headers::default() }
+        Self {
+            out,
+            headers: Headers::default(),
+        }
     }
 
     #[inline]
@@ -403,7 +448,11 @@ impl TokenWriter for CborWriter<'_> {
     #[inline]
     fn int(&mut self, value: i64) {
         self.headers.wrote(1);
-        if value >= 0 { self.head(0, value as u64) } else { self.head(1, !value as u64) }
+        if value >= 0 {
+            self.head(0, value as u64)
+        } else {
+            self.head(1, !value as u64)
+        }
     }
 
     #[inline]
@@ -451,7 +500,11 @@ impl TokenWriter for CborWriter<'_> {
         let header = self.headers.close();
         let Some(at) = header.at else { return };
         let (major, body) = (self.out[at] >> 5, at + 5);
-        let len = if major == 5 { header.items / 2 } else { header.items };
+        let len = if major == 5 {
+            header.items / 2
+        } else {
+            header.items
+        };
         if len <= 23 && self.out.len() - body <= Headers::MOVABLE {
             self.out[at] = major << 5 | len as u8;
             self.out.drain(at + 1..body);

@@ -35,7 +35,8 @@ impl<'a> Keys<'a> {
         if self.many.is_empty() {
             return Ok(());
         }
-        self.many.extend(self.few[..self.len].iter().map(|key| Cow::Borrowed(*key)));
+        self.many
+            .extend(self.few[..self.len].iter().map(|key| Cow::Borrowed(*key)));
         unique(&mut self.many)
     }
 }

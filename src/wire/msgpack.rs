@@ -35,12 +35,21 @@ enum Head {
 impl<'a> MsgPackReader<'a> {
     /// `limit` is the number of nested containers allowed.
     pub fn new(input: &'a [u8], limit: usize) -> Self {
-        Self { input, at: 0, limit, left: 0, outer: Stack::default() }
+        Self {
+            input,
+            at: 0,
+            limit,
+            left: 0,
+            outer: Stack::default(),
+        }
     }
 
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let chunk = self.input.get(self.at..).and_then(|rest| rest.first_chunk::<N>());
+        let chunk = self
+            .input
+            .get(self.at..)
+            .and_then(|rest| rest.first_chunk::<N>());
         let chunk = *chunk.ok_or(DecodeError::Truncated)?;
         self.at += N;
         Ok(chunk)
@@ -58,7 +67,9 @@ impl<'a> MsgPackReader<'a> {
     fn text(&mut self, len: usize) -> Result<&'a str, DecodeError> {
         let at = self.at;
         let octets = self.take(len)?;
-        std::str::from_utf8(octets).map_err(|error| DecodeError::Utf8 { at: at + error.valid_up_to() })
+        std::str::from_utf8(octets).map_err(|error| DecodeError::Utf8 {
+            at: at + error.valid_up_to(),
+        })
     }
 
     #[inline]
@@ -86,7 +97,10 @@ impl<'a> MsgPackReader<'a> {
             0xa0..=0xbf => Head::Str(usize::from(first & 0x1f)),
             0xc0 => Head::Nil,
             0xc1 => {
-                return Err(DecodeError::Malformed { at: self.at - 1, what: "0xc1 is no MessagePack type" });
+                return Err(DecodeError::Malformed {
+                    at: self.at - 1,
+                    what: "0xc1 is no MessagePack type",
+                });
             }
             0xc2 => Head::Bool(false),
             0xc3 => Head::Bool(true),
@@ -194,7 +208,10 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
 
     fn skip(&mut self) -> Result<(), DecodeError> {
         if self.at_end() {
-            return Err(DecodeError::Malformed { at: self.at, what: "expected a value" });
+            return Err(DecodeError::Malformed {
+                at: self.at,
+                what: "expected a value",
+            });
         }
         let base = self.outer.len();
         self.pass()?;
@@ -213,7 +230,10 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
         if self.at_end() {
             return Ok(Kind::End);
         }
-        let mut ahead = Self { outer: Stack::default(), ..*self };
+        let mut ahead = Self {
+            outer: Stack::default(),
+            ..*self
+        };
         Ok(match ahead.head()? {
             Head::Nil => Kind::Null,
             Head::List(len) => Kind::List { empty: len == 0 },
@@ -233,7 +253,11 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
     }
 
     fn finish(&self) -> Result<(), DecodeError> {
-        if self.at == self.input.len() { Ok(()) } else { Err(DecodeError::Trailing { at: self.at }) }
+        if self.at == self.input.len() {
+            Ok(())
+        } else {
+            Err(DecodeError::Trailing { at: self.at })
+        }
     }
 }
 
@@ -247,7 +271,10 @@ pub struct MsgPackWriter<'o> {
 impl<'o> MsgPackWriter<'o> {
     /// Appends to `out`.
     pub fn new(out: &'o mut Vec<u8>) -> Self {
-        Self { out, headers: Headers::default() }
+        Self {
+            out,
+            headers: Headers::default(),
+        }
     }
 
     #[inline]

@@ -1,0 +1,17 @@
+//! The conformance suite: one file per chapter, each test named by the requirement it holds.
+
+mod authorization;
+mod cancel_timeout;
+mod features;
+mod ids_and_uris;
+mod limits;
+mod meta_events;
+mod ordering;
+mod patterns;
+mod progressive_results;
+mod properties;
+mod publish_subscribe;
+mod rpc;
+mod shared_registration;
+mod support;
+mod violations;
