@@ -11,6 +11,7 @@ mod patterns;
 mod progressive_results;
 mod properties;
 mod publish_subscribe;
+mod requirements;
 mod rpc;
 mod shared_registration;
 mod support;
