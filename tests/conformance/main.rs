@@ -5,6 +5,7 @@ mod cancel_timeout;
 mod features;
 mod ids_and_uris;
 mod limits;
+mod messages;
 mod meta_events;
 mod ordering;
 mod patterns;

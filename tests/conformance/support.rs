@@ -153,14 +153,25 @@ impl Conversation {
         features: &[&str],
         local: bool,
     ) -> Peer {
-        self.next_peer += 1;
-        let session = SessionId::from_raw(self.next_peer);
         let flags: serde_json::Map<String, Json> = features
             .iter()
             .map(|flag| ((*flag).into(), true.into()))
             .collect();
         let role = json!({ "features": flags });
         let roles = json!({"publisher": role, "subscriber": role, "caller": role, "callee": role});
+        self.join_hello(authid, authrole, roles, local)
+    }
+
+    /// With these HELLO.Details.roles.
+    pub(crate) fn join_hello(
+        &mut self,
+        authid: &str,
+        authrole: &str,
+        roles: Json,
+        local: bool,
+    ) -> Peer {
+        self.next_peer += 1;
+        let session = SessionId::from_raw(self.next_peer);
         let Ok(Message::Hello(hello)) = parse(&json!([1, "realm1", { "roles": roles }])) else {
             panic!("a HELLO");
         };
