@@ -11,8 +11,7 @@ const BREAK: u8 = 0xff;
 /// Reads CBOR.
 #[derive(Debug, Clone)]
 pub struct CborReader<'a> {
-    input: &'a [u8],
-    at: usize,
+    cursor: Cursor<'a>,
     limit: usize,
     /// The innermost open container; meaningless outside of any.
     inner: Frame,
@@ -49,18 +48,14 @@ enum Head {
     Map(Option<u64>),
 }
 
-impl<'a> CborReader<'a> {
-    /// `limit` is the number of nested containers allowed.
-    pub fn new(input: &'a [u8], limit: usize) -> Self {
-        Self {
-            input,
-            at: 0,
-            limit,
-            inner: Frame::default(),
-            outer: Stack::default(),
-        }
-    }
+/// The octets and how far they are read; apart from the open containers, so that a look ahead is a cheap copy.
+#[derive(Debug, Clone, Copy)]
+struct Cursor<'a> {
+    input: &'a [u8],
+    at: usize,
+}
 
+impl<'a> Cursor<'a> {
     #[cold]
     fn malformed(&self, what: &'static str) -> DecodeError {
         DecodeError::Malformed { at: self.at, what }
@@ -197,6 +192,18 @@ impl<'a> CborReader<'a> {
         }
         Ok(whole)
     }
+}
+
+impl<'a> CborReader<'a> {
+    /// `limit` is the number of nested containers allowed.
+    pub fn new(input: &'a [u8], limit: usize) -> Self {
+        Self {
+            cursor: Cursor { input, at: 0 },
+            limit,
+            inner: Frame::default(),
+            outer: Stack::default(),
+        }
+    }
 
     /// Enters a container. Every value takes at least one byte, so a count beyond what is left is refused here.
     #[inline]
@@ -205,7 +212,7 @@ impl<'a> CborReader<'a> {
             return Err(DecodeError::TooDeep { limit: self.limit });
         }
         let frame = match values {
-            Some(count) if count > (self.input.len() - self.at) as u64 => {
+            Some(count) if count > (self.cursor.input.len() - self.cursor.at) as u64 => {
                 return Err(DecodeError::Truncated);
             }
             Some(count) => Frame {
@@ -232,16 +239,17 @@ impl<'a> CborReader<'a> {
         self.outer.len() > 0
             && match self.inner.form {
                 Form::Definite => self.inner.count == 0,
-                Form::OpenList => self.input.get(self.at) == Some(&BREAK),
+                Form::OpenList => self.cursor.input.get(self.cursor.at) == Some(&BREAK),
                 Form::OpenMap => {
-                    self.inner.count.is_multiple_of(2) && self.input.get(self.at) == Some(&BREAK)
+                    self.inner.count.is_multiple_of(2)
+                        && self.cursor.input.get(self.cursor.at) == Some(&BREAK)
                 }
             }
     }
 
     #[inline]
     fn close(&mut self) {
-        self.at += usize::from(self.inner.form != Form::Definite);
+        self.cursor.at += usize::from(self.inner.form != Form::Definite);
         self.inner = self.outer.pop().unwrap_or_default();
     }
 
@@ -257,15 +265,15 @@ impl<'a> CborReader<'a> {
     #[inline]
     fn pass(&mut self) -> Result<(), DecodeError> {
         self.count();
-        match self.head()? {
-            Head::Str(Some(len)) => self.text(len).map(drop),
-            Head::Bytes(Some(len)) => self.take(len).map(drop),
+        match self.cursor.head()? {
+            Head::Str(Some(len)) => self.cursor.text(len).map(drop),
+            Head::Bytes(Some(len)) => self.cursor.take(len).map(drop),
             Head::Str(None) => {
-                while self.chunk(3)?.is_some() {}
+                while self.cursor.chunk(3)?.is_some() {}
                 Ok(())
             }
             Head::Bytes(None) => {
-                while self.chunk(2)?.is_some() {}
+                while self.cursor.chunk(2)?.is_some() {}
                 Ok(())
             }
             Head::List(len) => self.open_list(len),
@@ -288,16 +296,16 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
             return Ok(Token::End);
         }
         self.count();
-        Ok(match self.head()? {
+        Ok(match self.cursor.head()? {
             Head::Null => Token::Null,
             Head::Bool(value) => Token::Bool(value),
             Head::Int(value) => Token::Int(value),
             Head::Uint(value) => Token::Uint(value),
             Head::Float(value) => Token::Float(value),
-            Head::Simple => return Err(self.malformed("simple value without a meaning")),
-            Head::Str(len) => Token::Str(self.string(len)?),
-            Head::Bytes(Some(len)) => Token::Bytes(Cow::Borrowed(self.take(len)?)),
-            Head::Bytes(None) => Token::Bytes(Cow::Owned(self.chunks(2)?)),
+            Head::Simple => return Err(self.cursor.malformed("simple value without a meaning")),
+            Head::Str(len) => Token::Str(self.cursor.string(len)?),
+            Head::Bytes(Some(len)) => Token::Bytes(Cow::Borrowed(self.cursor.take(len)?)),
+            Head::Bytes(None) => Token::Bytes(Cow::Owned(self.cursor.chunks(2)?)),
             Head::List(len) => {
                 self.open_list(len)?;
                 Token::List(len.map(|n| n as usize))
@@ -311,7 +319,7 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
 
     fn skip(&mut self) -> Result<(), DecodeError> {
         if self.at_end() {
-            return Err(self.malformed("expected a value"));
+            return Err(self.cursor.malformed("expected a value"));
         }
         let base = self.outer.len();
         self.pass()?;
@@ -330,14 +338,11 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
         if self.at_end() {
             return Ok(Kind::End);
         }
-        let mut ahead = Self {
-            outer: Stack::default(),
-            ..*self
-        };
+        let mut ahead = self.cursor;
         let head = ahead.head()?;
         let empty = |len| match len {
             Some(len) => len == 0,
-            None => self.input.get(ahead.at) == Some(&BREAK),
+            None => self.cursor.input.get(ahead.at) == Some(&BREAK),
         };
         Ok(match head {
             Head::Null => Kind::Null,
@@ -349,19 +354,19 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
 
     #[inline]
     fn position(&self) -> usize {
-        self.at
+        self.cursor.at
     }
 
     #[inline]
     fn consumed(&self) -> usize {
-        self.at
+        self.cursor.at
     }
 
     fn finish(&self) -> Result<(), DecodeError> {
-        if self.at == self.input.len() {
+        if self.cursor.at == self.cursor.input.len() {
             Ok(())
         } else {
-            Err(DecodeError::Trailing { at: self.at })
+            Err(DecodeError::Trailing { at: self.cursor.at })
         }
     }
 }

@@ -42,7 +42,7 @@ impl Payload {
             self.serializer(),
             octets,
             CHECKED,
-            |reader| { copy_value(&mut reader, writer, to) }
+            |reader| copy_value(&mut reader, writer, to)
         ))
     }
 
@@ -298,7 +298,7 @@ pub fn read_dict<'a>(reader: &mut impl TokenReader<'a>, field: &'static str) -> 
     loop {
         match reader.token()? {
             Token::Str(key) => {
-                keys.note(&key)
+                keys.note(key.clone())
                     .map_err(|key| DecodeError::DuplicateKey { field, key })?;
                 dict.0.push((key.into_owned(), read_value(reader)?));
             }

@@ -223,7 +223,7 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
         loop {
             match self.reader.token()? {
                 Token::Str(key) => {
-                    keys.note(&key).map_err(duplicate)?;
+                    keys.note(key.clone()).map_err(duplicate)?;
                     if !each(self, &key)? {
                         self.reader.skip()?;
                     }
