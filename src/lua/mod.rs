@@ -9,7 +9,7 @@ pub mod guard;
 pub mod host;
 pub mod lib;
 pub mod pattern;
-mod raw;
+pub mod raw;
 pub mod require;
 pub mod sandbox;
 pub mod vm;

@@ -1,3 +1,27 @@
 //! Tasks and transports: everything that touches a socket or the clock.
 
+mod clock;
+mod connection;
+mod files;
+mod frames;
+mod hooks;
+mod http;
+mod listener;
+mod outbox;
+mod rawsocket;
+mod realm;
+mod router;
+mod seats;
+mod session_ids;
 pub mod settings;
+mod stream;
+mod tls;
+mod websocket;
+
+pub use clock::Clock;
+pub use files::raise_open_files;
+pub use hooks::{Hooks, SessionChange, TransportInfo};
+pub use listener::{BoundAddress, ListenError, Listener};
+pub use realm::{LocalSession, RealmClosed, RealmHandle, RealmStep};
+pub use router::Router;
+pub use tls::TlsError;

@@ -46,9 +46,9 @@ pub(crate) enum Declaring {
 
 /// What a VM learns when its version is switched in.
 pub(crate) struct Activation {
-    /// (index in the VM's list, id)
-    pub(crate) procedures: Vec<(usize, u64)>,
-    pub(crate) topics: Vec<(usize, u64)>,
+    /// Ids of what the version declared.
+    pub(crate) procedures: Vec<(Key, u64)>,
+    pub(crate) topics: Vec<(Key, u64)>,
     /// `p.state` of the old version.
     pub(crate) state: Option<Vec<u8>>,
     /// Instance 1: subscriptions, timers and lifecycle handlers run here.
@@ -249,13 +249,13 @@ impl Link {
         let key = declaration.key();
         let options = declaration.register_options();
         let mut routing = self.routing.lock();
-        if let Some(held) = routing.held.get_mut(&key) {
-            let (id, same) = (held.id, held.options == options);
-            if held.generation == generation && (slot == HOST || routing.pinned.get(&id) == Some(&slot)) {
+        if let Some(held) = routing.held.get(&key) {
+            let id = held.id;
+            if held.generation == generation {
                 return if slot == HOST { Declaring::Held(id) } else { Declaring::Twice };
             }
-            if same {
-                held.generation = generation;
+            if held.options == options {
+                routing.held.insert(key, Held { id, generation, options });
                 routing.pin(id, slot);
                 return Declaring::Held(id);
             }

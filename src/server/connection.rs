@@ -1,0 +1,364 @@
+//! One task per connection: reads, decodes, feeds the realm, and writes what the realm put into the outbox.
+//!
+//! The task is the only one that touches the socket; nobody else ever waits for it. What one read brings goes to
+//! the realm in few locks, what has gathered meanwhile goes out in one write. Between two reads an idle connection
+//! keeps no buffer: octets arrive in a buffer of the thread and are cut into messages at once.
+
+mod login;
+mod reading;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+use tracing::{debug, info};
+
+use super::frames::FrameReader;
+use super::hooks::TransportInfo;
+use super::outbox::{Flags, Outbox, Room, Stop};
+use super::realm::{Format, RealmHandle};
+use super::router::Shared;
+use super::seats::Seat;
+use super::settings::RouterLimits;
+use super::stream::Stream;
+use crate::core::{AuthFailure, Granted, Handshake, Input, Refusal, Then};
+use crate::words::SessionId;
+
+/// Rounds of reading and writing before other tasks get a turn.
+const ROUNDS: usize = 8;
+/// Missed pongs after which a peer is taken for dead.
+const MISSED_PONGS: u32 = 3;
+
+/// What a connection is made of once it speaks WAMP.
+pub(crate) struct Parts {
+    pub(crate) io: Stream,
+    /// Octets that came together with the end of the transport's handshake.
+    pub(crate) ahead: Bytes,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) seat: Seat,
+    pub(crate) format: Format,
+    /// The largest message we take.
+    pub(crate) message: usize,
+    pub(crate) idle_ping: Option<Duration>,
+    pub(crate) transport: Arc<TransportInfo>,
+    /// When HELLO must be here (`SES-15`).
+    pub(crate) hello_by: Instant,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(shared: Arc<Shared>, parts: Parts) {
+    let mut connection = Connection::new(shared, parts);
+    std::future::poll_fn(|cx| connection.poll(cx)).await;
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    limits: Arc<RouterLimits>,
+    io: Stream,
+    outbox: Arc<Outbox>,
+    seat: Seat,
+    format: Format,
+    transport: Arc<TransportInfo>,
+    stage: Stage,
+    /// The id drawn for a login that has not become a session.
+    drawn: Option<SessionId>,
+
+    reader: FrameReader,
+    input: BytesMut,
+    /// `input` may hold another whole frame.
+    buffered: bool,
+    /// Nothing the peer sends is looked at any more.
+    deaf: bool,
+    /// The peer will send no more.
+    ended: bool,
+    paused: bool,
+
+    writing: Vec<u8>,
+    written: usize,
+    flushed: bool,
+
+    timer: Pin<Box<Sleep>>,
+    deadline: Option<Instant>,
+    idle: Idle,
+    /// The close code that a broken frame asks for.
+    close_code: Option<u16>,
+}
+
+/// Where the connection stands.
+enum Stage {
+    /// No session (yet).
+    Login(Box<Handshake>),
+    /// A login function has been asked.
+    Asking(Box<Handshake>, oneshot::Receiver<Result<Granted, AuthFailure>>),
+    Open { realm: Arc<RealmHandle>, session: SessionId },
+    /// Our GOODBYE is out; theirs is awaited (`SES-28`).
+    Leaving,
+    Closing(Closing),
+    Over,
+}
+
+/// The steps to the end of a transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    /// What waits goes out, then the close frame with this code.
+    Flush(u16),
+    /// The close frame goes out; then the peer's is awaited.
+    Said,
+    /// Our direction is shut; the peer's octets are thrown away until it ends too, lest it see a reset.
+    Shut,
+}
+
+/// When the peer was last heard, and how it answers pings.
+struct Idle {
+    every: Option<Duration>,
+    heard: Instant,
+    missed: u32,
+    ponged: bool,
+}
+
+impl Connection {
+    fn new(shared: Arc<Shared>, parts: Parts) -> Self {
+        let handshake = Handshake::new(parts.transport.peer_name(), shared.seed());
+        let buffered = !parts.ahead.is_empty();
+        Self {
+            limits: shared.limits(),
+            reader: FrameReader::new(parts.format.framing, parts.message),
+            input: BytesMut::from(parts.ahead),
+            stage: Stage::Login(Box::new(handshake)),
+            drawn: None,
+            buffered,
+            deaf: false,
+            ended: false,
+            paused: false,
+            writing: Vec::new(),
+            written: 0,
+            flushed: true,
+            timer: Box::pin(tokio::time::sleep_until(parts.hello_by)),
+            deadline: Some(parts.hello_by),
+            idle: Idle { every: parts.idle_ping, heard: Instant::now(), missed: 0, ponged: false },
+            close_code: None,
+            io: parts.io,
+            outbox: parts.outbox,
+            seat: parts.seat,
+            format: parts.format,
+            transport: parts.transport,
+            shared,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            self.poll_timer(cx);
+            let wrote = self.poll_write(cx);
+            let answered = self.poll_answer(cx);
+            let read = self.poll_read(cx);
+            match (wrote, read) {
+                _ if matches!(self.stage, Stage::Over) => return Poll::Ready(()),
+                (Ok(wrote), Ok(read)) if wrote || read || answered => {}
+                (Ok(_), Ok(_)) => return Poll::Pending,
+                (Err(error), _) | (_, Err(error)) => {
+                    debug!(peer = %self.transport.peer_name(), "connection lost: {error}");
+                    return Poll::Ready(());
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+// Writing.
+impl Connection {
+    /// Writes what waits, and looks at the flags. True: something has changed.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut progress = false;
+        loop {
+            let flags = if self.written == self.writing.len() {
+                self.written = 0;
+                self.outbox.take(&mut self.writing, cx.waker())
+            } else {
+                self.outbox.look(cx.waker())
+            };
+            progress |= self.obey(flags);
+            if self.writing.is_empty() {
+                if !self.flushed {
+                    match Pin::new(&mut self.io).poll_flush(cx)? {
+                        Poll::Ready(()) => self.flushed = true,
+                        Poll::Pending => return Ok(progress),
+                    }
+                }
+                match self.drained(cx)? {
+                    true => progress = true,
+                    false => return Ok(progress),
+                }
+                continue;
+            }
+            match Pin::new(&mut self.io).poll_write(cx, &self.writing[self.written..])? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(octets) => {
+                    self.written += octets;
+                    self.flushed = false;
+                    progress = true;
+                }
+                Poll::Pending => return Ok(progress),
+            }
+        }
+    }
+
+    /// Nothing waits: a closing connection takes its next step. True: it took one.
+    fn drained(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let Stage::Closing(closing) = self.stage else { return Ok(false) };
+        let next = match closing {
+            Closing::Flush(code) => {
+                self.push(&self.format.framing.close(code));
+                Stage::Closing(Closing::Said)
+            }
+            Closing::Said if self.awaits_close_frame() => return Ok(false),
+            Closing::Said => match Pin::new(&mut self.io).poll_shutdown(cx)? {
+                Poll::Ready(()) if self.ended => Stage::Over,
+                Poll::Ready(()) => Stage::Closing(Closing::Shut),
+                Poll::Pending => return Ok(false),
+            },
+            Closing::Shut if self.ended => Stage::Over,
+            Closing::Shut => return Ok(false),
+        };
+        self.stage = next;
+        Ok(true)
+    }
+
+    /// RFC 6455 lets the server end the TCP connection after both close frames. Where the peer's frames cannot be
+    /// read any more, it is not waited for.
+    fn awaits_close_frame(&self) -> bool {
+        matches!(self.reader, FrameReader::WebSocket(_)) && !self.deaf && !self.ended
+    }
+
+    /// Appends a whole frame of our own, if there is room in the world for it.
+    fn push(&self, frame: &[u8]) {
+        if !frame.is_empty() {
+            // This task looks into its outbox before it sleeps: no waker to call.
+            let _ = self.outbox.push_frame(frame, Room::Always);
+        }
+    }
+}
+
+// Stages.
+impl Connection {
+    /// Acts on what others have left in the outbox. True: the stage has changed.
+    fn obey(&mut self, flags: Flags) -> bool {
+        self.paused = flags.paused;
+        if let Some(then) = flags.end {
+            self.session_ended(then);
+            return true;
+        }
+        match (flags.stop, &self.stage) {
+            (Some(Stop::Evicted), Stage::Login(_) | Stage::Asking(..)) => {
+                info!(peer = %self.transport.peer_name(), "closed before login: limits.unauthenticated is reached");
+                self.close(1013);
+                true
+            }
+            (Some(Stop::Shutdown), Stage::Login(_) | Stage::Asking(..)) => {
+                self.refuse(&Refusal::ShuttingDown);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn session_ended(&mut self, then: Then) {
+        if !matches!(self.stage, Stage::Open { .. }) {
+            return;
+        }
+        match then {
+            Then::AwaitHello => {
+                let handshake = Handshake::new(self.transport.peer_name(), self.shared.seed());
+                self.enter(Stage::Login(Box::new(handshake)), Some(self.limits.handshake));
+            }
+            Then::AwaitGoodbye => self.enter(Stage::Leaving, Some(self.limits.goodbye)),
+            Then::CloseViolation => self.close(1002),
+            Then::Close => self.close(1000),
+        }
+    }
+
+    fn enter(&mut self, stage: Stage, within: Option<Duration>) {
+        self.stage = stage;
+        // A duration beyond what the clock can count is as good as none.
+        self.set_deadline(within.and_then(|within| Instant::now().checked_add(within)));
+    }
+
+    /// Starts to end the transport. A session must have been ended before.
+    fn close(&mut self, code: u16) {
+        self.forget_login();
+        if matches!(self.stage, Stage::Closing(_) | Stage::Over) {
+            return;
+        }
+        let code = match self.close_code.unwrap_or(code) {
+            1000 if self.shared.is_shutting_down() => 1001,
+            code => code,
+        };
+        self.enter(Stage::Closing(Closing::Flush(code)), Some(self.limits.goodbye));
+    }
+
+    /// Takes the session out of its realm, if there is one: the transport is gone.
+    fn leave(&mut self) {
+        if let Stage::Open { realm, session } = &self.stage {
+            realm.input(Input::Leave { session: *session });
+        }
+    }
+}
+
+// Time.
+impl Connection {
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+        if let Some(deadline) = deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) {
+        while self.deadline.is_some() && self.timer.as_mut().poll(cx).is_ready() {
+            self.deadline = None;
+            match self.stage {
+                Stage::Login(_) | Stage::Asking(..) => {
+                    self.log_in(|handshake, _| handshake.timeout());
+                }
+                Stage::Open { .. } => self.idle_for_long(),
+                Stage::Leaving => self.close(1000),
+                Stage::Closing(_) => self.stage = Stage::Over,
+                Stage::Over => {}
+            }
+        }
+    }
+
+    /// The idle time may be up: ping, or give the peer up.
+    fn idle_for_long(&mut self) {
+        let Some(every) = self.idle.every else { return };
+        let silent = self.idle.heard.elapsed();
+        if silent < every || self.paused {
+            return self.set_deadline(Some(Instant::now() + every.saturating_sub(silent).max(every / 8)));
+        }
+        if self.idle.ponged && self.idle.missed >= MISSED_PONGS {
+            info!(peer = %self.transport.peer_name(), "connection lost: {MISSED_PONGS} pings were not answered");
+            self.leave();
+            self.stage = Stage::Over;
+            return;
+        }
+        self.idle.missed += 1;
+        let ping = self.format.framing.ping(b"perilune");
+        let _ = self.outbox.push_frame(&ping, Room::UpTo(self.format.queue));
+        self.set_deadline(Some(Instant::now() + every));
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.leave();
+        self.forget_login();
+    }
+}

@@ -1,0 +1,74 @@
+//! What the router asks of the script host, which lives a layer above.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+use super::realm::RealmHandle;
+use crate::core::credentials::Principal;
+use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login};
+use crate::words::SessionId;
+
+/// Answers logins and permissions by function. Without it, whatever would be asked is refused.
+pub trait Hooks: Send + Sync {
+    /// Asks whether an action is allowed; answered, now or later, by [`crate::core::Input::Verdict`] with the
+    /// request's ticket. Called without any lock; must not wait.
+    fn authorize(&self, realm: &Arc<RealmHandle>, request: AuthorizeRequest);
+
+    /// Asks a login function; must not wait. A dropped sender is a failed function. The router watches the time
+    /// (`login.within`) and the peer: when either is gone, so is the receiver.
+    fn authenticate(
+        &self,
+        realm: &Arc<RealmHandle>,
+        login: Login,
+        transport: Arc<TransportInfo>,
+    ) -> oneshot::Receiver<Result<Granted, AuthFailure>>;
+
+    /// Tells of a session that joined or left. Called without any lock, in order; must not wait.
+    fn session_changed(&self, realm: &Arc<RealmHandle>, change: &SessionChange);
+}
+
+/// A session of a peer has joined or left.
+#[derive(Debug, Clone)]
+pub struct SessionChange {
+    pub session: SessionId,
+    pub principal: Arc<Principal>,
+    pub joined: bool,
+}
+
+/// What login functions learn of the connection.
+#[derive(Debug, Clone, Default)]
+pub struct TransportInfo {
+    /// `None` on unix sockets.
+    pub peer: Option<SocketAddr>,
+    /// The listener speaks TLS.
+    pub tls: bool,
+    /// `"websocket"` or `"rawsocket"`.
+    pub kind: &'static str,
+    /// The upgrade request: its path with the query, and its headers in lower case; empty for RawSocket.
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+}
+
+impl TransportInfo {
+    /// The peer's address for humans.
+    pub fn peer_name(&self) -> String {
+        self.peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
+    }
+}
+
+/// The place where the hooks are installed; copies share it.
+#[derive(Clone, Default)]
+pub(crate) struct HookSlot(Arc<RwLock<Option<Arc<dyn Hooks>>>>);
+
+impl HookSlot {
+    pub(crate) fn install(&self, hooks: Option<Arc<dyn Hooks>>) {
+        *self.0.write() = hooks;
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<dyn Hooks>> {
+        self.0.read().clone()
+    }
+}

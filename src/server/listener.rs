@@ -1,0 +1,374 @@
+//! Listening: binding addresses, accepting connections, telling by the first octet what a connection speaks.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::connection::{self, Parts};
+use super::frames::Framing;
+use super::hooks::TransportInfo;
+use super::http;
+use super::outbox::{Outbox, Stop};
+use super::rawsocket::{self, HandshakeError};
+use super::realm::Format;
+use super::router::Shared;
+use super::seats::{Seat, TooMany};
+use super::settings::{Address, ListenerSettings};
+use super::stream::{Io, Stream};
+use super::tls::{Tls, TlsError};
+
+/// Idle time after which the system probes a TCP peer; for peers that never answer a ping.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Connections above the limit that are told so at the same time; others are just closed.
+const REFUSALS: usize = 64;
+/// For durations beyond what the clock can count.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+/// How long a refused connection has to say what it speaks.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+
+/// Why a listener could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(
+        "{address} is in use by another program (perhaps another router): stop that one, or choose another \
+         address with --listen or `listen` in the configuration"
+    )]
+    InUse { address: String },
+    #[error("{address} cannot be used, as this user may not: choose a port above 1023 or another path")]
+    Denied { address: String },
+    #[error("{address} is not an address of this machine: use host:port, for example 127.0.0.1:8080")]
+    NoSuchAddress { address: String },
+    #[error("{} exists and is not a socket: remove it, or choose another path", .path.display())]
+    NotASocket { path: PathBuf },
+    #[error("TLS on {address}: {error}")]
+    Tls { address: String, error: TlsError },
+    #[error("listening on {address} failed: {error}")]
+    Other { address: String, error: io::Error },
+}
+
+/// A bound listener that does not accept yet. Dropping it removes a unix socket's file (`TLS-02`).
+pub struct Listener {
+    socket: Socket,
+    settings: Arc<ListenerSettings>,
+    tls: Option<Arc<Tls>>,
+    address: BoundAddress,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Where a listener can be reached; `Display` gives `ws://127.0.0.1:8080/ws` or `unix:/path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BoundAddress {
+    Tcp { address: SocketAddr, tls: bool, path: String },
+    Unix(PathBuf),
+}
+
+impl fmt::Display for BoundAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address, tls, path } => {
+                write!(f, "{}://{address}{path}", if *tls { "wss" } else { "ws" })
+            }
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Listener {
+    /// Binds the address; port 0 lets the system choose one.
+    pub async fn bind(settings: &ListenerSettings) -> Result<Self, ListenError> {
+        let settings = Arc::new(settings.clone());
+        match &settings.address {
+            Address::Tcp(address) => {
+                let tls = settings.tls.as_ref().map(Tls::load).transpose();
+                let tls = tls.map_err(|error| ListenError::Tls { address: address.clone(), error })?.map(Arc::new);
+                let socket = TcpListener::bind(address).await.map_err(|error| refusal(address, error))?;
+                let bound = socket.local_addr().map_err(|error| refusal(address, error))?;
+                let path = shown_path(&settings.paths);
+                let address = BoundAddress::Tcp { address: bound, tls: tls.is_some(), path };
+                Ok(Self { socket: Socket::Tcp(socket), settings, tls, address })
+            }
+            Address::Unix { path, mode } => {
+                let socket = bind_unix(path, *mode)?;
+                let address = BoundAddress::Unix(path.clone());
+                Ok(Self { socket: Socket::Unix(socket), settings, tls: None, address })
+            }
+        }
+    }
+
+    pub fn address(&self) -> &BoundAddress {
+        &self.address
+    }
+
+    pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
+    }
+
+    /// Accepts connections until the task is aborted.
+    pub(crate) async fn run(self, shared: Arc<Shared>) {
+        let refusals = Arc::new(Semaphore::new(REFUSALS));
+        loop {
+            match self.accept().await {
+                Ok((io, peer)) => self.welcome(&shared, &refusals, io, peer),
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to come back instead of spinning.
+                    warn!(address = %self.address, "accepting a connection failed: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Finds a seat for a new connection and a task to serve it.
+    fn welcome(&self, shared: &Arc<Shared>, refusals: &Arc<Semaphore>, io: Io, peer: Option<SocketAddr>) {
+        let limits = shared.limits();
+        let outbox = Arc::new(Outbox::new(shared.queues()));
+        let address: Option<IpAddr> = peer.map(|peer| peer.ip());
+        match shared.seats().take(&limits, address, outbox.clone()) {
+            Ok(seat) => {
+                let now = Instant::now();
+                let newcomer = Newcomer {
+                    shared: shared.clone(),
+                    settings: self.settings.clone(),
+                    tls: self.tls.clone(),
+                    peer,
+                    outbox,
+                    seat,
+                    hello_by: now.checked_add(limits.handshake).unwrap_or(now + FOR_EVER),
+                };
+                tokio::spawn(newcomer.serve(io));
+            }
+            Err(limit) => {
+                info!(peer = %name(peer), "connection refused: {limit}");
+                match refusals.clone().try_acquire_owned() {
+                    // Without a TLS handshake there is nothing one could say.
+                    Ok(permit) if self.tls.is_none() => {
+                        tokio::spawn(async move {
+                            let _ = tokio::time::timeout(REFUSAL_TIME, turn_away(Stream::new(io), limit)).await;
+                            drop(permit);
+                        });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Io, Option<SocketAddr>)> {
+        match &self.socket {
+            Socket::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                // Both only tune: a socket that refuses them is dead already.
+                let _ = stream.set_nodelay(true);
+                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+                let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+                Ok((Io::Tcp(stream), Some(peer)))
+            }
+            Socket::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                Ok((Io::Unix(stream), None))
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let BoundAddress::Unix(path) = &self.address {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A path to tell people: `/ws` if it is served.
+fn shown_path(paths: &[String]) -> String {
+    match paths.iter().find(|path| *path == "/ws") {
+        Some(path) => path.clone(),
+        None => paths.first().cloned().unwrap_or_default(),
+    }
+}
+
+fn refusal(address: &str, error: io::Error) -> ListenError {
+    let address = address.to_owned();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse { address },
+        io::ErrorKind::PermissionDenied => ListenError::Denied { address },
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => ListenError::NoSuchAddress { address },
+        _ => ListenError::Other { address, error },
+    }
+}
+
+/// Replaces the file of a socket nobody listens on any more.
+fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
+    let address = format!("unix:{}", path.display());
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(ListenError::NotASocket { path: path.to_owned() });
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(ListenError::InUse { address });
+        }
+        std::fs::remove_file(path).map_err(|error| refusal(&address, error))?;
+    }
+    let socket = UnixListener::bind(path).map_err(|error| refusal(&address, error))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(|error| refusal(&address, error))?;
+    Ok(socket)
+}
+
+/// A connection that has not said what it speaks.
+pub(crate) struct Newcomer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Arc<ListenerSettings>,
+    tls: Option<Arc<Tls>>,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) seat: Seat,
+    pub(crate) hello_by: Instant,
+}
+
+/// Says in the peer's own words that there is no room.
+async fn turn_away(mut stream: Stream, limit: TooMany) -> io::Result<()> {
+    let mut octets = [0; 1024];
+    let count = stream.read(&mut octets).await?;
+    if octets[..count].first() == Some(&rawsocket::MAGIC) {
+        stream.write_all(&HandshakeError::Connections.reply()).await?;
+    } else {
+        stream.write_all(http::unavailable(&limit.to_string()).as_bytes()).await?;
+    }
+    stream.shutdown().await
+}
+
+fn name(peer: Option<SocketAddr>) -> String {
+    TransportInfo { peer, ..TransportInfo::default() }.peer_name()
+}
+
+impl Newcomer {
+    /// Up to the point where it is known what the peer speaks, then on to there.
+    async fn serve(self, io: Io) {
+        let peer = name(self.peer);
+        let mut stream = match (&self.tls, io) {
+            (Some(tls), Io::Tcp(io)) => match self.patiently(tls.accept(io)).await {
+                Some(Ok(io)) => Stream::new(Io::Tls(Box::new(io))),
+                Some(Err(error)) => return info!(%peer, "closed: no TLS handshake: {error}"),
+                None => return,
+            },
+            (_, io) => Stream::new(io),
+        };
+        match self.patiently(first_octets(&mut stream)).await {
+            Some(Ok(octets)) if octets.first() == Some(&rawsocket::MAGIC) => self.rawsocket(stream, octets).await,
+            Some(Ok(octets)) if octets.first().is_some_and(u8::is_ascii_uppercase) => {
+                stream.unread(octets);
+                http::serve(self, stream).await;
+            }
+            Some(Ok(octets)) if octets.is_empty() => debug!(%peer, "closed without a word"),
+            Some(Ok(_)) => info!(%peer, "closed: speaks neither WebSocket nor RawSocket nor HTTP"),
+            Some(Err(error)) => debug!(%peer, "connection lost: {error}"),
+            None => {}
+        }
+    }
+
+    /// Runs what comes before the login, for as long as a peer may take for it.
+    pub(crate) async fn patiently<R>(&self, work: impl Future<Output = R>) -> Option<R> {
+        let peer = name(self.peer);
+        tokio::select! {
+            result = work => Some(result),
+            () = tokio::time::sleep_until(self.hello_by) => {
+                info!(%peer, "closed: no HELLO in time (limits.handshake)");
+                None
+            }
+            stop = self.outbox.stopped() => {
+                match stop {
+                    Stop::Evicted => info!(%peer, "closed before login: limits.unauthenticated is reached"),
+                    Stop::Shutdown => debug!(%peer, "closed before login: shutting down"),
+                }
+                None
+            }
+        }
+    }
+
+    /// The RawSocket handshake, then WAMP.
+    async fn rawsocket(self, mut stream: Stream, mut octets: Bytes) {
+        let peer = name(self.peer);
+        let handshake = async {
+            let mut rest = [0; 4];
+            let have = octets.len().min(4);
+            rest[..have].copy_from_slice(&octets.split_to(have));
+            stream.read_exact(&mut rest[have..]).await?;
+            let offer = rawsocket::offer([rest[1], rest[2], rest[3]], &self.settings.serializers);
+            let reply = match &offer {
+                Ok(offer) => rawsocket::accept(offer.serializer, self.settings.message),
+                Err(error) => error.reply(),
+            };
+            stream.write_all(&reply).await?;
+            if offer.is_err() {
+                stream.shutdown().await?;
+            }
+            io::Result::Ok(offer)
+        };
+        match self.patiently(handshake).await {
+            Some(Ok(Ok(offer))) => {
+                let limit = offer.limit.min(self.settings.message);
+                let transport = TransportInfo { kind: "rawsocket", ..TransportInfo::default() };
+                let parts = RawParts { framing: Framing::RawSocket, serializer: offer.serializer, limit };
+                self.wamp(stream, octets, parts, transport).await;
+            }
+            Some(Ok(Err(error))) => info!(%peer, "RawSocket handshake refused: {error}"),
+            Some(Err(error)) => debug!(%peer, "connection lost: {error}"),
+            None => {}
+        }
+    }
+
+    /// The transport stands: WAMP from here on.
+    pub(crate) async fn wamp(self, io: Stream, ahead: Bytes, parts: RawParts, transport: TransportInfo) {
+        let RawParts { framing, serializer, limit } = parts;
+        let message = match framing {
+            Framing::RawSocket => rawsocket::announced(self.settings.message),
+            Framing::WebSocket { .. } => self.settings.message,
+        };
+        let queue = self.shared.limits().queue;
+        let transport = TransportInfo { peer: self.peer, tls: self.tls.is_some(), ..transport };
+        let parts = Parts {
+            io,
+            ahead,
+            outbox: self.outbox,
+            seat: self.seat,
+            format: Format { serializer, framing, limit, queue },
+            message,
+            idle_ping: self.settings.idle_ping,
+            transport: Arc::new(transport),
+            hello_by: self.hello_by,
+        };
+        // A task of its own, so that what the handshake needed is freed.
+        tokio::spawn(connection::serve(self.shared, parts));
+    }
+}
+
+/// What a transport handshake agreed on.
+pub(crate) struct RawParts {
+    pub(crate) framing: Framing,
+    pub(crate) serializer: crate::wire::Serializer,
+    /// The largest message towards the peer.
+    pub(crate) limit: usize,
+}
+
+async fn first_octets(stream: &mut Stream) -> io::Result<Bytes> {
+    let mut octets = [0; 1024];
+    let count = stream.read(&mut octets).await?;
+    Ok(Bytes::copy_from_slice(&octets[..count]))
+}

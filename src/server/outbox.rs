@@ -1,0 +1,289 @@
+//! What waits to be written to one connection, and the flags that reach its task from outside.
+//!
+//! Anybody may append, nobody ever waits: what has no room comes back to the sender. The connection's task is the
+//! only one that takes. Octets are whole frames, ready for the socket.
+
+use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Poll, Waker};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::frames::Header;
+use super::realm::RealmHandle;
+use crate::core::Then;
+use crate::words::SessionId;
+
+/// Buffers up to this size stay with an idle connection.
+const KEPT: usize = 1024;
+
+/// The octets that wait in all queues of the router (`limits.queues_total`).
+#[derive(Debug)]
+pub(crate) struct Queues {
+    total: AtomicUsize,
+    limit: AtomicUsize,
+    /// Rung when the total goes above the limit; the router then sheds the largest queues.
+    pub(crate) overfull: Notify,
+}
+
+impl Queues {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { total: AtomicUsize::new(0), limit: AtomicUsize::new(limit), overfull: Notify::new() })
+    }
+
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
+    }
+
+    /// Octets above the limit.
+    pub(crate) fn excess(&self) -> usize {
+        self.total.load(Relaxed).saturating_sub(self.limit.load(Relaxed))
+    }
+
+    fn add(&self, octets: usize) {
+        let before = self.total.fetch_add(octets, Relaxed);
+        if before.saturating_add(octets) > self.limit.load(Relaxed) {
+            self.overfull.notify_one();
+        }
+    }
+
+    fn sub(&self, octets: usize) {
+        if octets > 0 {
+            self.total.fetch_sub(octets, Relaxed);
+        }
+    }
+}
+
+/// The outbox has no room for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// How much may wait before a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// So many octets with this message; an empty queue takes any one message.
+    UpTo(usize),
+    /// The last words of a session, and what is bounded by other means.
+    Always,
+}
+
+/// Why a connection without a session has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Newer connections need the place (`limits.unauthenticated`).
+    Evicted,
+    /// The router is shutting down.
+    Shutdown,
+}
+
+/// What the connection's task finds when it looks up from its socket.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Flags {
+    /// The session has ended; consumed by looking.
+    pub(crate) end: Option<Then>,
+    /// No more may be read for now (`pending_verdicts`).
+    pub(crate) paused: bool,
+    pub(crate) stop: Option<Stop>,
+}
+
+pub(crate) struct Outbox {
+    queues: Arc<Queues>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Whose octets these are, once somebody has logged in.
+    session: Option<(Weak<RealmHandle>, SessionId)>,
+    waiting: Vec<u8>,
+    /// Octets that the task has taken and not written yet.
+    in_flight: usize,
+    flags: Flags,
+    waker: Option<Waker>,
+}
+
+impl Outbox {
+    pub(crate) fn new(queues: Arc<Queues>) -> Self {
+        Self { queues, inner: Mutex::default() }
+    }
+
+    /// Appends one frame. The waker, if any, is of the task that waits for this; call it once no lock is held.
+    pub(crate) fn push(&self, header: Header, payload: &[u8], room: Room) -> Result<Option<Waker>, Full> {
+        let header = header.as_slice();
+        let octets = header.len() + payload.len();
+        let mut inner = self.inner.lock();
+        let before = inner.waiting.len() + inner.in_flight;
+        match room {
+            Room::UpTo(limit) if before > 0 && before + octets > limit => return Err(Full),
+            Room::UpTo(_) | Room::Always => {}
+        }
+        inner.waiting.reserve(octets);
+        inner.waiting.extend_from_slice(header);
+        inner.waiting.extend_from_slice(payload);
+        let waker = if before == 0 { inner.waker.take() } else { None };
+        drop(inner);
+        self.queues.add(octets);
+        Ok(waker)
+    }
+
+    /// Appends octets that are whole frames already.
+    pub(crate) fn push_frame(&self, frame: &[u8], room: Room) -> Result<Option<Waker>, Full> {
+        self.push(Header::new(&[]), frame, room)
+    }
+
+    /// Tells the task that the session has ended.
+    pub(crate) fn end(&self, then: Then) -> Option<Waker> {
+        self.flag(|flags| flags.end = Some(then))
+    }
+
+    /// Stops and resumes reading.
+    pub(crate) fn pause(&self, paused: bool) -> Option<Waker> {
+        self.flag(|flags| flags.paused = paused)
+    }
+
+    /// Ends a connection that has no session.
+    pub(crate) fn stop(&self, stop: Stop) -> Option<Waker> {
+        self.flag(|flags| flags.stop = flags.stop.or(Some(stop)))
+    }
+
+    /// Throws away what waits, to free the memory of a session about to be closed.
+    pub(crate) fn shed(&self) {
+        let dropped = std::mem::take(&mut self.inner.lock().waiting);
+        self.queues.sub(dropped.len());
+    }
+
+    /// Remembers the session this belongs to.
+    pub(crate) fn belongs_to(&self, realm: &Arc<RealmHandle>, session: SessionId) {
+        self.inner.lock().session = Some((Arc::downgrade(realm), session));
+    }
+
+    /// The last session this belonged to.
+    pub(crate) fn session(&self) -> Option<(Arc<RealmHandle>, SessionId)> {
+        let inner = self.inner.lock();
+        let (realm, session) = inner.session.as_ref()?;
+        Some((realm.upgrade()?, *session))
+    }
+
+    /// Octets that wait.
+    pub(crate) fn len(&self) -> usize {
+        let inner = self.inner.lock();
+        inner.waiting.len() + inner.in_flight
+    }
+
+    /// For the task: moves what waits into `writing` (which has been written whole) and reads the flags. `waker` is
+    /// remembered until something happens.
+    pub(crate) fn take(&self, writing: &mut Vec<u8>, waker: &Waker) -> Flags {
+        let mut inner = self.inner.lock();
+        let written = inner.in_flight;
+        writing.clear();
+        std::mem::swap(&mut inner.waiting, writing);
+        inner.in_flight = writing.len();
+        if writing.is_empty() {
+            shrink(writing);
+            shrink(&mut inner.waiting);
+        }
+        let flags = inner.look(waker);
+        drop(inner);
+        self.queues.sub(written);
+        flags
+    }
+
+    /// For the task: reads the flags while it is still writing.
+    pub(crate) fn look(&self, waker: &Waker) -> Flags {
+        self.inner.lock().look(waker)
+    }
+
+    /// For the task before there is a session: waits for [`Outbox::stop`].
+    pub(crate) async fn stopped(&self) -> Stop {
+        std::future::poll_fn(|cx| self.look(cx.waker()).stop.map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    fn flag(&self, set: impl FnOnce(&mut Flags)) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        set(&mut inner.flags);
+        inner.waker.take()
+    }
+}
+
+impl Inner {
+    fn look(&mut self, waker: &Waker) -> Flags {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+        let flags = self.flags;
+        self.flags.end = None;
+        flags
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut();
+        self.queues.sub(inner.waiting.len() + inner.in_flight);
+    }
+}
+
+fn shrink(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > KEPT {
+        *buffer = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox(total: usize) -> (Arc<Queues>, Outbox) {
+        let queues = Queues::new(total);
+        (queues.clone(), Outbox::new(queues))
+    }
+
+    fn push(outbox: &Outbox, octets: usize, limit: usize) -> Result<(), Full> {
+        outbox.push_frame(&vec![b'x'; octets], Room::UpTo(limit)).map(drop)
+    }
+
+    #[test]
+    fn an_empty_queue_takes_any_one_message() {
+        let (_, outbox) = outbox(usize::MAX);
+        assert_eq!(push(&outbox, 500, 100), Ok(()));
+        assert_eq!(push(&outbox, 1, 100), Err(Full));
+        assert!(outbox.push_frame(b"bye", Room::Always).is_ok());
+        assert_eq!(outbox.len(), 503);
+    }
+
+    #[test]
+    fn what_is_being_written_counts_until_it_is_written() {
+        let (queues, outbox) = outbox(0);
+        push(&outbox, 60, 100).unwrap();
+        let mut writing = Vec::new();
+        outbox.take(&mut writing, Waker::noop());
+        assert_eq!((writing.len(), queues.excess()), (60, 60));
+        assert_eq!(push(&outbox, 60, 100), Err(Full));
+        outbox.take(&mut writing, Waker::noop());
+        assert_eq!((writing.len(), queues.excess()), (0, 0));
+        assert_eq!(push(&outbox, 60, 100), Ok(()));
+        drop(outbox);
+        assert_eq!(queues.excess(), 0);
+    }
+
+    #[test]
+    fn shedding_frees_what_waits() {
+        let (queues, outbox) = outbox(10);
+        push(&outbox, 60, 100).unwrap();
+        assert_eq!(queues.excess(), 50);
+        outbox.shed();
+        assert_eq!(queues.excess(), 0);
+    }
+
+    #[test]
+    fn the_end_is_told_once_the_rest_stays() {
+        let (_, outbox) = outbox(usize::MAX);
+        outbox.end(Then::Close);
+        outbox.pause(true);
+        let first = outbox.look(Waker::noop());
+        assert_eq!((first.end, first.paused), (Some(Then::Close), true));
+        let second = outbox.look(Waker::noop());
+        assert_eq!((second.end, second.paused), (None, true));
+    }
+}

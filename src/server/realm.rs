@@ -1,0 +1,437 @@
+//! The driver of one realm: takes its lock, feeds inputs to the core, and performs the effects right away.
+//!
+//! Decides nothing by itself. Performing never waits: a message goes, encoded, into the receiver's outbox or comes
+//! back to the core as [`Input::Undelivered`]. Tasks are woken and hooks asked once the lock is free again.
+
+use std::mem;
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::RngCore;
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use super::clock::Clock;
+use super::frames::Framing;
+use super::hooks::{HookSlot, SessionChange};
+use super::outbox::{Outbox, Room};
+use super::session_ids::SessionIds;
+use crate::core::policy::RealmPolicy;
+use crate::core::{
+    AuthorizeRequest, Effect, Effects, Input, Join, Now, Realm, Report, Then, Undelivered, Verdict,
+};
+use crate::wire::{self, Event, Message, Serializer};
+use crate::words::{SessionId, Uri};
+
+/// A session inside this process: the script host's end of it.
+///
+/// Both methods are called while the realm is locked: they must not wait and must not call the realm.
+pub trait LocalSession: Send + Sync {
+    /// Takes a message, or hands it back if its queue is full.
+    fn deliver(&self, message: Message) -> Result<(), Message>;
+    /// The session has left the realm; nothing is delivered any more.
+    fn ended(&self, then: Then);
+}
+
+/// The realm takes no new sessions: it was removed, or the router shuts down.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the realm is closed ({reason})")]
+pub struct RealmClosed {
+    pub reason: Uri,
+}
+
+/// How messages are written for a remote session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Format {
+    pub(crate) serializer: Serializer,
+    pub(crate) framing: Framing,
+    /// The largest message its transport takes.
+    pub(crate) limit: usize,
+    /// `limits.queue`.
+    pub(crate) queue: usize,
+}
+
+/// The other end of a session.
+pub(crate) enum Link {
+    Remote { outbox: Arc<Outbox>, format: Format },
+    Local(Arc<dyn LocalSession>),
+}
+
+/// A realm that many may use at once.
+pub struct RealmHandle {
+    uri: Uri,
+    clock: Clock,
+    hooks: HookSlot,
+    ids: Arc<SessionIds>,
+    state: Mutex<State>,
+    /// Rung when the next timeout has become earlier.
+    rearmed: Arc<Notify>,
+}
+
+struct State {
+    core: Realm,
+    policy: Arc<RealmPolicy>,
+    links: FxHashMap<SessionId, Link>,
+    effects: Effects,
+    encoded: Encoded,
+    /// When the timer task will look again.
+    armed: Option<Duration>,
+    closed: Option<Uri>,
+}
+
+/// One message in each serializer it was needed in; the buffers are reused.
+#[derive(Default)]
+struct Encoded {
+    octets: [Vec<u8>; 3],
+    done: [Option<bool>; 3],
+}
+
+/// What is done once the lock is free.
+#[derive(Default)]
+struct Afterwards {
+    wakers: Vec<Waker>,
+    questions: Vec<AuthorizeRequest>,
+    changes: Vec<SessionChange>,
+}
+
+/// The realm while it is locked: several inputs through this are one atomic step.
+pub struct RealmStep<'a> {
+    state: &'a mut State,
+    now: Now,
+    /// The session whose task is running this step; it looks into its outbox afterwards anyway.
+    own: Option<SessionId>,
+    hooked: bool,
+    ids: &'a SessionIds,
+    afterwards: &'a mut Afterwards,
+}
+
+impl RealmHandle {
+    /// Spawns the realm's timer; it ends with the last handle.
+    pub(crate) fn start(
+        uri: Uri,
+        policy: Arc<RealmPolicy>,
+        clock: Clock,
+        hooks: HookSlot,
+        ids: Arc<SessionIds>,
+        random: Box<dyn RngCore + Send>,
+    ) -> Arc<Self> {
+        let state = State {
+            core: Realm::new(uri.clone(), policy.clone(), random),
+            policy,
+            links: FxHashMap::default(),
+            effects: Effects::default(),
+            encoded: Encoded::default(),
+            armed: None,
+            closed: None,
+        };
+        let rearmed = Arc::new(Notify::new());
+        let realm = Arc::new(Self { uri, clock, hooks, ids, state: Mutex::new(state), rearmed: rearmed.clone() });
+        tokio::spawn(keep_time(Arc::downgrade(&realm), rearmed, clock));
+        realm
+    }
+
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// What holds in the realm now.
+    pub fn policy(&self) -> Arc<RealmPolicy> {
+        self.state.lock().policy.clone()
+    }
+
+    /// The number of sessions, scripts included.
+    pub fn session_count(&self) -> usize {
+        self.state.lock().links.len()
+    }
+
+    /// Feeds one input.
+    pub fn input(self: &Arc<Self>, input: Input) {
+        self.step(|step| step.input(input));
+    }
+
+    /// Runs `work` as one step that nothing can come between. Must not be called from a [`LocalSession`].
+    pub fn step<R>(self: &Arc<Self>, work: impl FnOnce(&mut RealmStep<'_>) -> R) -> R {
+        self.step_of(None, work)
+    }
+
+    /// As [`RealmHandle::step`], by the task of the session `own`.
+    pub(crate) fn step_of<R>(
+        self: &Arc<Self>,
+        own: Option<SessionId>,
+        work: impl FnOnce(&mut RealmStep<'_>) -> R,
+    ) -> R {
+        let mut afterwards = Afterwards::default();
+        let hooks = self.hooks.current();
+        let mut state = self.state.lock();
+        let mut step = RealmStep {
+            state: &mut state,
+            now: self.clock.now(),
+            own,
+            hooked: hooks.is_some(),
+            ids: &self.ids,
+            afterwards: &mut afterwards,
+        };
+        let result = work(&mut step);
+        let next = state.core.next_timeout();
+        let earlier = next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed));
+        if earlier {
+            state.armed = next;
+        }
+        drop(state);
+        if earlier {
+            self.rearmed.notify_one();
+        }
+        for waker in afterwards.wakers {
+            waker.wake();
+        }
+        if let Some(hooks) = hooks {
+            for change in &afterwards.changes {
+                hooks.session_changed(self, change);
+            }
+            for request in afterwards.questions {
+                hooks.authorize(self, request);
+            }
+        }
+        result
+    }
+
+    /// Joins a session of this process.
+    pub fn join_local(self: &Arc<Self>, join: Join, local: Arc<dyn LocalSession>) -> Result<(), RealmClosed> {
+        self.step(|step| step.join_local(join, local))
+    }
+
+    /// GOODBYE to everybody, and nobody comes in any more.
+    pub(crate) fn close(self: &Arc<Self>, reason: Uri, message: &str) {
+        self.step(|step| {
+            step.state.closed = Some(reason.clone());
+            step.input(Input::Close { reason, message: Some(message.to_owned()) });
+        });
+    }
+
+    /// Runs the timers that are due; says when to come back.
+    fn tick(self: &Arc<Self>) -> Option<Duration> {
+        self.step(|step| {
+            if step.state.core.next_timeout().is_some_and(|at| at <= step.now.mono) {
+                step.input(Input::Timeout);
+            }
+            step.state.armed = step.state.core.next_timeout();
+            step.state.armed
+        })
+    }
+}
+
+/// The timer of a realm; ends with its last handle.
+async fn keep_time(realm: Weak<RealmHandle>, rearmed: Arc<Notify>, clock: Clock) {
+    loop {
+        let Some(next) = realm.upgrade().map(|realm| realm.tick()) else { return };
+        match next {
+            None => rearmed.notified().await,
+            Some(at) => {
+                tokio::select! {
+                    () = rearmed.notified() => {}
+                    () = tokio::time::sleep(at.saturating_sub(clock.now().mono)) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Drop for RealmHandle {
+    fn drop(&mut self) {
+        self.rearmed.notify_one();
+    }
+}
+
+impl RealmStep<'_> {
+    /// Feeds one input and performs what follows from it.
+    pub fn input(&mut self, input: Input) {
+        if let Input::Policy(policy) = &input {
+            self.state.policy = policy.clone();
+        }
+        self.state.core.handle(self.now, input, &mut self.state.effects);
+        self.perform();
+    }
+
+    /// Joins a session of this process.
+    pub fn join_local(&mut self, join: Join, local: Arc<dyn LocalSession>) -> Result<(), RealmClosed> {
+        self.join(join, Link::Local(local))
+    }
+
+    pub(crate) fn join(&mut self, join: Join, link: Link) -> Result<(), RealmClosed> {
+        if let Some(reason) = self.state.closed.clone() {
+            return Err(RealmClosed { reason });
+        }
+        self.state.links.insert(join.session, link);
+        self.input(Input::Join(Box::new(join)));
+        Ok(())
+    }
+
+    /// Performs effects, and those that follow from not being able to, until none is left.
+    fn perform(&mut self) {
+        while !self.state.effects.list.is_empty() {
+            let mut effects = mem::take(&mut self.state.effects);
+            for effect in effects.list.drain(..) {
+                match effect {
+                    Effect::Send { to, message } => self.send(to, message),
+                    Effect::Event { event, from, to } => self.event(&event, &effects.receivers[from..to]),
+                    Effect::Authorize(request) => self.authorize(*request),
+                    Effect::End { session, then } => self.end(session, then),
+                    Effect::Pause { session } => self.pause(session, true),
+                    Effect::Resume { session } => self.pause(session, false),
+                    Effect::Report(Report::Changed { session, principal, joined }) => {
+                        self.afterwards.changes.push(SessionChange { session, principal, joined });
+                    }
+                    Effect::Report(report) => log(&self.state.core, &report),
+                }
+            }
+            effects.clear();
+            // What came up meanwhile goes on; the emptied buffers are kept for it or for the next step.
+            if self.state.effects.list.is_empty() {
+                self.state.effects = effects;
+            }
+        }
+    }
+
+    fn send(&mut self, to: SessionId, message: Message) {
+        self.state.encoded.forget();
+        let Some(link) = self.state.links.get(&to) else { return };
+        let outcome = match link {
+            Link::Local(local) => {
+                local.deliver(message).map_err(|message| (message, Undelivered::QueueFull))
+            }
+            Link::Remote { outbox, format } => {
+                let room = room(&message, format.queue);
+                let encode = |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
+                match self.state.encoded.put(outbox, format, room, encode) {
+                    Ok(waker) => {
+                        if self.own != Some(to) {
+                            self.afterwards.wakers.extend(waker);
+                        }
+                        Ok(())
+                    }
+                    Err(cause) => Err((message, cause)),
+                }
+            }
+        };
+        if let Err((message, cause)) = outcome {
+            self.undelivered(to, message, cause);
+        }
+    }
+
+    /// One encoding per serializer, whatever the number of receivers.
+    fn event(&mut self, event: &Event, receivers: &[SessionId]) {
+        self.state.encoded.forget();
+        let message = Message::Event(event.clone());
+        for &to in receivers {
+            let Some(link) = self.state.links.get(&to) else { continue };
+            let outcome = match link {
+                Link::Local(local) => local.deliver(message.clone()).map_err(|_| Undelivered::QueueFull),
+                Link::Remote { outbox, format } => {
+                    let encode = |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
+                    let put = self.state.encoded.put(outbox, format, Room::UpTo(format.queue), encode);
+                    put.map(|waker| {
+                        if self.own != Some(to) {
+                            self.afterwards.wakers.extend(waker);
+                        }
+                    })
+                }
+            };
+            if let Err(cause) = outcome {
+                self.undelivered(to, message.clone(), cause);
+            }
+        }
+    }
+
+    fn undelivered(&mut self, to: SessionId, message: Message, cause: Undelivered) {
+        metrics::counter!("perilune_undelivered_total").increment(1);
+        let input = Input::Undelivered { to, message, cause };
+        self.state.core.handle(self.now, input, &mut self.state.effects);
+    }
+
+    /// Fails closed where nobody could answer.
+    fn authorize(&mut self, request: AuthorizeRequest) {
+        if self.hooked {
+            self.afterwards.questions.push(request);
+        } else {
+            let verdict = Verdict::Failed("no script host is there to ask".into());
+            let input = Input::Verdict { ticket: request.ticket, verdict };
+            self.state.core.handle(self.now, input, &mut self.state.effects);
+        }
+    }
+
+    fn end(&mut self, session: SessionId, then: Then) {
+        self.ids.release(session);
+        match self.state.links.remove(&session) {
+            Some(Link::Remote { outbox, .. }) => self.afterwards.wakers.extend(outbox.end(then)),
+            Some(Link::Local(local)) => local.ended(then),
+            None => {}
+        }
+        debug!(%session, realm = %self.state.core.uri(), ?then, "session left");
+    }
+
+    fn pause(&mut self, session: SessionId, paused: bool) {
+        if let Some(Link::Remote { outbox, .. }) = self.state.links.get(&session) {
+            self.afterwards.wakers.extend(outbox.pause(paused));
+        }
+    }
+}
+
+impl Encoded {
+    fn forget(&mut self) {
+        self.done = [None; 3];
+    }
+
+    /// Puts the message into an outbox, encoding it if this serializer has not been needed for it yet.
+    fn put(
+        &mut self,
+        outbox: &Outbox,
+        format: &Format,
+        room: Room,
+        encode: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> Result<Option<Waker>, Undelivered> {
+        let at = format.serializer as usize;
+        let octets = &mut self.octets[at];
+        let encodable = *self.done[at].get_or_insert_with(|| {
+            octets.clear();
+            // One huge message must not keep its room for good.
+            octets.shrink_to(64 << 10);
+            encode(octets)
+        });
+        if !encodable {
+            return Err(Undelivered::Unencodable);
+        }
+        if octets.len() > format.limit {
+            return Err(Undelivered::TooLarge);
+        }
+        let header = format.framing.header(octets.len());
+        outbox.push(header, octets, room).map_err(|_| Undelivered::QueueFull)
+    }
+}
+
+/// The last words of a session always have room; INTERRUPTs are bounded by the invocations in flight.
+fn room(message: &Message, queue: usize) -> Room {
+    match message {
+        Message::Goodbye(_) | Message::Abort(_) | Message::Welcome(_) | Message::Interrupt(_) => Room::Always,
+        _ => Room::UpTo(queue),
+    }
+}
+
+fn log(realm: &Realm, report: &Report) {
+    let realm = realm.uri();
+    match report {
+        Report::Violation { session, text } => info!(%session, %realm, "protocol violation: {text}"),
+        Report::AuthorizerFailed { session, action, uri, text } => {
+            warn!(%session, %realm, action = action.as_str(), %uri, "authorizer failed, denied: {text}");
+        }
+        Report::Slow { session, closed: false } => {
+            info!(%session, %realm, "slow consumer: its queue is full, events are dropped");
+        }
+        Report::Changed { .. } => {}
+        Report::Slow { session, closed: true } => {
+            info!(%session, %realm, "slow consumer: its queue is full, the session is closed");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The router: its realms, its listeners, what holds for all of them, and its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use tokio::task::AbortHandle;
+use tracing::{info, warn};
+
+use super::clock::Clock;
+use super::hooks::{HookSlot, Hooks};
+use super::listener::Listener;
+use super::outbox::Queues;
+use super::realm::RealmHandle;
+use super::seats::Seats;
+use super::session_ids::SessionIds;
+use super::tls::{Tls, TlsError};
+use super::settings::{HttpSettings, RealmSettings, RouterLimits, Settings};
+use crate::core::credentials::Secret;
+use crate::core::{Input, uris};
+use crate::words::{SessionId, Uri};
+
+/// A running router. Clones are the same router. Lives inside a tokio runtime.
+#[derive(Clone)]
+pub struct Router {
+    shared: Arc<Shared>,
+}
+
+/// What every connection needs of the router.
+pub(crate) struct Shared {
+    clock: Clock,
+    hooks: HookSlot,
+    ids: Arc<SessionIds>,
+    /// Mock challenges are derived from it.
+    seed: Arc<Secret>,
+    queues: Arc<Queues>,
+    seats: Arc<Seats>,
+    realms: RwLock<BTreeMap<Uri, Arc<RealmHandle>>>,
+    limits: RwLock<Arc<RouterLimits>>,
+    http: RwLock<Arc<HttpSettings>>,
+    tasks: Mutex<Vec<AbortHandle>>,
+    certificates: Mutex<Vec<Arc<Tls>>>,
+    shutting_down: AtomicBool,
+    /// As applied last, to find what a new configuration changes.
+    settings: Mutex<Settings>,
+}
+
+impl Router {
+    /// Builds the realms; nothing listens yet.
+    pub fn new(settings: &Settings) -> Self {
+        let mut seed = [0; 32];
+        rand::rng().fill_bytes(&mut seed);
+        let shared = Arc::new(Shared {
+            clock: Clock::start(),
+            hooks: HookSlot::default(),
+            ids: Arc::default(),
+            seed: Arc::new(Secret::new(seed)),
+            queues: Queues::new(settings.limits.queues_total),
+            seats: Arc::default(),
+            realms: RwLock::default(),
+            limits: RwLock::new(Arc::new(settings.limits.clone())),
+            http: RwLock::new(Arc::new(settings.http.clone())),
+            tasks: Mutex::default(),
+            certificates: Mutex::default(),
+            shutting_down: AtomicBool::new(false),
+            settings: Mutex::new(settings.clone()),
+        });
+        for (uri, realm) in &settings.realms {
+            shared.add_realm(uri, realm);
+        }
+        let shedder = tokio::spawn(shed(Arc::downgrade(&shared), shared.queues.clone()));
+        shared.tasks.lock().push(shedder.abort_handle());
+        Self { shared }
+    }
+
+    /// Installs the script host. Until then everything that would be asked is refused.
+    pub fn install_hooks(&self, hooks: Arc<dyn Hooks>) {
+        self.shared.hooks.install(Some(hooks));
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
+    pub fn realm(&self, uri: &str) -> Option<Arc<RealmHandle>> {
+        self.shared.realm(uri)
+    }
+
+    pub fn realms(&self) -> Vec<Arc<RealmHandle>> {
+        self.shared.realms.read().values().cloned().collect()
+    }
+
+    /// An id for a session of this process; the realm gives it back when the session ends.
+    pub fn draw_session(&self) -> SessionId {
+        self.shared.ids.draw(&mut rand::rng())
+    }
+
+    /// Accepts connections on a bound listener from now on.
+    pub fn serve(&self, listener: Listener) {
+        info!(address = %listener.address(), "listening");
+        self.shared.certificates.lock().extend(listener.tls());
+        let task = tokio::spawn(listener.run(self.shared.clone()));
+        self.shared.tasks.lock().push(task.abort_handle());
+    }
+
+    /// Adopts a new configuration for open and new sessions; scripts are the script host's business. Returns what
+    /// needs a restart, for the log.
+    pub fn apply(&self, new: &Settings) -> Vec<String> {
+        let shared = &self.shared;
+        let old = std::mem::replace(&mut *shared.settings.lock(), new.clone());
+        shared.queues.set_limit(new.limits.queues_total);
+        *shared.limits.write() = Arc::new(new.limits.clone());
+        *shared.http.write() = Arc::new(new.http.clone());
+        for uri in old.realms.keys().filter(|uri| !new.realms.contains_key(*uri)) {
+            if let Some(realm) = shared.realms.write().remove(uri) {
+                realm.close(uris::CLOSE_REALM, "the realm was removed from the configuration");
+                info!(realm = %uri, "realm removed");
+            }
+        }
+        for (uri, realm) in &new.realms {
+            match (shared.realm(uri), old.realms.get(uri)) {
+                (Some(_), Some(before)) if before.policy == realm.policy => {}
+                (Some(handle), _) => handle.input(Input::Policy(Arc::new(realm.policy.clone()))),
+                (None, _) => {
+                    shared.add_realm(uri, realm);
+                    info!(realm = %uri, "realm added");
+                }
+            }
+        }
+        match old.listeners == new.listeners {
+            true => Vec::new(),
+            false => vec!["listen".to_owned()],
+        }
+    }
+
+    /// Reads the certificates of all listeners again. Those that cannot be read stay as they were.
+    pub fn reload_certificates(&self) -> Vec<TlsError> {
+        self.shared.certificates.lock().iter().filter_map(|tls| tls.reload().err()).collect()
+    }
+
+    /// Stops accepting, says GOODBYE to everybody, and waits for theirs, but not for long.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        if shared.shutting_down.swap(true, Relaxed) {
+            return;
+        }
+        info!("shutting down");
+        for task in shared.tasks.lock().drain(..) {
+            task.abort();
+        }
+        shared.seats.stop_all();
+        for realm in self.realms() {
+            realm.close(uris::SYSTEM_SHUTDOWN, "the router is shutting down");
+        }
+        // Theirs, then the closing handshake of the transport.
+        let patience = shared.limits().goodbye.saturating_mul(2).saturating_add(Duration::from_millis(100));
+        if tokio::time::timeout(patience, shared.seats.empty()).await.is_err() {
+            warn!("some connections did not close in time");
+        }
+    }
+}
+
+impl Shared {
+    fn add_realm(&self, uri: &Uri, settings: &RealmSettings) {
+        let random = Box::new(StdRng::from_rng(&mut rand::rng()));
+        let policy = Arc::new(settings.policy.clone());
+        let realm =
+            RealmHandle::start(uri.clone(), policy, self.clock, self.hooks.clone(), self.ids.clone(), random);
+        self.realms.write().insert(uri.clone(), realm);
+    }
+
+    pub(crate) fn realm(&self, uri: &str) -> Option<Arc<RealmHandle>> {
+        self.realms.read().get(uri).cloned()
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn hooks(&self) -> &HookSlot {
+        &self.hooks
+    }
+
+    pub(crate) fn ids(&self) -> &SessionIds {
+        &self.ids
+    }
+
+    pub(crate) fn seed(&self) -> Arc<Secret> {
+        self.seed.clone()
+    }
+
+    pub(crate) fn queues(&self) -> Arc<Queues> {
+        self.queues.clone()
+    }
+
+    pub(crate) fn seats(&self) -> &Arc<Seats> {
+        &self.seats
+    }
+
+    pub(crate) fn limits(&self) -> Arc<RouterLimits> {
+        self.limits.read().clone()
+    }
+
+    pub(crate) fn http(&self) -> Arc<HttpSettings> {
+        self.http.read().clone()
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Relaxed)
+    }
+}
+
+/// Ends the sessions with the largest queues whenever all queues together are above `limits.queues_total`.
+async fn shed(shared: std::sync::Weak<Shared>, queues: Arc<Queues>) {
+    loop {
+        queues.overfull.notified().await;
+        let Some(shared) = shared.upgrade() else { return };
+        let mut outboxes = shared.seats.outboxes();
+        outboxes.sort_by_cached_key(|outbox| std::cmp::Reverse(outbox.len()));
+        for outbox in outboxes {
+            if queues.excess() == 0 {
+                break;
+            }
+            warn!(octets = outbox.len(), "limits.queues_total is reached: the largest queue's session is closed");
+            outbox.shed();
+            if let Some((realm, session)) = outbox.session() {
+                let message = Some("the router's queues are full".to_owned());
+                realm.input(Input::Kill { session, reason: uris::SLOW_CONSUMER, message });
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Frames of RFC 6455 as a server sees them: masked ones come in, unmasked ones go out. No I/O, no extensions.
+//!
+//! The header codec is tungstenite's. The reader is ours, because an idle connection must not keep a read buffer
+//! and messages are cut as slices out of what one read brought.
+
+use std::io::Cursor;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+use super::frames::{FrameError, Header, Incoming};
+
+pub(crate) const CLOSE: u8 = 0x8;
+pub(crate) const PING: u8 = 0x9;
+pub(crate) const PONG: u8 = 0xA;
+const FINAL: u8 = 0x80;
+
+/// The longest payload of a control frame.
+const CONTROL_LIMIT: u64 = 125;
+
+/// The header of an unfragmented, unmasked data frame.
+pub(crate) fn message_header(text: bool, len: usize) -> Header {
+    let first = FINAL | if text { 0x1 } else { 0x2 };
+    if len < 126 {
+        Header::new(&[first, len as u8])
+    } else if let Ok(short) = u16::try_from(len) {
+        let [high, low] = short.to_be_bytes();
+        Header::new(&[first, 126, high, low])
+    } else {
+        let mut octets = [first, 127, 0, 0, 0, 0, 0, 0, 0, 0];
+        octets[2..].copy_from_slice(&(len as u64).to_be_bytes());
+        Header::new(&octets)
+    }
+}
+
+/// A whole control frame; what is longer than a control frame may be is cut.
+pub(crate) fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let payload = &payload[..payload.len().min(CONTROL_LIMIT as usize)];
+    let mut frame = Vec::with_capacity(2 + payload.len());
+    frame.extend([FINAL | opcode, payload.len() as u8]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The state of the incoming side between two reads.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    text: bool,
+    limit: usize,
+    /// The fragments so far of a message sent in several frames.
+    fragments: Option<BytesMut>,
+}
+
+impl Reader {
+    /// `text`: messages are text frames (`WS-01`).
+    pub(crate) fn new(text: bool, limit: usize) -> Self {
+        Self { text, limit, fragments: None }
+    }
+
+    /// See `FrameReader::next`.
+    pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
+        loop {
+            let Some((header, payload)) = self.frame(input)? else { return Ok(None) };
+            let whole = match header.opcode {
+                OpCode::Control(kind) => Some(control_frame(kind, payload)?),
+                OpCode::Data(kind) => self.data_frame(kind, header.is_final, payload)?,
+            };
+            if whole.is_some() {
+                return Ok(whole);
+            }
+        }
+    }
+
+    /// One frame, unmasked.
+    fn frame(&self, input: &mut BytesMut) -> Result<Option<(FrameHeader, BytesMut)>, FrameError> {
+        let mut cursor = Cursor::new(&input[..]);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|error| FrameError::WebSocket(error.to_string()))?;
+        let Some((header, len)) = parsed else { return Ok(None) };
+        let start = cursor.position() as usize;
+        self.check(&header, len)?;
+        let len = len as usize;
+        if input.len() < start + len {
+            return Ok(None);
+        }
+        input.advance(start);
+        let mut payload = input.split_to(len);
+        if let Some(mask) = header.mask {
+            unmask(&mut payload, mask);
+        }
+        Ok(Some((header, payload)))
+    }
+
+    /// All that can be said of a frame before its payload is there.
+    fn check(&self, header: &FrameHeader, len: u64) -> Result<(), FrameError> {
+        let protocol = |what: &str| Err(FrameError::WebSocket(what.into()));
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return protocol("reserved bits are set");
+        }
+        if header.mask.is_none() {
+            return protocol("client frame is not masked");
+        }
+        if let OpCode::Control(_) = header.opcode {
+            return match header.is_final && len <= CONTROL_LIMIT {
+                true => Ok(()),
+                false => protocol("control frame is fragmented or too long"),
+            };
+        }
+        let size = len.saturating_add(self.fragments.as_ref().map_or(0, |sofar| sofar.len() as u64));
+        if size > self.limit as u64 {
+            return Err(FrameError::TooLarge { size, limit: self.limit });
+        }
+        match (header.opcode, self.fragments.is_some()) {
+            (OpCode::Data(Data::Continue), false) => protocol("continuation of nothing"),
+            (OpCode::Data(Data::Text | Data::Binary), true) => protocol("new message inside a fragmented one"),
+            (OpCode::Data(Data::Text), _) if !self.text => Err(FrameError::WrongKind("text")),
+            (OpCode::Data(Data::Binary), _) if self.text => Err(FrameError::WrongKind("binary")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A message, if this frame ends one.
+    fn data_frame(&mut self, kind: Data, last: bool, payload: BytesMut) -> Result<Option<Incoming>, FrameError> {
+        let message = match (kind, self.fragments.take()) {
+            (Data::Continue, Some(mut sofar)) => {
+                sofar.extend_from_slice(&payload);
+                sofar
+            }
+            // Copied: a fragment must not keep the read buffer alive while the rest of the message trickles in.
+            _ if !last => BytesMut::from(&payload[..]),
+            _ => payload,
+        };
+        if !last {
+            self.fragments = Some(message);
+            return Ok(None);
+        }
+        if self.text && std::str::from_utf8(&message).is_err() {
+            return Err(FrameError::Utf8);
+        }
+        Ok(Some(Incoming::Message(message.freeze())))
+    }
+}
+
+fn control_frame(kind: Control, payload: BytesMut) -> Result<Incoming, FrameError> {
+    match kind {
+        Control::Ping => Ok(Incoming::Ping(payload.freeze())),
+        Control::Pong => Ok(Incoming::Pong),
+        Control::Close => close_frame(payload.freeze()),
+        Control::Reserved(_) => Err(FrameError::WebSocket("reserved opcode".into())),
+    }
+}
+
+/// A close frame carries nothing, or a code and UTF-8.
+fn close_frame(payload: Bytes) -> Result<Incoming, FrameError> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return match payload.is_empty() {
+            true => Ok(Incoming::Close(1000)),
+            false => Err(FrameError::WebSocket("close frame of one octet".into())),
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !CloseCode::from(code).is_allowed() {
+        return Err(FrameError::WebSocket(format!("close code {code}")));
+    }
+    match std::str::from_utf8(reason) {
+        Ok(_) => Ok(Incoming::Close(code)),
+        Err(_) => Err(FrameError::Utf8),
+    }
+}
+
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let mut words = payload.chunks_exact_mut(4);
+    for word in &mut words {
+        for (octet, key) in word.iter_mut().zip(mask) {
+            *octet ^= key;
+        }
+    }
+    for (octet, key) in words.into_remainder().iter_mut().zip(mask) {
+        *octet ^= key;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client frame: masked.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mask = [1, 2, 3, 250];
+        let mut octets = vec![first];
+        if payload.len() < 126 {
+            octets.push(0x80 | payload.len() as u8);
+        } else {
+            octets.push(0x80 | 126);
+            octets.extend((payload.len() as u16).to_be_bytes());
+        }
+        octets.extend(mask);
+        octets.extend(payload.iter().enumerate().map(|(at, octet)| octet ^ mask[at % 4]));
+        octets
+    }
+
+    fn read(reader: &mut Reader, octets: &[u8]) -> Result<Option<Incoming>, FrameError> {
+        reader.next(&mut BytesMut::from(octets))
+    }
+
+    fn message(text: &str) -> Incoming {
+        Incoming::Message(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn ws_01_frames_are_cut_wherever_reads_end() {
+        let mut wire = frame(0x81, b"[1]");
+        wire.extend(frame(0x81, "[\"\u{e4}\"]".repeat(50).as_bytes()));
+        for split in 0..wire.len() {
+            let mut reader = Reader::new(true, 1000);
+            let mut input = BytesMut::from(&wire[..split]);
+            let mut got = Vec::new();
+            while let Some(incoming) = reader.next(&mut input).unwrap() {
+                got.push(incoming);
+            }
+            input.extend_from_slice(&wire[split..]);
+            while let Some(incoming) = reader.next(&mut input).unwrap() {
+                got.push(incoming);
+            }
+            assert_eq!(got, [message("[1]"), message(&"[\"\u{e4}\"]".repeat(50))], "split at {split}");
+            assert!(input.is_empty());
+        }
+    }
+
+    #[test]
+    fn ws_01_fragments_are_joined_and_pings_may_stand_between() {
+        let mut reader = Reader::new(false, 10);
+        let mut input = BytesMut::new();
+        for part in [frame(0x02, b"ab"), frame(0x89, b"hi"), frame(0x00, b"cd"), frame(0x80, b"ef")] {
+            input.extend_from_slice(&part);
+        }
+        assert_eq!(reader.next(&mut input), Ok(Some(Incoming::Ping(Bytes::from_static(b"hi")))));
+        assert_eq!(reader.next(&mut input), Ok(Some(message("abcdef"))));
+        assert_eq!(reader.next(&mut input), Ok(None));
+    }
+
+    #[test]
+    fn ws_04_wrong_frame_kind() {
+        let error = read(&mut Reader::new(true, 10), &frame(0x82, b"x")).unwrap_err();
+        assert_eq!(error, FrameError::WrongKind("binary"));
+        assert!(error.is_violation());
+        assert_eq!(error.close_code(), 1002);
+    }
+
+    #[test]
+    fn ws_05_close_codes_of_broken_frames() {
+        let code = |octets: &[u8]| read(&mut Reader::new(true, 10), octets).unwrap_err().close_code();
+        assert_eq!(code(&frame(0x81, &[0xFF, 0xFE])), 1007);
+        assert_eq!(code(&frame(0x81, b"12345678901")), 1009);
+        assert_eq!(code(&[0x81, 1, b'x']), 1002, "unmasked");
+        assert_eq!(code(&frame(0x80, b"x")), 1002, "continuation of nothing");
+        assert_eq!(code(&frame(0xC1, b"x")), 1002, "reserved bit");
+        assert_eq!(code(&frame(0x83, b"x")), 1002, "reserved opcode");
+        assert_eq!(code(&frame(0x09, b"x")), 1002, "fragmented ping");
+        assert_eq!(code(&frame(0x88, b"x")), 1002, "close frame of one octet");
+        assert_eq!(code(&frame(0x88, &999u16.to_be_bytes())), 1002, "code that may not be sent");
+    }
+
+    #[test]
+    fn ws_05_fragments_count_together_towards_the_limit() {
+        let mut reader = Reader::new(true, 10);
+        assert_eq!(read(&mut reader, &frame(0x01, b"123456")), Ok(None));
+        assert_eq!(
+            read(&mut reader, &frame(0x80, b"78901")),
+            Err(FrameError::TooLarge { size: 11, limit: 10 })
+        );
+    }
+
+    #[test]
+    fn ws_06_close_with_and_without_code() {
+        assert_eq!(read(&mut Reader::new(true, 10), &frame(0x88, b"")), Ok(Some(Incoming::Close(1000))));
+        let going_away = frame(0x88, &[0x03, 0xE9, b'b', b'y', b'e']);
+        assert_eq!(read(&mut Reader::new(true, 10), &going_away), Ok(Some(Incoming::Close(1001))));
+    }
+
+    #[test]
+    fn headers_use_the_shortest_length() {
+        for (len, expected) in [(0usize, 2usize), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let header = message_header(true, len);
+            let mut cursor = Cursor::new(header.as_slice());
+            let (parsed, size) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+            assert_eq!((header.as_slice().len(), size), (expected, len as u64));
+            assert!(parsed.is_final && parsed.mask.is_none());
+        }
+    }
+}
