@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use mlua::{Function, Lua, StdLib, Table, Value};
 
-use crate::lua::lib;
 use crate::lua::vm::{ErrorKind, ScriptError, Vm, VmOptions, describe};
+use crate::lua::{lib, pattern};
 
 use super::finding::Finding;
 
@@ -74,7 +74,7 @@ impl ConfigVm {
         let name = file.strip_prefix(folder).unwrap_or(file).display().to_string();
         // The files are the operator's own, wherever links lead.
         let options = VmOptions { memory: MEMORY_LIMIT, links_out: true, ..VmOptions::new(&name, folder) };
-        let vm = Vm::new(&options, &[])?;
+        let vm = Vm::new(&options, &[pattern::install])?;
         let unset = Unset::default();
         install(vm.lua(), &unset).map_err(|error| ScriptError::host(&describe(&error)))?;
         for &name in OF_SCRIPTS {

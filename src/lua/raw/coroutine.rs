@@ -18,7 +18,7 @@ use slab::Slab;
 use super::protect::Main;
 use super::refs::{Dead, FunctionRef, ValueRef, sweep};
 use super::watchdog;
-use crate::lua::vm::{ErrorKind, ScriptError};
+use crate::lua::vm::{ErrorKind, ScriptError, describe};
 
 /// Idle coroutines kept for the next handler.
 const POOL: usize = 64;
