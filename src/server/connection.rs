@@ -117,7 +117,8 @@ enum Closing {
 /// When the peer was last heard, and how it answers pings.
 struct Idle {
     every: Option<Duration>,
-    heard: Instant,
+    /// On the router's clock.
+    heard: Duration,
     missed: u32,
     ponged: bool,
 }
@@ -141,7 +142,7 @@ impl Connection {
             flushed: true,
             timer: Box::pin(tokio::time::sleep_until(parts.hello_by)),
             deadline: Some(parts.hello_by),
-            idle: Idle { every: parts.idle_ping, heard: Instant::now(), missed: 0, ponged: false },
+            idle: Idle { every: parts.idle_ping, heard: shared.clock().now().mono, missed: 0, ponged: false },
             close_code: None,
             io: parts.io,
             outbox: parts.outbox,
@@ -339,7 +340,7 @@ impl Connection {
     /// The idle time may be up: ping, or give the peer up.
     fn idle_for_long(&mut self) {
         let Some(every) = self.idle.every else { return };
-        let silent = self.idle.heard.elapsed();
+        let silent = self.shared.clock().now().mono.saturating_sub(self.idle.heard);
         if silent < every || self.paused {
             return self.set_deadline(Some(Instant::now() + every.saturating_sub(silent).max(every / 8)));
         }

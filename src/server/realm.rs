@@ -127,8 +127,9 @@ impl RealmHandle {
             closed: None,
         };
         let rearmed = Arc::new(Notify::new());
+        let timer = clock.clone();
         let realm = Arc::new(Self { uri, clock, hooks, ids, state: Mutex::new(state), rearmed: rearmed.clone() });
-        tokio::spawn(keep_time(Arc::downgrade(&realm), rearmed, clock));
+        tokio::spawn(keep_time(Arc::downgrade(&realm), rearmed, timer));
         realm
     }
 
@@ -242,6 +243,11 @@ impl Drop for RealmHandle {
 }
 
 impl RealmStep<'_> {
+    /// The time of this step.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
     /// Feeds one input and performs what follows from it.
     pub fn input(&mut self, input: Input) {
         if let Input::Policy(policy) = &input {
