@@ -1,46 +1,44 @@
 //! Where the core's time comes from.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::core::Now;
 
 /// How long the wall clock is counted on before it is looked at again: reading a clock costs as much as handling
-/// a small message, and every batch of messages needs the time.
+/// a small message, and every batch of messages needs the time. Nanoseconds.
 const LOOK_AGAIN: u64 = 100_000_000;
 
-/// Counts from the start of the router; copies agree.
-#[derive(Debug, Clone)]
+/// Where all clocks of the process start to count.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// The wall clock when the count was zero, and the count at which to look at it again; nanoseconds.
+static WALL_AT_ORIGIN: AtomicU64 = AtomicU64::new(0);
+static LOOK_AT: AtomicU64 = AtomicU64::new(0);
+
+/// The time of this process: all clocks agree.
+#[derive(Debug, Clone, Copy)]
 pub struct Clock {
     origin: Instant,
-    wall: Arc<Wall>,
-}
-
-/// Nanoseconds all three.
-#[derive(Debug, Default)]
-struct Wall {
-    /// The wall clock when the count was zero.
-    at_origin: AtomicU64,
-    look_at: AtomicU64,
 }
 
 impl Clock {
-    /// Starts at zero now.
+    /// The first one starts at zero.
     pub fn start() -> Self {
-        Self { origin: Instant::now(), wall: Arc::default() }
+        Self { origin: *ORIGIN }
     }
 
     /// The present, as the core wants it; the wall clock follows changes within 0.1 s.
     pub fn now(&self) -> Now {
         let mono = self.origin.elapsed();
         let count = nanoseconds(mono);
-        if count >= self.wall.look_at.load(Relaxed) {
+        if count >= LOOK_AT.load(Ordering::Acquire) {
             let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanoseconds);
-            self.wall.at_origin.store(wall.saturating_sub(count), Relaxed);
-            self.wall.look_at.store(count + LOOK_AGAIN, Relaxed);
+            WALL_AT_ORIGIN.store(wall.saturating_sub(count), Ordering::Relaxed);
+            // After the wall clock, for the others: whoever need not look finds it there.
+            LOOK_AT.store(count.saturating_add(LOOK_AGAIN), Ordering::Release);
         }
-        let wall = Duration::from_nanos(self.wall.at_origin.load(Relaxed)) + mono;
+        let wall = Duration::from_nanos(WALL_AT_ORIGIN.load(Ordering::Relaxed)) + mono;
         Now { mono, wall: UNIX_EPOCH + wall }
     }
 }

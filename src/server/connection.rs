@@ -35,6 +35,9 @@ const ROUNDS: usize = 8;
 /// Missed pongs after which a peer is taken for dead.
 const MISSED_PONGS: u32 = 3;
 
+/// For the end of the transport of a peer that owes us a GOODBYE.
+const LAST_WAIT: Duration = Duration::from_millis(200);
+
 /// What a connection is made of once it speaks WAMP.
 pub(crate) struct Parts {
     pub(crate) io: Stream,
@@ -330,7 +333,11 @@ impl Connection {
                     self.log_in(|handshake, _| handshake.timeout());
                 }
                 Stage::Open { .. } => self.idle_for_long(),
-                Stage::Leaving => self.close(1000),
+                Stage::Leaving => {
+                    // Who does not say GOODBYE in time is hardly waited for again.
+                    self.close(1000);
+                    self.set_deadline(Some(Instant::now() + self.limits.goodbye.min(LAST_WAIT)));
+                }
                 Stage::Closing(_) => self.stage = Stage::Over,
                 Stage::Over => {}
             }

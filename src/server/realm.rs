@@ -31,6 +31,7 @@ use crate::words::{SessionId, Uri};
 /// Both methods are called while the realm is locked: they must not wait and must not call the realm.
 pub trait LocalSession: Send + Sync {
     /// Takes a message, or hands it back if its queue is full.
+    #[allow(clippy::result_large_err, reason = "the message comes back, as the core wants it")]
     fn deliver(&self, message: Message) -> Result<(), Message>;
     /// The session has left the realm; nothing is delivered any more.
     fn ended(&self, then: Then);
@@ -127,9 +128,8 @@ impl RealmHandle {
             closed: None,
         };
         let rearmed = Arc::new(Notify::new());
-        let timer = clock.clone();
         let realm = Arc::new(Self { uri, clock, hooks, ids, state: Mutex::new(state), rearmed: rearmed.clone() });
-        tokio::spawn(keep_time(Arc::downgrade(&realm), rearmed, timer));
+        tokio::spawn(keep_time(Arc::downgrade(&realm), rearmed, clock));
         realm
     }
 

@@ -83,7 +83,7 @@ impl Router {
     }
 
     pub fn clock(&self) -> Clock {
-        self.shared.clock.clone()
+        self.shared.clock
     }
 
     pub fn realm(&self, uri: &str) -> Option<Arc<RealmHandle>> {
@@ -169,7 +169,7 @@ impl Shared {
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
         let policy = Arc::new(settings.policy.clone());
         let realm =
-            RealmHandle::start(uri.clone(), policy, self.clock.clone(), self.hooks.clone(), self.ids.clone(), random);
+            RealmHandle::start(uri.clone(), policy, self.clock, self.hooks.clone(), self.ids.clone(), random);
         self.realms.write().insert(uri.clone(), realm);
     }
 
@@ -177,8 +177,8 @@ impl Shared {
         self.realms.read().get(uri).cloned()
     }
 
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.clock
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
     }
 
     pub(crate) fn hooks(&self) -> &HookSlot {
