@@ -603,11 +603,11 @@ fn fingerprints_cover_what_was_read_or_missing() {
     };
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
     let refused = load_at(folder.path()).expect_err("no rooms.lua").fingerprints;
-    assert_eq!(changed(&refused), [PathBuf::new(); 0]);
+    assert_eq!(changed(&refused), Vec::<PathBuf>::new());
     write("rooms.lua", "");
     assert_eq!(changed(&refused), [Path::new("rooms.lua")]);
     let loaded = load_at(folder.path()).expect("fine").fingerprints;
-    assert_eq!(changed(&loaded), [PathBuf::new(); 0]);
+    assert_eq!(changed(&loaded), Vec::<PathBuf>::new());
     write("perilune.lua", "return { realms = require 'realms' } -- new");
     write("realms/init.lua", "return { home = {} }");
     write("realms.lua", "return {}");
