@@ -55,7 +55,7 @@ fn home() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop")
 }
 
-/// `install.sh` leaves a copy of each list of versions when it is done.
+/// `install.sh` leaves a copy of each list of versions when it is done, and a link to the programs of this checkout.
 fn assert_installed() {
     for (list, copy) in [
         (include_str!("interop/requirements.txt"), "requirements.txt"),
@@ -64,12 +64,18 @@ fn assert_installed() {
         let installed = std::fs::read_to_string(home().join(copy)).unwrap_or_default();
         assert_eq!(installed, list, "{INSTALL}");
     }
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/clients");
+    let linked = home().join("clients").canonicalize().ok();
+    assert_eq!(linked, ours.canonicalize().ok(), "{INSTALL}");
 }
 
 fn program(client: Client) -> Command {
     let clients = home().join("clients");
     let (mut command, file) = match client {
-        Client::AutobahnPython => (Command::new(home().join("venv/bin/python")), "autobahn_python.py"),
+        Client::AutobahnPython => (
+            Command::new(home().join("venv/bin/python")),
+            "autobahn_python.py",
+        ),
         Client::AutobahnJs => (Command::new("node"), "autobahn_js.mjs"),
         Client::Wampy => (Command::new("node"), "wampy_js.mjs"),
     };
@@ -87,8 +93,15 @@ async fn converse(client: Client, scheme: &str, serializer: &str) {
     let path = if scheme == "ws" { "/ws" } else { "" };
     let url = format!("{scheme}://{}{path}", router.address);
     let mut command = program(client);
-    command.args([&url, serializer]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.kill_on_drop(true).spawn().unwrap_or_else(|error| panic!("{error}; {INSTALL}"));
+    command
+        .args([&url, serializer])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{error}; {INSTALL}"));
     let output = Log::default();
     output.follow(child.stdout.take().expect("stdout is piped"));
     output.follow(child.stderr.take().expect("stderr is piped"));
@@ -129,12 +142,21 @@ impl Router {
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let mut line = String::new();
         let read = timeout(PATIENCE, stdout.read_line(&mut line)).await;
-        let announced = line.strip_prefix("listening on ws://").and_then(|rest| rest.split('/').next());
+        let announced = line
+            .strip_prefix("listening on ws://")
+            .and_then(|rest| rest.split('/').next());
         let Some(address) = announced.map(str::to_owned) else {
-            panic!("no `listening on ws://…` but {line:?} ({read:?})\n--- router\n{}", log.settled().await);
+            panic!(
+                "no `listening on ws://…` but {line:?} ({read:?})\n--- router\n{}",
+                log.settled().await
+            );
         };
         log.follow(stdout);
-        Self { _child: child, address, log }
+        Self {
+            _child: child,
+            address,
+            log,
+        }
     }
 }
 
@@ -151,7 +173,9 @@ impl Log {
         let reader = tokio::spawn(async move {
             let mut chunk = [0; 4096];
             while let Ok(read @ 1..) = from.read(&mut chunk).await {
-                text.lock().expect("no reader panics").extend_from_slice(&chunk[..read]);
+                text.lock()
+                    .expect("no reader panics")
+                    .extend_from_slice(&chunk[..read]);
             }
         });
         self.readers.lock().expect("no reader panics").push(reader);

@@ -6,7 +6,7 @@
 
 pub mod config;
 pub mod guard;
-pub mod host;
+pub(crate) mod host;
 pub mod lib;
 pub mod pattern;
 mod raw;
