@@ -6,10 +6,11 @@
 
 pub mod config;
 pub mod guard;
-pub(crate) mod host;
+pub mod host;
 pub mod lib;
 pub mod pattern;
-mod raw;
+pub mod raw;
 pub mod require;
 pub mod sandbox;
 pub mod vm;
+pub mod watch;

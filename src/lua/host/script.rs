@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::boot::{BootSpec, Declared, LoadError, boot};
 use super::link::{Activation, Declaration, Key, Link};
-use super::mailbox::{Control, Mailbox};
+use super::mailbox::{Control, HookKey, Mailbox};
 use super::worker::{Bounds, Worker};
 use crate::core::credentials::Principal;
 use crate::core::policy::SCRIPT_ROLE;
@@ -33,6 +33,7 @@ pub(super) struct Version {
     generation: u64,
     instances: Vec<Instance>,
     pub(super) declared: Declared,
+    switched: Option<Instant>,
 }
 
 struct Instance {
@@ -45,12 +46,14 @@ pub(super) struct Surroundings<'a> {
     pub(super) app_dir: &'a Path,
     pub(super) clock: Clock,
     pub(super) space: SharedSpace,
-    pub(super) drain: Duration,
     /// Octets in a VM's queue of work.
     pub(super) queue: usize,
     pub(super) dev: bool,
     pub(super) recycle: Arc<dyn Fn() + Send + Sync>,
 }
+
+/// When old declarations go at the latest after a switch.
+const SWEEP: Duration = Duration::from_secs(2);
 
 /// How long a VM thread may take to load, and an old version to hand over, in wall-clock time.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,8 +92,12 @@ impl Script {
     pub(super) fn load(&mut self, around: &Surroundings<'_>) -> Result<Version, LoadError> {
         self.generation += 1;
         let state = self.snapshot();
-        let mut version =
-            Version { generation: self.generation, instances: Vec::new(), declared: Declared::default() };
+        let mut version = Version {
+            generation: self.generation,
+            instances: Vec::new(),
+            declared: Declared::default(),
+            switched: None,
+        };
         for instance in 1..=self.settings.instances {
             match self.start_instance(instance, state.clone(), around) {
                 Ok((started, declared)) => {
@@ -157,17 +164,36 @@ impl Script {
         Arc::new(move || link.realm.step(|step| link.sweep(step, generation)))
     }
 
-    /// Puts a loaded version in the place of the current one, in one step of the realm.
-    pub(super) fn switch(&mut self, version: Version, drain: Duration) -> Result<(), LoadError> {
+    /// Whether the version that is in declares this hook.
+    pub(super) fn declares(&self, hook: &HookKey) -> bool {
+        self.current.as_ref().is_some_and(|version| version.declared.hooks.contains(hook))
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.current.as_ref().map_or(0, |version| version.generation)
+    }
+
+    /// Gives up what only older versions declared, if the switch is long enough ago.
+    pub(super) fn sweep(&self) {
+        if let Some(version) = &self.current
+            && version.switched.is_some_and(|at| at.elapsed() >= SWEEP)
+        {
+            self.link.realm.step(|step| self.link.sweep(step, version.generation));
+        }
+    }
+
+    /// Puts a loaded version in the place of the current one, in one step of the realm. `dry`: it stays asleep.
+    pub(super) fn switch(&mut self, mut version: Version, drain: Duration, dry: bool) -> Result<(), LoadError> {
         let old_primary = self.current.as_ref().and_then(|old| old.instances.first());
         let outcome = match old_primary {
             Some(old) => self.switch_by(&old.mailbox, &version),
-            None => switch_now(&self.link, &version.plan(None, false)),
+            None => switch_now(&self.link, &Plan { dry, ..version.plan(None, false) }),
         };
         if let Err(reason) = outcome {
             version.discard();
             return Err(LoadError { dependencies: version.declared.dependencies, ..LoadError::plain(reason) });
         }
+        version.switched = Some(Instant::now());
         if let Some(old) = self.current.replace(version) {
             old.retire(Instant::now() + drain);
         }
@@ -223,6 +249,7 @@ impl Version {
             topics: self.declared.topics.clone(),
             state,
             reload,
+            dry: false,
         }
     }
 
@@ -248,6 +275,7 @@ struct Plan {
     topics: Vec<Declaration>,
     state: Option<Vec<u8>>,
     reload: bool,
+    dry: bool,
 }
 
 /// The one step: declarations, then whom messages go to, then the word to the new VMs. All or nothing.
@@ -264,6 +292,9 @@ fn switch_now(link: &Arc<Link>, plan: &Plan) -> Result<(), String> {
         };
         let slots = plan.instances.iter().map(|(slot, _)| *slot).collect();
         link.switch_to(slots, plan.generation);
+        if plan.dry {
+            return Ok(());
+        }
         for (index, (_, mailbox)) in plan.instances.iter().enumerate() {
             let primary = index == 0;
             mailbox.control(Control::Activate(Box::new(Activation {
