@@ -58,8 +58,9 @@ p.register("interop.whoami", function(call)
   return p.result({}, { session = details.caller, authid = details.caller_authid, authrole = details.caller_authrole })
 end)
 
--- Waits to be cancelled, and says so to everybody.
+-- Says that it has begun, waits to be cancelled, and says so to everybody.
 p.register("interop.wait", function(call)
+  call:progress({ "waiting" })
   while not call.cancelled do
     p.sleep(0.01)
   end

@@ -4,6 +4,7 @@ import autobahn from "autobahn";
 import { WampError, run } from "./scenario.mjs";
 
 const [url, serializer] = process.argv.slice(2);
+autobahn.log.warn = () => {}; // it tells of each close
 const { JSONSerializer, MsgpackSerializer, CBORSerializer } = autobahn.serializer;
 const serializers = { json: JSONSerializer, msgpack: MsgpackSerializer, cbor: CBORSerializer };
 
@@ -43,7 +44,7 @@ function adapt(connection, session, details, closed) {
     async register(uri, handler) {
       const endpoint = (args, kwargs, details) => {
         try {
-          const answer = handler({ args, kwargs, details, progress: details.progress });
+          const answer = handler({ args, kwargs, details });
           return new autobahn.Result(answer.args, answer.kwargs);
         } catch (error) {
           throw new autobahn.Error(error.uri, error.args, error.kwargs);

@@ -76,16 +76,16 @@ async def soon(awaitable):
 
 
 async def connect(method="ticket", authid="joe", secret="joe's ticket", realm="interop"):
-    made = []
+    made = asyncio.get_running_loop().create_future()
 
     def make(config):
-        made.append(Client(config))
-        return made[0]
+        made.set_result(Client(config))
+        return made.result()
 
     login = {"method": method, "authid": authid, "secret": secret}
     serializer = create_transport_serializer(SERIALIZER)
     await soon(ApplicationRunner(URL, realm, login, [serializer]).run(make, start_loop=False))
-    client = made[0]
+    client = await soon(made)
     client.welcome = await soon(client.joined)
     return client
 
@@ -235,7 +235,9 @@ async def progressive_results(me):
 async def cancelled_call(me):
     told = asyncio.get_running_loop().create_future()
     subscription = await soon(me.subscribe(told.set_result, "interop.topic.cancelled"))
-    call = me.call("interop.wait", 42)
+    begun = asyncio.get_running_loop().create_future()
+    call = me.call("interop.wait", 42, options=CallOptions(on_progress=begun.set_result))
+    equal(await soon(begun), "waiting")
     call.cancel()
     equal(await soon(told), 42)
     await soon(subscription.unsubscribe())

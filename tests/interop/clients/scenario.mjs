@@ -5,7 +5,7 @@
 //     call(uri, args, kwargs, { onProgress, timeout }) -> { args, kwargs }, with a `cancel(mode)`,
 //     publish(uri, args, kwargs, options) -> publication id,
 //     subscribe(uri, (args, kwargs, details) => …, { match }) -> () => unsubscribed,
-//     register(uri, ({ args, kwargs, details, progress }) => { args, kwargs }) -> () => unregistered,
+//     register(uri, ({ args, kwargs, details }) => { args, kwargs }) -> () => unregistered,
 //     bye() }
 // and everything fails with a WampError. `can` says what the client's serializer carries (`binary`; integers beyond
 // 2^53: `receiveBig`, `sendBig`) and what the client lets its user do (`excludeMe`: to send `exclude_me = false`).
@@ -175,13 +175,21 @@ function calls(me, can) {
     async cancelledCall() {
       const inbox = new Inbox();
       const unsubscribe = await soon(me.subscribe("interop.topic.cancelled", inbox.put));
-      const waiting = me.call("interop.wait", [42]);
-      waiting.cancel("kill");
+      const onProgress = () => waiting.cancel("kill");
+      const waiting = me.call("interop.wait", [42], undefined, { onProgress });
       equal((await failure(waiting)).uri, "wamp.error.canceled");
       equal((await inbox.next()).args, [42]);
-      equal((await failure(me.call("interop.wait", [43], undefined, { timeout: 30 }))).uri, "wamp.error.timeout");
-      equal((await inbox.next()).args, [43]);
       await soon(unsubscribe());
+    },
+    async callCancelledAtOnce() {
+      for (let i = 0; i < 20; i += 1) {
+        const waiting = me.call("interop.wait", [i]);
+        waiting.cancel("kill");
+        equal((await failure(waiting)).uri, "wamp.error.canceled");
+      }
+    },
+    async timedOutCall() {
+      equal((await failure(me.call("interop.wait", [43], undefined, { timeout: 30 }))).uri, "wamp.error.timeout");
     },
     async disclosedCaller() {
       const { kwargs } = await call("interop.whoami");
@@ -235,8 +243,8 @@ function events(connect, me, can) {
     },
     async patterns() {
       const other = await connect(MEMBER);
-      const inbox = new Inbox();
       for (const [match, topic] of [["prefix", "interop.topic.pat"], ["wildcard", "interop..pattern.news"]]) {
+        const inbox = new Inbox();
         const unsubscribe = await soon(me.subscribe(topic, inbox.put, { match }));
         await soon(other.publish("interop.topic.pattern.news", [match]));
         const { args, details } = await inbox.next();
@@ -273,16 +281,14 @@ function procedures(connect, me, can) {
   return {
     async calledByAClient() {
       const other = await connect(MEMBER);
-      const unregister = await soon(me.register("interop.client.reverse", ({ args, kwargs, details, progress }) => {
+      const unregister = await soon(me.register("interop.client.reverse", ({ args, kwargs, details }) => {
         refuseEmpty(args);
-        progress?.(["half"]);
         return { args: args.reverse(), kwargs: { ...kwargs, caller: details.caller } };
       }));
-      const onProgress = ({ args }) => halves.push(args[0]);
-      const halves = [];
+      // As callees both announce no call_canceling, so they are asked for the one result only.
+      const onProgress = () => assert.fail("a progressive result");
       const call = other.call("interop.client.reverse", [1, "two", null], { key: "value" }, { onProgress });
       equal(await soon(call), { args: [null, "two", 1], kwargs: { key: "value", caller: other.welcome.session } });
-      equal(halves, ["half"]);
       const { uri, args, kwargs } = await failure(other.call("interop.client.reverse", []));
       equal({ uri, args, kwargs }, empty);
       await soon(unregister());

@@ -40,15 +40,14 @@ function adapt(wampy, details) {
         handler(args, kwargs, event.details);
       };
       const { subscriptionId } = await wampy.subscribe(uri, onEvent, options).catch(raised);
-      return () => wampy.unsubscribe(subscriptionId);
+      // The client trips over the UNSUBSCRIBED of a subscription that had options.
+      return async () => options ?? wampy.unsubscribe(subscriptionId);
     },
     async register(uri, handler) {
       const endpoint = (invocation) => {
         const { args, kwargs } = result(invocation);
-        const partial = (list) => invocation.result_handler({ argsList: list, options: { progress: true } });
-        const progress = invocation.details.receive_progress ? partial : undefined;
         try {
-          const answer = handler({ args, kwargs, details: invocation.details, progress });
+          const answer = handler({ args, kwargs, details: invocation.details });
           return { argsList: answer.args, argsDict: answer.kwargs };
         } catch (error) {
           throw { error: error.uri, argsList: error.args, argsDict: error.kwargs };
