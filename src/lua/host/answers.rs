@@ -55,7 +55,7 @@ impl Failure {
     }
 
     pub(super) fn canceled() -> Self {
-        Self::ours(uris::CANCELED, "the script has ended")
+        Self::ours(uris::CANCELED, "the call was canceled, or its script has ended")
     }
 
     /// A value that does not travel.
@@ -117,7 +117,7 @@ pub(super) fn log(script: &str, handler: &str, error: &ScriptError) {
     }
 }
 
-/// The invocation was on its way when its procedure went.
+/// The invocation was on its way when its procedure went, or its call was cancelled.
 pub(super) fn canceled(request: RequestId) -> Message {
     Failure::canceled().error(request)
 }

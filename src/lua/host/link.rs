@@ -418,7 +418,7 @@ impl LocalSession for Link {
             Message::Interrupt(interrupt) => {
                 // Whichever VM has the invocation; the others ignore it.
                 for mailbox in routing.slots.iter().flatten() {
-                    mailbox.control(Control::Interrupt(interrupt.clone()));
+                    mailbox.interrupt(interrupt.clone());
                 }
             }
             Message::Published(ref m) => routing.answer(m.request, message),
@@ -465,7 +465,10 @@ fn undone(work: Work) -> Message {
     match work {
         Work::Event(event) => Message::Event(event),
         Work::Invocation(invocation) => Message::Invocation(invocation),
-        Work::Authorize { .. } | Work::Authenticate { .. } | Work::Lifecycle { .. } => {
+        Work::Canceled(_)
+        | Work::Authorize { .. }
+        | Work::Authenticate { .. }
+        | Work::Lifecycle { .. } => {
             unreachable!("a session is only handed invocations and events as work")
         }
     }

@@ -15,11 +15,13 @@ use super::link::Activation;
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login};
 use crate::server::{RealmHandle, TransportInfo};
 use crate::wire::{Event, Interrupt, Invocation, Message};
-use crate::words::Value;
+use crate::words::{RequestId, Value};
 
 /// What starts a handler.
 pub(crate) enum Work {
     Invocation(Invocation),
+    /// Was an invocation; its INTERRUPT came before anybody began it.
+    Canceled(RequestId),
     Event(Event),
     /// `hook`: which of the VM's authorizers (a role's name, or `None` for `p.authorize`).
     Authorize { realm: Arc<RealmHandle>, hook: HookKey, request: Box<AuthorizeRequest> },
@@ -136,6 +138,23 @@ impl Mailbox {
         true
     }
 
+    /// An INTERRUPT: ends the invocation where it waits, or tells the VM that has begun it. Sent as plain control it
+    /// would overtake the invocation, and be lost.
+    pub(crate) fn interrupt(&self, interrupt: Interrupt) -> bool {
+        let mut lanes = self.lanes.lock();
+        let waiting = lanes.work.iter_mut().find(
+            |work| matches!(work, Work::Invocation(invocation) if invocation.request == interrupt.request),
+        );
+        let Some(work) = waiting else {
+            drop(lanes);
+            return self.control(Control::Interrupt(interrupt));
+        };
+        let octets = work.octets();
+        *work = Work::Canceled(interrupt.request);
+        lanes.octets = lanes.octets.saturating_sub(octets - OVERHEAD);
+        true
+    }
+
     fn ring(&self, lanes: &mut Lanes) {
         if lanes.asleep {
             lanes.asleep = false;
@@ -191,7 +210,52 @@ impl Work {
             + match self {
                 Self::Invocation(invocation) => invocation.payload.len(),
                 Self::Event(event) => event.payload.len(),
-                Self::Authorize { .. } | Self::Authenticate { .. } | Self::Lifecycle { .. } => 0,
+                Self::Canceled(_)
+                | Self::Authorize { .. }
+                | Self::Authenticate { .. }
+                | Self::Lifecycle { .. } => 0,
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{CancelMode, InvocationDetails, Payload};
+    use crate::words::{Id, RegistrationId};
+
+    fn id(number: u64) -> RequestId {
+        RequestId::new(number).expect("an id")
+    }
+
+    fn invocation(number: u64) -> Work {
+        Work::Invocation(Invocation {
+            request: id(number),
+            registration: RegistrationId::new(1).expect("an id"),
+            details: InvocationDetails::default(),
+            payload: Payload::none(),
+        })
+    }
+
+    fn interrupt(number: u64) -> Interrupt {
+        Interrupt { request: id(number), mode: CancelMode::Kill, reason: None }
+    }
+
+    #[test]
+    fn an_interrupt_ends_the_invocation_that_waits() {
+        let mailbox = Mailbox::new(1 << 20);
+        for number in [1, 2] {
+            assert!(mailbox.work(invocation(number)).is_ok());
+        }
+        assert!(mailbox.interrupt(interrupt(2)));
+        let (mut control, mut work) = (Vec::new(), Vec::new());
+        mailbox.take(&mut control, &mut work, 10, None);
+        assert!(control.is_empty(), "the interrupt came first, to a VM that knew nothing of the invocation");
+        assert!(matches!(&work[..], [Work::Invocation(first), Work::Canceled(second)]
+            if first.request == id(1) && *second == id(2)));
+
+        assert!(mailbox.interrupt(interrupt(1)));
+        mailbox.take(&mut control, &mut work, 10, None);
+        assert!(matches!(&control[..], [Control::Interrupt(begun)] if begun.request == id(1)));
     }
 }

@@ -287,6 +287,10 @@ impl Worker {
         self.in_flight += 1;
         match work {
             Work::Invocation(invocation) => self.invocation(&invocation),
+            Work::Canceled(request) => {
+                self.context.send(answers::canceled(request));
+                self.counted_handler_ended();
+            }
             Work::Event(event) => self.event(event),
             Work::Authorize { realm, hook, request } => {
                 let values = hooks::authorize_arguments(realm.uri(), &request);
@@ -706,7 +710,9 @@ impl Worker {
         }
         for work in self.mailbox.close() {
             match work {
-                Work::Invocation(invocation) => self.context.send(answers::canceled(invocation.request)),
+                Work::Invocation(Invocation { request, .. }) | Work::Canceled(request) => {
+                    self.context.send(answers::canceled(request));
+                }
                 Work::Authorize { realm, request, .. } => {
                     let verdict = Verdict::Failed("the script ended".into());
                     realm.input(Input::Verdict { ticket: request.ticket, verdict });
