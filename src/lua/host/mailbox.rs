@@ -24,7 +24,11 @@ pub(crate) enum Work {
     Canceled(RequestId),
     Event(Event),
     /// `hook`: which of the VM's authorizers (a role's name, or `None` for `p.authorize`).
-    Authorize { realm: Arc<RealmHandle>, hook: HookKey, request: Box<AuthorizeRequest> },
+    Authorize {
+        realm: Arc<RealmHandle>,
+        hook: HookKey,
+        request: Box<AuthorizeRequest>,
+    },
     Authenticate {
         hook: HookKey,
         login: Box<Login>,
@@ -32,7 +36,10 @@ pub(crate) enum Work {
         reply: oneshot::Sender<Result<Granted, AuthFailure>>,
     },
     /// `p.on(name)` handlers, with one argument.
-    Lifecycle { name: &'static str, argument: Value },
+    Lifecycle {
+        name: &'static str,
+        argument: Value,
+    },
 }
 
 /// Names a hook function inside a VM.
@@ -45,7 +52,10 @@ pub(crate) enum HookKey {
     /// `p.authenticate(method)`
     Login(crate::core::credentials::AuthMethod),
     /// `auth.METHOD = function` of a realm's configuration.
-    ConfigLogin { realm: String, method: crate::core::credentials::AuthMethod },
+    ConfigLogin {
+        realm: String,
+        method: crate::core::credentials::AuthMethod,
+    },
 }
 
 /// What always gets through.
@@ -60,7 +70,9 @@ pub(crate) enum Control {
     /// Serialize `p.state` and send it.
     Snapshot(std::sync::mpsc::SyncSender<Option<Vec<u8>>>),
     /// A newer version is in: no timers any more, end by `until`.
-    Retire { until: Instant },
+    Retire {
+        until: Instant,
+    },
     /// End now.
     Stop,
 }
@@ -113,7 +125,10 @@ impl Mailbox {
     }
 
     /// Queues work, or hands it back if the lane is full or the VM is gone.
-    #[allow(clippy::result_large_err, reason = "the work itself goes back to the sender, who owns it")]
+    #[allow(
+        clippy::result_large_err,
+        reason = "the work itself goes back to the sender, who owns it"
+    )]
     pub(crate) fn work(&self, work: Work) -> Result<(), Work> {
         let mut lanes = self.lanes.lock();
         let octets = work.octets();
@@ -191,7 +206,12 @@ impl Mailbox {
         lanes.octets = if lanes.work.is_empty() {
             0
         } else {
-            lanes.octets - work.iter().map(Work::octets).sum::<usize>().min(lanes.octets)
+            lanes.octets
+                - work
+                    .iter()
+                    .map(Work::octets)
+                    .sum::<usize>()
+                    .min(lanes.octets)
         };
     }
 
@@ -238,7 +258,11 @@ mod tests {
     }
 
     fn interrupt(number: u64) -> Interrupt {
-        Interrupt { request: id(number), mode: CancelMode::Kill, reason: None }
+        Interrupt {
+            request: id(number),
+            mode: CancelMode::Kill,
+            reason: None,
+        }
     }
 
     #[test]
@@ -250,9 +274,14 @@ mod tests {
         assert!(mailbox.interrupt(interrupt(2)));
         let (mut control, mut work) = (Vec::new(), Vec::new());
         mailbox.take(&mut control, &mut work, 10, None);
-        assert!(control.is_empty(), "the interrupt came first, to a VM that knew nothing of the invocation");
-        assert!(matches!(&work[..], [Work::Invocation(first), Work::Canceled(second)]
-            if first.request == id(1) && *second == id(2)));
+        assert!(
+            control.is_empty(),
+            "the interrupt came first, to a VM that knew nothing of the invocation"
+        );
+        assert!(
+            matches!(&work[..], [Work::Invocation(first), Work::Canceled(second)]
+            if first.request == id(1) && *second == id(2))
+        );
 
         assert!(mailbox.interrupt(interrupt(1)));
         mailbox.take(&mut control, &mut work, 10, None);
