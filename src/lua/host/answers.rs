@@ -73,10 +73,7 @@ impl Failure {
     }
 
     pub(super) fn canceled() -> Self {
-        Self::ours(
-            uris::CANCELED,
-            "the call was canceled, or its script has ended",
-        )
+        Self::ours(uris::CANCELED, "the script has ended")
     }
 
     /// A value that does not travel.
@@ -159,7 +156,7 @@ pub(super) fn below(traceback: &str) -> String {
     }
 }
 
-/// The invocation was on its way when its procedure went, or its call was cancelled.
+/// The invocation was on its way when its procedure went.
 pub(super) fn canceled(request: RequestId) -> Message {
     Failure::canceled().error(request)
 }

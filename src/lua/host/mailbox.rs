@@ -11,17 +11,19 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::link::Activation;
+use super::link::{Activation, Key};
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login};
 use crate::server::{RealmHandle, TransportInfo};
 use crate::wire::{Event, Interrupt, Invocation, Message};
-use crate::words::{RequestId, Value};
+use crate::words::Value;
 
 /// What starts a handler.
 pub(crate) enum Work {
-    Invocation(Invocation),
-    /// Was an invocation; its INTERRUPT came before anybody began it.
-    Canceled(RequestId),
+    /// `cancelled`: the caller gave up while it was queued.
+    Invocation {
+        invocation: Invocation,
+        cancelled: bool,
+    },
     Event(Event),
     /// `hook`: which of the VM's authorizers (a role's name, or `None` for `p.authorize`).
     Authorize {
@@ -69,10 +71,14 @@ pub(crate) enum Control {
     HandOver(Box<dyn FnOnce(Option<Vec<u8>>) + Send>),
     /// Serialize `p.state` and send it.
     Snapshot(std::sync::mpsc::SyncSender<Option<Vec<u8>>>),
-    /// A newer version is in: no timers any more, end by `until`.
+    /// A newer version is in: no timers any more, end by `until`; what was declared while running is still answered
+    /// up to `linger`.
     Retire {
+        linger: Instant,
         until: Instant,
     },
+    /// Declarations have got other ids.
+    Renumber(Vec<(Key, u64)>),
     /// End now.
     Stop,
 }
@@ -153,21 +159,26 @@ impl Mailbox {
         true
     }
 
-    /// An INTERRUPT: ends the invocation where it waits, or tells the VM that has begun it. Sent as plain control it
-    /// would overtake the invocation, and be lost.
-    pub(crate) fn interrupt(&self, interrupt: Interrupt) -> bool {
+    /// Tells whoever handles the invocation, or will: it may still be in the queue.
+    pub(crate) fn interrupt(&self, interrupt: &Interrupt) {
         let mut lanes = self.lanes.lock();
-        let waiting = lanes.work.iter_mut().find(
-            |work| matches!(work, Work::Invocation(invocation) if invocation.request == interrupt.request),
-        );
-        let Some(work) = waiting else {
-            drop(lanes);
-            return self.control(Control::Interrupt(interrupt));
-        };
-        let octets = work.octets();
-        *work = Work::Canceled(interrupt.request);
-        lanes.octets = lanes.octets.saturating_sub(octets - OVERHEAD);
-        true
+        for work in &mut lanes.work {
+            if let Work::Invocation {
+                invocation,
+                cancelled,
+            } = work
+                && invocation.request == interrupt.request
+            {
+                *cancelled = true;
+                return;
+            }
+        }
+        if !lanes.closed {
+            lanes
+                .control
+                .push_back(Control::Interrupt(interrupt.clone()));
+            self.ring(&mut lanes);
+        }
     }
 
     fn ring(&self, lanes: &mut Lanes) {
@@ -228,63 +239,9 @@ impl Work {
     fn octets(&self) -> usize {
         OVERHEAD
             + match self {
-                Self::Invocation(invocation) => invocation.payload.len(),
+                Self::Invocation { invocation, .. } => invocation.payload.len(),
                 Self::Event(event) => event.payload.len(),
-                Self::Canceled(_)
-                | Self::Authorize { .. }
-                | Self::Authenticate { .. }
-                | Self::Lifecycle { .. } => 0,
+                Self::Authorize { .. } | Self::Authenticate { .. } | Self::Lifecycle { .. } => 0,
             }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::{CancelMode, InvocationDetails, Payload};
-    use crate::words::{Id, RegistrationId};
-
-    fn id(number: u64) -> RequestId {
-        RequestId::new(number).expect("an id")
-    }
-
-    fn invocation(number: u64) -> Work {
-        Work::Invocation(Invocation {
-            request: id(number),
-            registration: RegistrationId::new(1).expect("an id"),
-            details: InvocationDetails::default(),
-            payload: Payload::none(),
-        })
-    }
-
-    fn interrupt(number: u64) -> Interrupt {
-        Interrupt {
-            request: id(number),
-            mode: CancelMode::Kill,
-            reason: None,
-        }
-    }
-
-    #[test]
-    fn an_interrupt_ends_the_invocation_that_waits() {
-        let mailbox = Mailbox::new(1 << 20);
-        for number in [1, 2] {
-            assert!(mailbox.work(invocation(number)).is_ok());
-        }
-        assert!(mailbox.interrupt(interrupt(2)));
-        let (mut control, mut work) = (Vec::new(), Vec::new());
-        mailbox.take(&mut control, &mut work, 10, None);
-        assert!(
-            control.is_empty(),
-            "the interrupt came first, to a VM that knew nothing of the invocation"
-        );
-        assert!(
-            matches!(&work[..], [Work::Invocation(first), Work::Canceled(second)]
-            if first.request == id(1) && *second == id(2))
-        );
-
-        assert!(mailbox.interrupt(interrupt(1)));
-        mailbox.take(&mut control, &mut work, 10, None);
-        assert!(matches!(&control[..], [Control::Interrupt(begun)] if begun.request == id(1)));
     }
 }
