@@ -26,18 +26,19 @@ pub struct GuardError;
 
 static MODE: OnceLock<GuardMode> = OnceLock::new();
 
-/// The endless loop of the test ends by itself after one or two seconds: what cannot be stopped must not burn a core.
-const COMPILED_LOOP: &str = "local i = 0 while i < 1e9 do i = i + 1 end";
-const INTERPRETED_LOOP: &str = "local i = 0 while i < 1e8 do i = i + 1 end";
+/// How far the "endless" loop of the test counts: it ends by itself after one or two seconds, because what cannot be
+/// stopped must not burn a core for ever.
+const COMPILED_COUNT: u64 = 1_000_000_000;
+const INTERPRETED_COUNT: u64 = 100_000_000;
 
 /// Tries the guard, once per process: some 50 ms, or up to two seconds if compiled code cannot be stopped.
 pub fn self_test() -> Result<GuardMode, GuardError> {
     if let Some(mode) = MODE.get() {
         return Ok(*mode);
     }
-    let mode = if stops(COMPILED_LOOP, true) {
+    let mode = if stops(COMPILED_COUNT, true) {
         GuardMode::Compiled
-    } else if stops(INTERPRETED_LOOP, false) {
+    } else if stops(INTERPRETED_COUNT, false) {
         GuardMode::Interpreted
     } else {
         return Err(GuardError);
@@ -51,16 +52,16 @@ pub fn mode() -> GuardMode {
 }
 
 /// Whether a loop on a scratch thread is stopped.
-fn stops(source: &'static str, compiled: bool) -> bool {
+fn stops(count: u64, compiled: bool) -> bool {
     let (send, receive) = std::sync::mpsc::channel();
     let spawned = spawn_vm_thread("self-test", move || {
         // The receiver waits for us; if it is gone nobody wants to know.
-        let _ = send.send(is_stopped(source, compiled));
+        let _ = send.send(is_stopped(count, compiled));
     });
     spawned.is_ok() && receive.recv().unwrap_or(false)
 }
 
-fn is_stopped(source: &str, compiled: bool) -> bool {
+fn is_stopped(count: u64, compiled: bool) -> bool {
     let cpu = Duration::from_millis(20);
     let options = VmOptions {
         cpu,
@@ -69,9 +70,17 @@ fn is_stopped(source: &str, compiled: bool) -> bool {
     let Ok(vm) = Vm::new(&options, &[]) else {
         return false;
     };
-    let Ok(function) = vm.load_text("self-test", source) else {
+    let source = format!("n = 0 while n < {count} do n = n + 1 end");
+    let Ok(function) = vm.load_text("self-test", &source) else {
         return false;
     };
     let slice = vm.start(&function, &mut |_| Ok(0), &mut |_, _| Ok(()));
-    matches!(slice, Slice::Failed(error) if matches!(error.kind, ErrorKind::Time))
+    let timed_out = matches!(slice, Slice::Failed(error) if matches!(error.kind, ErrorKind::Time));
+    // A loop that ran to its end was late, not stopped.
+    timed_out
+        && vm
+            .lua()
+            .globals()
+            .get::<f64>("n")
+            .is_ok_and(|n| n < count as f64)
 }

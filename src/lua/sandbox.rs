@@ -93,6 +93,8 @@ fn strip(lua: &Lua, globals: &Table, trusted: bool) -> mlua::Result<()> {
     if let Some(meta) = lua.type_metatable::<LuaString>() {
         meta.set("__metatable", false)?;
     }
+    // No hook reaches LuaJIT's own pattern functions.
+    super::pattern::install(lua)?;
     // The guard needs the hook for itself.
     globals.get::<Table>("debug")?.set("sethook", Value::Nil)?;
     if trusted {

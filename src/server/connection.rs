@@ -4,49 +4,36 @@
 //! the realm in few locks, what has gathered meanwhile goes out in one write. Between two reads an idle connection
 //! keeps no buffer: octets arrive in a buffer of the thread and are cut into messages at once.
 
-use std::cell::{Cell, RefCell};
+mod login;
+mod reading;
+
 use std::io;
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use rand::RngCore;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
 
-use super::frames::{FrameError, FrameReader, Incoming};
+use super::frames::FrameReader;
 use super::hooks::TransportInfo;
 use super::outbox::{Flags, Outbox, Room, Stop};
-use super::realm::{Format, Link, RealmHandle};
+use super::realm::{Format, RealmHandle};
 use super::router::Shared;
 use super::seats::Seat;
 use super::settings::RouterLimits;
 use super::stream::Stream;
-use crate::core::policy::RealmPolicy;
-use crate::core::{
-    self as core, AuthFailure, Granted, Handshake, Input, Join, Login, Refusal, Step, Then,
-};
-use crate::wire::{self, Message};
-use crate::words::{SessionId, Uri};
+use crate::core::{AuthFailure, Granted, Handshake, Input, Refusal, Then};
+use crate::words::SessionId;
 
-/// The largest read; one buffer of this size per thread.
-const READ: usize = 64 << 10;
-/// Messages that go to the realm under one lock.
-const BATCH: usize = 64;
 /// Rounds of reading and writing before other tasks get a turn.
 const ROUNDS: usize = 8;
 /// Missed pongs after which a peer is taken for dead.
 const MISSED_PONGS: u32 = 3;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
-    static INPUTS: Cell<Vec<Input>> = const { Cell::new(Vec::new()) };
-}
 
 /// What a connection is made of once it speaks WAMP.
 pub(crate) struct Parts {
@@ -258,169 +245,6 @@ impl Connection {
             let _ = self.outbox.push_frame(frame, Room::Always);
         }
     }
-
-    /// Sends a message of the login.
-    fn send(&self, message: &Message) {
-        let mut octets = Vec::new();
-        match wire::encode(self.format.serializer, message, &mut octets) {
-            Ok(()) if octets.len() <= self.format.limit => {
-                let _ = self.outbox.push(self.format.framing.header(octets.len()), &octets, Room::Always);
-            }
-            Ok(()) => debug!(peer = %self.transport.peer_name(), "message above the peer's limit"),
-            Err(error) => debug!(peer = %self.transport.peer_name(), "message not encodable: {error}"),
-        }
-    }
-}
-
-// Reading.
-impl Connection {
-    /// Reads once, or goes on with what was read. True: something has changed.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.paused || self.ended {
-            return Ok(false);
-        }
-        if !self.buffered {
-            let Poll::Ready(octets) = self.fill(cx)? else { return Ok(false) };
-            if octets == 0 {
-                self.peer_ended();
-                return Ok(true);
-            }
-            self.idle.heard = Instant::now();
-            self.idle.missed = 0;
-        }
-        if self.deaf {
-            self.input = BytesMut::new();
-            self.buffered = false;
-            return Ok(true);
-        }
-        self.buffered = self.consume(cx);
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
-        Ok(true)
-    }
-
-    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
-            if !self.deaf {
-                self.input.extend_from_slice(buffer.filled());
-            }
-            Poll::Ready(Ok(buffer.filled().len()))
-        })
-    }
-
-    /// Takes a bounded number of messages off the input. True: there may be more.
-    fn consume(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut inputs = INPUTS.take();
-        let mut more = true;
-        for _ in 0..BATCH {
-            match self.reader.next(&mut self.input) {
-                Ok(Some(Incoming::Message(octets))) => {
-                    if !self.message(&octets, &mut inputs) {
-                        break;
-                    }
-                }
-                Ok(Some(Incoming::Ping(payload))) => {
-                    // A peer that does not read its pongs does not get more of them.
-                    let pong = self.format.framing.pong(&payload);
-                    let _ = self.outbox.push_frame(&pong, Room::UpTo(self.format.queue));
-                }
-                Ok(Some(Incoming::Pong)) => self.idle.ponged = true,
-                Ok(Some(Incoming::Close(code))) => {
-                    self.hand_over(&mut inputs, cx);
-                    self.leave();
-                    self.deaf = true;
-                    self.close(code);
-                    break;
-                }
-                Ok(None) => {
-                    more = false;
-                    break;
-                }
-                Err(error) => {
-                    self.hand_over(&mut inputs, cx);
-                    self.broken(&error);
-                    break;
-                }
-            }
-        }
-        self.hand_over(&mut inputs, cx);
-        INPUTS.set(inputs);
-        more && !self.deaf
-    }
-
-    /// One message. False: what is in `inputs` must reach the realm before the next one is looked at.
-    fn message(&mut self, octets: &Bytes, inputs: &mut Vec<Input>) -> bool {
-        let decoded = wire::decode(self.format.serializer, octets, self.limits.nesting);
-        match (&self.stage, decoded) {
-            (Stage::Open { session, .. }, Ok(message)) => {
-                let last = matches!(message, Message::Goodbye(_) | Message::Abort(_));
-                inputs.push(Input::Message { session: *session, message });
-                !last
-            }
-            (Stage::Open { session, .. }, Err(error)) => {
-                inputs.push(Input::Violation { session: *session, text: format!("undecodable message: {error}") });
-                false
-            }
-            (Stage::Login(_) | Stage::Asking(..), Ok(message)) => {
-                self.log_in(|handshake, context| handshake.message(context, message));
-                true
-            }
-            (Stage::Login(_) | Stage::Asking(..), Err(error)) => {
-                self.refuse(&Refusal::Undecodable(format!("undecodable message: {error}")));
-                false
-            }
-            (Stage::Leaving, Ok(Message::Goodbye(_) | Message::Abort(_))) => {
-                self.close(1000);
-                true
-            }
-            (Stage::Leaving | Stage::Closing(_) | Stage::Over, _) => true,
-        }
-    }
-
-    /// Gives decoded messages to the realm under one lock.
-    fn hand_over(&mut self, inputs: &mut Vec<Input>, cx: &mut Context<'_>) {
-        let Stage::Open { realm, session } = &self.stage else { return inputs.clear() };
-        if inputs.is_empty() {
-            return;
-        }
-        let goodbye = matches!(
-            inputs.last(),
-            Some(Input::Message { message: Message::Goodbye(_) | Message::Abort(_), .. })
-        );
-        realm.step_of(Some(*session), |step| inputs.drain(..).for_each(|input| step.input(input)));
-        let flags = self.outbox.look(cx.waker());
-        self.obey(flags);
-        if goodbye && matches!(self.stage, Stage::Leaving) {
-            // Crossing GOODBYEs: theirs was in hand when ours went out (SES-30).
-            self.close(1000);
-        }
-    }
-
-    /// The frames of the peer make no sense.
-    fn broken(&mut self, error: &FrameError) {
-        self.deaf = true;
-        self.close_code = Some(error.close_code());
-        match (&self.stage, error.is_violation()) {
-            (Stage::Open { realm, session }, true) => {
-                realm.clone().input(Input::Violation { session: *session, text: error.to_string() });
-            }
-            (Stage::Login(_) | Stage::Asking(..), true) => self.refuse(&Refusal::Undecodable(error.to_string())),
-            _ => {
-                info!(peer = %self.transport.peer_name(), "connection failed: {error}");
-                self.leave();
-                self.close(1002);
-            }
-        }
-    }
-
-    fn peer_ended(&mut self) {
-        self.ended = true;
-        self.leave();
-        self.close(1000);
-    }
 }
 
 // Stages.
@@ -486,99 +310,6 @@ impl Connection {
             realm.input(Input::Leave { session: *session });
         }
     }
-
-    fn refuse(&mut self, refusal: &Refusal) {
-        info!(peer = %self.transport.peer_name(), "refused: {refusal}");
-        self.send(&Message::Abort(refusal.abort()));
-        self.close(if refusal.is_violation() { 1002 } else { 1000 });
-    }
-}
-
-// The login.
-impl Connection {
-    /// Runs one step of the login and what follows from it.
-    fn log_in(&mut self, work: impl FnOnce(&mut Handshake, &mut core::Context<'_>) -> Step) {
-        let mut handshake = match mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Login(handshake) | Stage::Asking(handshake, _) => handshake,
-            other => return self.stage = other,
-        };
-        let shared = self.shared.clone();
-        let step = self.with_context(&shared, |context| work(&mut handshake, context));
-        self.stage = Stage::Login(handshake);
-        match step {
-            Step::Send(message) => {
-                self.send(&message);
-                self.set_deadline(Instant::now().checked_add(self.limits.auth));
-            }
-            Step::Ask(login) => self.ask(*login),
-            Step::Join { realm, join } => self.join(&realm, *join),
-            Step::Refuse(refusal) => self.refuse(&refusal),
-            Step::Close => self.close(1000),
-        }
-    }
-
-    fn with_context<R>(&mut self, shared: &Shared, work: impl FnOnce(&mut core::Context<'_>) -> R) -> R {
-        let realms = Drawing { shared, drawn: Cell::new(None) };
-        let mut random = rand::rng();
-        let mut context = core::Context { now: shared.clock().now(), realms: &realms, random: &mut random };
-        let result = work(&mut context);
-        if let Some(id) = realms.drawn.get() {
-            self.forget_login();
-            self.drawn = Some(id);
-        }
-        result
-    }
-
-    fn forget_login(&mut self) {
-        if let Some(id) = self.drawn.take() {
-            self.shared.ids().release(id);
-        }
-    }
-
-    fn ask(&mut self, login: Login) {
-        let answer = self.shared.hooks().current().zip(self.shared.realm(&login.realm));
-        let Some((hooks, realm)) = answer else {
-            let failure = AuthFailure::Failed("no script host is there to ask".into());
-            return self.log_in(|handshake, context| handshake.answer(context, Err(failure)));
-        };
-        let within = login.within;
-        let answer = hooks.authenticate(&realm, login, self.transport.clone());
-        if let Stage::Login(handshake) = mem::replace(&mut self.stage, Stage::Over) {
-            self.enter(Stage::Asking(handshake, answer), Some(within));
-        }
-    }
-
-    /// True: the function has answered.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> bool {
-        let Stage::Asking(_, answer) = &mut self.stage else { return false };
-        let Poll::Ready(answer) = Pin::new(answer).poll(cx) else { return false };
-        let answer = answer.unwrap_or_else(|_| Err(AuthFailure::Failed("the function is gone".into())));
-        self.log_in(|handshake, context| handshake.answer(context, answer));
-        true
-    }
-
-    fn join(&mut self, realm: &Uri, join: Join) {
-        let Some(handle) = self.shared.realm(realm) else {
-            return self.refuse(&Refusal::NoSuchRealm(realm.clone()));
-        };
-        let (session, principal) = (join.session, join.principal.clone());
-        let link = Link::Remote { outbox: self.outbox.clone(), format: self.format };
-        if handle.step_of(Some(session), |step| step.join(join, link)).is_err() {
-            return self.refuse(&match self.shared.is_shutting_down() {
-                true => Refusal::ShuttingDown,
-                false => Refusal::NoSuchRealm(realm.clone()),
-            });
-        }
-        // From here on the realm gives the id back.
-        self.drawn = None;
-        self.seat.settle();
-        self.outbox.belongs_to(&handle, session);
-        info!(
-            %session, realm = %realm, authid = principal.authid, role = principal.authrole,
-            method = principal.authmethod, peer = %self.transport.peer_name(), "login"
-        );
-        self.enter(Stage::Open { realm: handle, session }, self.idle.every);
-    }
 }
 
 // Time.
@@ -631,26 +362,3 @@ impl Drop for Connection {
         self.forget_login();
     }
 }
-
-/// What a login may know of the router; remembers the session id it drew.
-struct Drawing<'a> {
-    shared: &'a Shared,
-    drawn: Cell<Option<SessionId>>,
-}
-
-impl core::Realms for Drawing<'_> {
-    fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>> {
-        self.shared.realm(realm).map(|realm| realm.policy())
-    }
-
-    fn draw_session(&self, random: &mut dyn RngCore) -> SessionId {
-        let id = self.shared.ids().draw(random);
-        self.drawn.set(Some(id));
-        id
-    }
-
-    fn shutting_down(&self) -> bool {
-        self.shared.is_shutting_down()
-    }
-}
-

@@ -27,11 +27,14 @@ use super::router::Shared;
 use super::seats::{Seat, TooMany};
 use super::settings::{Address, ListenerSettings};
 use super::stream::{Io, Stream};
+use super::tls::{Tls, TlsError};
 
 /// Idle time after which the system probes a TCP peer; for peers that never answer a ping.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Connections above the limit that are told so at the same time; others are just closed.
 const REFUSALS: usize = 64;
+/// For durations beyond what the clock can count.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
 /// How long a refused connection has to say what it speaks.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
@@ -49,6 +52,8 @@ pub enum ListenError {
     NoSuchAddress { address: String },
     #[error("{} exists and is not a socket: remove it, or choose another path", .path.display())]
     NotASocket { path: PathBuf },
+    #[error("TLS on {address}: {error}")]
+    Tls { address: String, error: TlsError },
     #[error("listening on {address} failed: {error}")]
     Other { address: String, error: io::Error },
 }
@@ -57,6 +62,7 @@ pub enum ListenError {
 pub struct Listener {
     socket: Socket,
     settings: Arc<ListenerSettings>,
+    tls: Option<Arc<Tls>>,
     address: BoundAddress,
 }
 
@@ -89,16 +95,18 @@ impl Listener {
         let settings = Arc::new(settings.clone());
         match &settings.address {
             Address::Tcp(address) => {
+                let tls = settings.tls.as_ref().map(Tls::load).transpose();
+                let tls = tls.map_err(|error| ListenError::Tls { address: address.clone(), error })?.map(Arc::new);
                 let socket = TcpListener::bind(address).await.map_err(|error| refusal(address, error))?;
                 let bound = socket.local_addr().map_err(|error| refusal(address, error))?;
                 let path = shown_path(&settings.paths);
-                let address = BoundAddress::Tcp { address: bound, tls: settings.tls.is_some(), path };
-                Ok(Self { socket: Socket::Tcp(socket), settings, address })
+                let address = BoundAddress::Tcp { address: bound, tls: tls.is_some(), path };
+                Ok(Self { socket: Socket::Tcp(socket), settings, tls, address })
             }
             Address::Unix { path, mode } => {
                 let socket = bind_unix(path, *mode)?;
                 let address = BoundAddress::Unix(path.clone());
-                Ok(Self { socket: Socket::Unix(socket), settings, address })
+                Ok(Self { socket: Socket::Unix(socket), settings, tls: None, address })
             }
         }
     }
@@ -107,16 +115,55 @@ impl Listener {
         &self.address
     }
 
+    pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
+    }
+
     /// Accepts connections until the task is aborted.
     pub(crate) async fn run(self, shared: Arc<Shared>) {
         let refusals = Arc::new(Semaphore::new(REFUSALS));
         loop {
             match self.accept().await {
-                Ok((io, peer)) => welcome(&shared, &self.settings, &refusals, io, peer),
+                Ok((io, peer)) => self.welcome(&shared, &refusals, io, peer),
                 Err(error) => {
                     // Out of file descriptors, most likely: wait for some to come back instead of spinning.
                     warn!(address = %self.address, "accepting a connection failed: {error}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Finds a seat for a new connection and a task to serve it.
+    fn welcome(&self, shared: &Arc<Shared>, refusals: &Arc<Semaphore>, io: Io, peer: Option<SocketAddr>) {
+        let limits = shared.limits();
+        let outbox = Arc::new(Outbox::new(shared.queues()));
+        let address: Option<IpAddr> = peer.map(|peer| peer.ip());
+        match shared.seats().take(&limits, address, outbox.clone()) {
+            Ok(seat) => {
+                let now = Instant::now();
+                let newcomer = Newcomer {
+                    shared: shared.clone(),
+                    settings: self.settings.clone(),
+                    tls: self.tls.clone(),
+                    peer,
+                    outbox,
+                    seat,
+                    hello_by: now.checked_add(limits.handshake).unwrap_or(now + FOR_EVER),
+                };
+                tokio::spawn(newcomer.serve(io));
+            }
+            Err(limit) => {
+                info!(peer = %name(peer), "connection refused: {limit}");
+                match refusals.clone().try_acquire_owned() {
+                    // Without a TLS handshake there is nothing one could say.
+                    Ok(permit) if self.tls.is_none() => {
+                        tokio::spawn(async move {
+                            let _ = tokio::time::timeout(REFUSAL_TIME, turn_away(Stream::new(io), limit)).await;
+                            drop(permit);
+                        });
+                    }
+                    _ => {}
                 }
             }
         }
@@ -188,42 +235,11 @@ fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
 pub(crate) struct Newcomer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) settings: Arc<ListenerSettings>,
+    tls: Option<Arc<Tls>>,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) seat: Seat,
     pub(crate) hello_by: Instant,
-}
-
-/// Finds a seat for a new connection and a task to serve it.
-fn welcome(
-    shared: &Arc<Shared>,
-    settings: &Arc<ListenerSettings>,
-    refusals: &Arc<Semaphore>,
-    io: Io,
-    peer: Option<SocketAddr>,
-) {
-    let stream = Stream::new(io);
-    let limits = shared.limits();
-    let outbox = Arc::new(Outbox::new(shared.queues()));
-    let address: Option<IpAddr> = peer.map(|peer| peer.ip());
-    match shared.seats().take(&limits, address, outbox.clone()) {
-        Ok(seat) => {
-            let far = Instant::now() + Duration::from_secs(86_400 * 365);
-            let hello_by = Instant::now().checked_add(limits.handshake).unwrap_or(far);
-            let newcomer =
-                Newcomer { shared: shared.clone(), settings: settings.clone(), peer, outbox, seat, hello_by };
-            tokio::spawn(newcomer.serve(stream));
-        }
-        Err(limit) => {
-            info!(peer = %name(peer), "connection refused: {limit}");
-            if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                tokio::spawn(async move {
-                    let _ = tokio::time::timeout(REFUSAL_TIME, turn_away(stream, limit)).await;
-                    drop(permit);
-                });
-            }
-        }
-    }
 }
 
 /// Says in the peer's own words that there is no room.
@@ -244,8 +260,16 @@ fn name(peer: Option<SocketAddr>) -> String {
 
 impl Newcomer {
     /// Up to the point where it is known what the peer speaks, then on to there.
-    async fn serve(self, mut stream: Stream) {
+    async fn serve(self, io: Io) {
         let peer = name(self.peer);
+        let mut stream = match (&self.tls, io) {
+            (Some(tls), Io::Tcp(io)) => match self.patiently(tls.accept(io)).await {
+                Some(Ok(io)) => Stream::new(Io::Tls(Box::new(io))),
+                Some(Err(error)) => return info!(%peer, "closed: no TLS handshake: {error}"),
+                None => return,
+            },
+            (_, io) => Stream::new(io),
+        };
         match self.patiently(first_octets(&mut stream)).await {
             Some(Ok(octets)) if octets.first() == Some(&rawsocket::MAGIC) => self.rawsocket(stream, octets).await,
             Some(Ok(octets)) if octets.first().is_some_and(u8::is_ascii_uppercase) => {
@@ -318,7 +342,7 @@ impl Newcomer {
             Framing::WebSocket { .. } => self.settings.message,
         };
         let queue = self.shared.limits().queue;
-        let transport = TransportInfo { peer: self.peer, tls: self.settings.tls.is_some(), ..transport };
+        let transport = TransportInfo { peer: self.peer, tls: self.tls.is_some(), ..transport };
         let parts = Parts {
             io,
             ahead,

@@ -2,6 +2,7 @@
 
 mod clock;
 mod connection;
+mod files;
 mod frames;
 mod hooks;
 mod http;
@@ -14,10 +15,13 @@ mod seats;
 mod session_ids;
 pub mod settings;
 mod stream;
+mod tls;
 mod websocket;
 
 pub use clock::Clock;
+pub use files::raise_open_files;
 pub use hooks::{Hooks, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmHandle, RealmStep};
 pub use router::Router;
+pub use tls::TlsError;

@@ -18,6 +18,7 @@ use super::outbox::Queues;
 use super::realm::RealmHandle;
 use super::seats::Seats;
 use super::session_ids::SessionIds;
+use super::tls::{Tls, TlsError};
 use super::settings::{HttpSettings, RealmSettings, RouterLimits, Settings};
 use crate::core::credentials::Secret;
 use crate::core::{Input, uris};
@@ -41,7 +42,8 @@ pub(crate) struct Shared {
     realms: RwLock<BTreeMap<Uri, Arc<RealmHandle>>>,
     limits: RwLock<Arc<RouterLimits>>,
     http: RwLock<Arc<HttpSettings>>,
-    listeners: Mutex<Vec<AbortHandle>>,
+    tasks: Mutex<Vec<AbortHandle>>,
+    certificates: Mutex<Vec<Arc<Tls>>>,
     shutting_down: AtomicBool,
     /// As applied last, to find what a new configuration changes.
     settings: Mutex<Settings>,
@@ -62,7 +64,8 @@ impl Router {
             realms: RwLock::default(),
             limits: RwLock::new(Arc::new(settings.limits.clone())),
             http: RwLock::new(Arc::new(settings.http.clone())),
-            listeners: Mutex::default(),
+            tasks: Mutex::default(),
+            certificates: Mutex::default(),
             shutting_down: AtomicBool::new(false),
             settings: Mutex::new(settings.clone()),
         });
@@ -70,7 +73,7 @@ impl Router {
             shared.add_realm(uri, realm);
         }
         let shedder = tokio::spawn(shed(Arc::downgrade(&shared), shared.queues.clone()));
-        shared.listeners.lock().push(shedder.abort_handle());
+        shared.tasks.lock().push(shedder.abort_handle());
         Self { shared }
     }
 
@@ -99,8 +102,9 @@ impl Router {
     /// Accepts connections on a bound listener from now on.
     pub fn serve(&self, listener: Listener) {
         info!(address = %listener.address(), "listening");
+        self.shared.certificates.lock().extend(listener.tls());
         let task = tokio::spawn(listener.run(self.shared.clone()));
-        self.shared.listeners.lock().push(task.abort_handle());
+        self.shared.tasks.lock().push(task.abort_handle());
     }
 
     /// Adopts a new configuration for open and new sessions; scripts are the script host's business. Returns what
@@ -133,6 +137,11 @@ impl Router {
         }
     }
 
+    /// Reads the certificates of all listeners again. Those that cannot be read stay as they were.
+    pub fn reload_certificates(&self) -> Vec<TlsError> {
+        self.shared.certificates.lock().iter().filter_map(|tls| tls.reload().err()).collect()
+    }
+
     /// Stops accepting, says GOODBYE to everybody, and waits for theirs, but not for long.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
@@ -140,7 +149,7 @@ impl Router {
             return;
         }
         info!("shutting down");
-        for task in shared.listeners.lock().drain(..) {
+        for task in shared.tasks.lock().drain(..) {
             task.abort();
         }
         shared.seats.stop_all();

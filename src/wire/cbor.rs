@@ -11,8 +11,7 @@ const BREAK: u8 = 0xff;
 /// Reads CBOR.
 #[derive(Debug, Clone)]
 pub struct CborReader<'a> {
-    input: &'a [u8],
-    at: usize,
+    cursor: Cursor<'a>,
     limit: usize,
     /// The innermost open container; meaningless outside of any.
     inner: Frame,
@@ -49,12 +48,14 @@ enum Head {
     Map(Option<u64>),
 }
 
-impl<'a> CborReader<'a> {
-    /// `limit` is the number of nested containers allowed.
-    pub fn new(input: &'a [u8], limit: usize) -> Self {
-        Self { input, at: 0, limit, inner: Frame::default(), outer: Stack::default() }
-    }
+/// The octets and how far they are read; apart from the open containers, so that a look ahead is a cheap copy.
+#[derive(Debug, Clone, Copy)]
+struct Cursor<'a> {
+    input: &'a [u8],
+    at: usize,
+}
 
+impl<'a> Cursor<'a> {
     #[cold]
     fn malformed(&self, what: &'static str) -> DecodeError {
         DecodeError::Malformed { at: self.at, what }
@@ -62,7 +63,10 @@ impl<'a> CborReader<'a> {
 
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let chunk = self.input.get(self.at..).and_then(|rest| rest.first_chunk::<N>());
+        let chunk = self
+            .input
+            .get(self.at..)
+            .and_then(|rest| rest.first_chunk::<N>());
         let chunk = *chunk.ok_or(DecodeError::Truncated)?;
         self.at += N;
         Ok(chunk)
@@ -81,7 +85,9 @@ impl<'a> CborReader<'a> {
     fn text(&mut self, len: u64) -> Result<&'a str, DecodeError> {
         let at = self.at;
         let octets = self.take(len)?;
-        std::str::from_utf8(octets).map_err(|error| DecodeError::Utf8 { at: at + error.valid_up_to() })
+        std::str::from_utf8(octets).map_err(|error| DecodeError::Utf8 {
+            at: at + error.valid_up_to(),
+        })
     }
 
     /// The argument of an initial byte; `None` where `info` says indefinite.
@@ -99,7 +105,8 @@ impl<'a> CborReader<'a> {
     }
 
     fn definite(&mut self, info: u8) -> Result<u64, DecodeError> {
-        self.argument(info)?.ok_or_else(|| self.malformed("indefinite length where there is none"))
+        self.argument(info)?
+            .ok_or_else(|| self.malformed("indefinite length where there is none"))
     }
 
     /// The head of a value, tags dropped.
@@ -116,7 +123,8 @@ impl<'a> CborReader<'a> {
                 1 => {
                     let value = self.definite(info)?;
                     // Below i64 there is no integer of 64 bits left to say it.
-                    i64::try_from(value).map_or(Head::Float(-1.0 - value as f64), |v| Head::Int(-1 - v))
+                    i64::try_from(value)
+                        .map_or(Head::Float(-1.0 - value as f64), |v| Head::Int(-1 - v))
                 }
                 2 => Head::Bytes(self.argument(info)?),
                 3 => Head::Str(self.argument(info)?),
@@ -159,7 +167,11 @@ impl<'a> CborReader<'a> {
             return Err(self.malformed("chunk of another type in an indefinite string"));
         }
         let len = self.definite(first & 0x1f)?;
-        if major == 3 { self.text(len).map(|text| Some(text.as_bytes())) } else { self.take(len).map(Some) }
+        if major == 3 {
+            self.text(len).map(|text| Some(text.as_bytes()))
+        } else {
+            self.take(len).map(Some)
+        }
     }
 
     fn string(&mut self, len: Option<u64>) -> Result<Cow<'a, str>, DecodeError> {
@@ -168,7 +180,9 @@ impl<'a> CborReader<'a> {
         }
         let at = self.at;
         let octets = self.chunks(3)?;
-        String::from_utf8(octets).map(Cow::Owned).map_err(|_| DecodeError::Utf8 { at })
+        String::from_utf8(octets)
+            .map(Cow::Owned)
+            .map_err(|_| DecodeError::Utf8 { at })
     }
 
     fn chunks(&mut self, major: u8) -> Result<Vec<u8>, DecodeError> {
@@ -178,6 +192,18 @@ impl<'a> CborReader<'a> {
         }
         Ok(whole)
     }
+}
+
+impl<'a> CborReader<'a> {
+    /// `limit` is the number of nested containers allowed.
+    pub fn new(input: &'a [u8], limit: usize) -> Self {
+        Self {
+            cursor: Cursor { input, at: 0 },
+            limit,
+            inner: Frame::default(),
+            outer: Stack::default(),
+        }
+    }
 
     /// Enters a container. Every value takes at least one byte, so a count beyond what is left is refused here.
     #[inline]
@@ -186,8 +212,13 @@ impl<'a> CborReader<'a> {
             return Err(DecodeError::TooDeep { limit: self.limit });
         }
         let frame = match values {
-            Some(count) if count > (self.input.len() - self.at) as u64 => return Err(DecodeError::Truncated),
-            Some(count) => Frame { form: Form::Definite, count },
+            Some(count) if count > (self.cursor.input.len() - self.cursor.at) as u64 => {
+                return Err(DecodeError::Truncated);
+            }
+            Some(count) => Frame {
+                form: Form::Definite,
+                count,
+            },
             None => Frame { form, count: 0 },
         };
         self.outer.push(self.inner);
@@ -208,14 +239,17 @@ impl<'a> CborReader<'a> {
         self.outer.len() > 0
             && match self.inner.form {
                 Form::Definite => self.inner.count == 0,
-                Form::OpenList => self.input.get(self.at) == Some(&BREAK),
-                Form::OpenMap => self.inner.count.is_multiple_of(2) && self.input.get(self.at) == Some(&BREAK),
+                Form::OpenList => self.cursor.input.get(self.cursor.at) == Some(&BREAK),
+                Form::OpenMap => {
+                    self.inner.count.is_multiple_of(2)
+                        && self.cursor.input.get(self.cursor.at) == Some(&BREAK)
+                }
             }
     }
 
     #[inline]
     fn close(&mut self) {
-        self.at += usize::from(self.inner.form != Form::Definite);
+        self.cursor.at += usize::from(self.inner.form != Form::Definite);
         self.inner = self.outer.pop().unwrap_or_default();
     }
 
@@ -231,20 +265,25 @@ impl<'a> CborReader<'a> {
     #[inline]
     fn pass(&mut self) -> Result<(), DecodeError> {
         self.count();
-        match self.head()? {
-            Head::Str(Some(len)) => self.text(len).map(drop),
-            Head::Bytes(Some(len)) => self.take(len).map(drop),
+        match self.cursor.head()? {
+            Head::Str(Some(len)) => self.cursor.text(len).map(drop),
+            Head::Bytes(Some(len)) => self.cursor.take(len).map(drop),
             Head::Str(None) => {
-                while self.chunk(3)?.is_some() {}
+                while self.cursor.chunk(3)?.is_some() {}
                 Ok(())
             }
             Head::Bytes(None) => {
-                while self.chunk(2)?.is_some() {}
+                while self.cursor.chunk(2)?.is_some() {}
                 Ok(())
             }
             Head::List(len) => self.open_list(len),
             Head::Map(pairs) => self.open_map(pairs),
-            Head::Null | Head::Bool(_) | Head::Int(_) | Head::Uint(_) | Head::Float(_) | Head::Simple => Ok(()),
+            Head::Null
+            | Head::Bool(_)
+            | Head::Int(_)
+            | Head::Uint(_)
+            | Head::Float(_)
+            | Head::Simple => Ok(()),
         }
     }
 }
@@ -257,16 +296,16 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
             return Ok(Token::End);
         }
         self.count();
-        Ok(match self.head()? {
+        Ok(match self.cursor.head()? {
             Head::Null => Token::Null,
             Head::Bool(value) => Token::Bool(value),
             Head::Int(value) => Token::Int(value),
             Head::Uint(value) => Token::Uint(value),
             Head::Float(value) => Token::Float(value),
-            Head::Simple => return Err(self.malformed("simple value without a meaning")),
-            Head::Str(len) => Token::Str(self.string(len)?),
-            Head::Bytes(Some(len)) => Token::Bytes(Cow::Borrowed(self.take(len)?)),
-            Head::Bytes(None) => Token::Bytes(Cow::Owned(self.chunks(2)?)),
+            Head::Simple => return Err(self.cursor.malformed("simple value without a meaning")),
+            Head::Str(len) => Token::Str(self.cursor.string(len)?),
+            Head::Bytes(Some(len)) => Token::Bytes(Cow::Borrowed(self.cursor.take(len)?)),
+            Head::Bytes(None) => Token::Bytes(Cow::Owned(self.cursor.chunks(2)?)),
             Head::List(len) => {
                 self.open_list(len)?;
                 Token::List(len.map(|n| n as usize))
@@ -280,7 +319,7 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
 
     fn skip(&mut self) -> Result<(), DecodeError> {
         if self.at_end() {
-            return Err(self.malformed("expected a value"));
+            return Err(self.cursor.malformed("expected a value"));
         }
         let base = self.outer.len();
         self.pass()?;
@@ -299,11 +338,11 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
         if self.at_end() {
             return Ok(Kind::End);
         }
-        let mut ahead = Self { outer: Stack::default(), ..*self };
+        let mut ahead = self.cursor;
         let head = ahead.head()?;
         let empty = |len| match len {
             Some(len) => len == 0,
-            None => self.input.get(ahead.at) == Some(&BREAK),
+            None => self.cursor.input.get(ahead.at) == Some(&BREAK),
         };
         Ok(match head {
             Head::Null => Kind::Null,
@@ -315,16 +354,20 @@ impl<'a> TokenReader<'a> for CborReader<'a> {
 
     #[inline]
     fn position(&self) -> usize {
-        self.at
+        self.cursor.at
     }
 
     #[inline]
     fn consumed(&self) -> usize {
-        self.at
+        self.cursor.at
     }
 
     fn finish(&self) -> Result<(), DecodeError> {
-        if self.at == self.input.len() { Ok(()) } else { Err(DecodeError::Trailing { at: self.at }) }
+        if self.cursor.at == self.cursor.input.len() {
+            Ok(())
+        } else {
+            Err(DecodeError::Trailing { at: self.cursor.at })
+        }
     }
 }
 
@@ -337,7 +380,11 @@ fn half(bits: u16) -> f64 {
         31 => f64::NAN,
         exponent => (1024.0 + fraction) * 2f64.powi(i32::from(exponent) - 25),
     };
-    if bits & 0x8000 == 0 { magnitude } else { -magnitude }
+    if bits & 0x8000 == 0 {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 /// Writes CBOR. A container of unknown length gets a 32-bit header, shortened at its end if it is small: every
@@ -351,7 +398,10 @@ pub struct CborWriter<'o> {
 impl<'o> CborWriter<'o> {
     /// Appends to `out`.
     pub fn new(out: &'o mut Vec<u8>) -> Self {
-        Self { out, headers: Headers::default() }
+        Self {
+            out,
+            headers: Headers::default(),
+        }
     }
 
     #[inline]
@@ -403,7 +453,11 @@ impl TokenWriter for CborWriter<'_> {
     #[inline]
     fn int(&mut self, value: i64) {
         self.headers.wrote(1);
-        if value >= 0 { self.head(0, value as u64) } else { self.head(1, !value as u64) }
+        if value >= 0 {
+            self.head(0, value as u64)
+        } else {
+            self.head(1, !value as u64)
+        }
     }
 
     #[inline]
@@ -451,7 +505,11 @@ impl TokenWriter for CborWriter<'_> {
         let header = self.headers.close();
         let Some(at) = header.at else { return };
         let (major, body) = (self.out[at] >> 5, at + 5);
-        let len = if major == 5 { header.items / 2 } else { header.items };
+        let len = if major == 5 {
+            header.items / 2
+        } else {
+            header.items
+        };
         if len <= 23 && self.out.len() - body <= Headers::MOVABLE {
             self.out[at] = major << 5 | len as u8;
             self.out.drain(at + 1..body);

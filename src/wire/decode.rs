@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use super::walk::{Walk, if_on, wrong};
 use super::*;
-use crate::words::{Id, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri, Value};
+use crate::words::{
+    Id, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri, Value,
+};
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
@@ -19,14 +21,20 @@ pub const NESTING: usize = 128;
 pub fn decode(serializer: Serializer, bytes: &Bytes, nesting: usize) -> Result<Message> {
     // The message is itself a list around the payload.
     let limit = nesting.saturating_add(1);
-    let decoded = with_reader!(serializer, bytes, limit, |reader| message(reader, serializer, bytes));
+    let decoded = with_reader!(serializer, bytes, limit, |reader| message(
+        reader, serializer, bytes
+    ));
     decoded.map_err(|error| match error {
         DecodeError::TooDeep { .. } => DecodeError::TooDeep { limit: nesting },
         other => other,
     })
 }
 
-fn message<'a, R: TokenReader<'a>>(reader: R, serializer: Serializer, bytes: &'a Bytes) -> Result<Message> {
+fn message<'a, R: TokenReader<'a>>(
+    reader: R,
+    serializer: Serializer,
+    bytes: &'a Bytes,
+) -> Result<Message> {
     let (mut walk, code) = Walk::begin(reader, serializer, bytes)?;
     let w = &mut walk;
     let message = match code {
@@ -62,12 +70,17 @@ fn message<'a, R: TokenReader<'a>>(reader: R, serializer: Serializer, bytes: &'a
 
 fn hello<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Hello> {
     w.named("HELLO", "3");
-    let mut hello = Hello { realm: w.uri_or_null("HELLO.Realm")?, ..Hello::default() };
+    let mut hello = Hello {
+        realm: w.uri_or_null("HELLO.Realm")?,
+        ..Hello::default()
+    };
     w.dict("HELLO.Details", |w, key| {
         match key {
             "roles" => hello.roles = roles(w)?,
             "agent" => hello.agent = w.optional_string("HELLO.Details.agent")?,
-            "authmethods" => hello.authmethods = w.strings("HELLO.Details.authmethods")?.unwrap_or_default(),
+            "authmethods" => {
+                hello.authmethods = w.strings("HELLO.Details.authmethods")?.unwrap_or_default()
+            }
             "authid" => hello.authid = w.optional_string("HELLO.Details.authid")?,
             "authrole" => hello.authrole = w.optional_string("HELLO.Details.authrole")?,
             "authextra" => hello.authextra = w.optional_any_dict("HELLO.Details.authextra")?,
@@ -76,7 +89,10 @@ fn hello<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Hello> {
         Ok(true)
     })?;
     if hello.roles == ClientRoles::default() {
-        return wrong("HELLO.Details.roles", "a dict naming publisher, subscriber, caller or callee");
+        return wrong(
+            "HELLO.Details.roles",
+            "a dict naming publisher, subscriber, caller or callee",
+        );
     }
     Ok(hello)
 }
@@ -125,7 +141,10 @@ fn features<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Option<ClientF
 
 fn welcome<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Welcome> {
     w.named("WELCOME", "3");
-    let welcome = Welcome { session: w.id("WELCOME.Session")?, details: w.any_dict("WELCOME.Details")? };
+    let welcome = Welcome {
+        session: w.id("WELCOME.Session")?,
+        details: w.any_dict("WELCOME.Details")?,
+    };
     match welcome.details.lookup("roles") {
         Some(Value::Map(_)) => Ok(welcome),
         _ => wrong("WELCOME.Details.roles", "a dict"),
@@ -133,7 +152,10 @@ fn welcome<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Welcome> {
 }
 
 /// Details of which only `message` counts.
-fn human_text<'a>(w: &mut Walk<'a, impl TokenReader<'a>>, field: &'static str) -> Result<Option<String>> {
+fn human_text<'a>(
+    w: &mut Walk<'a, impl TokenReader<'a>>,
+    field: &'static str,
+) -> Result<Option<String>> {
     let mut message = None;
     w.dict(field, |w, key| {
         if key == "message" {
@@ -147,24 +169,37 @@ fn human_text<'a>(w: &mut Walk<'a, impl TokenReader<'a>>, field: &'static str) -
 fn abort<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Abort> {
     w.named("ABORT", "3 to 5");
     let message = human_text(w, "ABORT.Details")?;
-    Ok(Abort { message, reason: w.uri("ABORT.Reason")?, payload: w.payload()? })
+    Ok(Abort {
+        message,
+        reason: w.uri("ABORT.Reason")?,
+        payload: w.payload()?,
+    })
 }
 
 fn challenge<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Challenge> {
     w.named("CHALLENGE", "3");
-    Ok(Challenge { method: w.string("CHALLENGE.AuthMethod")?, extra: w.any_dict("CHALLENGE.Extra")? })
+    Ok(Challenge {
+        method: w.string("CHALLENGE.AuthMethod")?,
+        extra: w.any_dict("CHALLENGE.Extra")?,
+    })
 }
 
 fn authenticate<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Authenticate> {
     w.named("AUTHENTICATE", "3");
     let signature = w.string("AUTHENTICATE.Signature")?;
-    Ok(Authenticate { signature, extra: w.any_dict("AUTHENTICATE.Extra")? })
+    Ok(Authenticate {
+        signature,
+        extra: w.any_dict("AUTHENTICATE.Extra")?,
+    })
 }
 
 fn goodbye<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Goodbye> {
     w.named("GOODBYE", "3");
     let message = human_text(w, "GOODBYE.Details")?;
-    Ok(Goodbye { message, reason: w.uri("GOODBYE.Reason")? })
+    Ok(Goodbye {
+        message,
+        reason: w.uri("GOODBYE.Reason")?,
+    })
 }
 
 fn error<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Error> {
@@ -174,7 +209,13 @@ fn error<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Error> {
     let mut passthru = None;
     w.dict("ERROR.Details", |w, key| w.passthru(key, &mut passthru))?;
     let error = w.uri("ERROR.Error")?;
-    Ok(Error { request_type, request, passthru: if_on(passthru), error, payload: w.payload()? })
+    Ok(Error {
+        request_type,
+        request,
+        passthru: if_on(passthru),
+        error,
+        payload: w.payload()?,
+    })
 }
 
 fn publish<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Publish> {
@@ -184,18 +225,28 @@ fn publish<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Publish> {
     w.dict("PUBLISH.Options", |w, key| {
         match key {
             "acknowledge" => options.acknowledge = w.flag("PUBLISH.Options.acknowledge")?,
-            "exclude_me" => options.exclude_me = w.optional_flag("PUBLISH.Options.exclude_me")?.unwrap_or(true),
+            "exclude_me" => {
+                options.exclude_me = w
+                    .optional_flag("PUBLISH.Options.exclude_me")?
+                    .unwrap_or(true)
+            }
             "disclose_me" => options.disclose_me = w.flag("PUBLISH.Options.disclose_me")?,
             "retain" => options.retain = w.flag("PUBLISH.Options.retain")?,
             "rkey" => options.rkey = w.optional_string("PUBLISH.Options.rkey")?,
             key => {
-                return Ok(audience(w, key, &mut options.audience)? || w.passthru(key, &mut options.passthru)?);
+                return Ok(audience(w, key, &mut options.audience)?
+                    || w.passthru(key, &mut options.passthru)?);
             }
         }
         Ok(true)
     })?;
     options.passthru = if_on(options.passthru);
-    Ok(Publish { request, options, topic: w.uri("PUBLISH.Topic")?, payload: w.payload()? })
+    Ok(Publish {
+        request,
+        options,
+        topic: w.uri("PUBLISH.Topic")?,
+        payload: w.payload()?,
+    })
 }
 
 /// The six lists; an audience is there iff one of them is.
@@ -206,10 +257,18 @@ fn audience<'a>(
 ) -> Result<bool> {
     match key {
         "exclude" | "eligible" => {
-            let field = if key == "exclude" { "PUBLISH.Options.exclude" } else { "PUBLISH.Options.eligible" };
+            let field = if key == "exclude" {
+                "PUBLISH.Options.exclude"
+            } else {
+                "PUBLISH.Options.eligible"
+            };
             if let Some(ids) = w.ids(field)? {
                 let audience = audience.get_or_insert_default();
-                *if key == "exclude" { &mut audience.exclude } else { &mut audience.eligible } = Some(ids);
+                *if key == "exclude" {
+                    &mut audience.exclude
+                } else {
+                    &mut audience.eligible
+                } = Some(ids);
             }
         }
         "exclude_authid" | "exclude_authrole" | "eligible_authid" | "eligible_authrole" => {
@@ -237,7 +296,10 @@ fn audience<'a>(
 
 fn published<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Published> {
     w.named("PUBLISHED", "3");
-    Ok(Published { request: w.id("PUBLISHED.Request")?, publication: w.id("PUBLISHED.Publication")? })
+    Ok(Published {
+        request: w.id("PUBLISHED.Request")?,
+        publication: w.id("PUBLISHED.Publication")?,
+    })
 }
 
 fn subscribe<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Subscribe> {
@@ -253,21 +315,37 @@ fn subscribe<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Subscribe> {
         }
         Ok(true)
     })?;
-    Ok(Subscribe { request, options, topic: w.uri("SUBSCRIBE.Topic")? })
+    Ok(Subscribe {
+        request,
+        options,
+        topic: w.uri("SUBSCRIBE.Topic")?,
+    })
 }
 
-fn match_policy<'a>(w: &mut Walk<'a, impl TokenReader<'a>>, field: &'static str) -> Result<MatchPolicy> {
-    Ok(w.word(field, "exact, prefix or wildcard", MatchPolicy::parse)?.unwrap_or_default())
+fn match_policy<'a>(
+    w: &mut Walk<'a, impl TokenReader<'a>>,
+    field: &'static str,
+) -> Result<MatchPolicy> {
+    Ok(
+        w.word(field, "exact, prefix or wildcard", MatchPolicy::parse)?
+            .unwrap_or_default(),
+    )
 }
 
 fn subscribed<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Subscribed> {
     w.named("SUBSCRIBED", "3");
-    Ok(Subscribed { request: w.id("SUBSCRIBED.Request")?, subscription: w.id("SUBSCRIBED.Subscription")? })
+    Ok(Subscribed {
+        request: w.id("SUBSCRIBED.Request")?,
+        subscription: w.id("SUBSCRIBED.Subscription")?,
+    })
 }
 
 fn unsubscribe<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Unsubscribe> {
     w.named("UNSUBSCRIBE", "3");
-    Ok(Unsubscribe { request: w.id("UNSUBSCRIBE.Request")?, subscription: w.id("UNSUBSCRIBE.Subscription")? })
+    Ok(Unsubscribe {
+        request: w.id("UNSUBSCRIBE.Request")?,
+        subscription: w.id("UNSUBSCRIBE.Subscription")?,
+    })
 }
 
 fn unsubscribed<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Unsubscribed> {
@@ -276,7 +354,10 @@ fn unsubscribed<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Unsubscrib
         return Ok(Unsubscribed::Answer { request });
     }
     let revoked = revocation::<SubscriptionId>(w, "UNSUBSCRIBED.Details", "subscription")?;
-    Ok(Unsubscribed::Revoked { subscription: revoked.0, reason: revoked.1 })
+    Ok(Unsubscribed::Revoked {
+        subscription: revoked.0,
+        reason: revoked.1,
+    })
 }
 
 /// Details of a revocation: the id under `key`, and why.
@@ -311,8 +392,15 @@ struct Peer {
 impl Peer {
     fn disclosed(self) -> Option<Box<Disclosed>> {
         let session = self.session?;
-        let (authid, authrole) = (self.authid.unwrap_or_default(), self.authrole.unwrap_or_default());
-        Some(Box::new(Disclosed { session, authid, authrole }))
+        let (authid, authrole) = (
+            self.authid.unwrap_or_default(),
+            self.authrole.unwrap_or_default(),
+        );
+        Some(Box::new(Disclosed {
+            session,
+            authid,
+            authrole,
+        }))
     }
 }
 
@@ -323,8 +411,12 @@ fn event<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Event> {
     w.dict("EVENT.Details", |w, key| {
         match key {
             "publisher" => publisher.session = w.optional_id("EVENT.Details.publisher")?,
-            "publisher_authid" => publisher.authid = w.optional_string("EVENT.Details.publisher_authid")?,
-            "publisher_authrole" => publisher.authrole = w.optional_string("EVENT.Details.publisher_authrole")?,
+            "publisher_authid" => {
+                publisher.authid = w.optional_string("EVENT.Details.publisher_authid")?
+            }
+            "publisher_authrole" => {
+                publisher.authrole = w.optional_string("EVENT.Details.publisher_authrole")?
+            }
             "topic" => details.topic = w.optional_uri("EVENT.Details.topic")?,
             "trustlevel" => details.trustlevel = w.optional_number("EVENT.Details.trustlevel")?,
             "retained" => details.retained = w.flag("EVENT.Details.retained")?,
@@ -334,7 +426,12 @@ fn event<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Event> {
     })?;
     details.publisher = publisher.disclosed();
     details.passthru = if_on(details.passthru);
-    Ok(Event { subscription, publication, details, payload: w.payload()? })
+    Ok(Event {
+        subscription,
+        publication,
+        details,
+        payload: w.payload()?,
+    })
 }
 
 fn call<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Call> {
@@ -343,10 +440,16 @@ fn call<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Call> {
     let mut options = CallOptions::default();
     w.dict("CALL.Options", |w, key| {
         match key {
-            "receive_progress" => options.receive_progress = w.flag("CALL.Options.receive_progress")?,
+            "receive_progress" => {
+                options.receive_progress = w.flag("CALL.Options.receive_progress")?
+            }
             "progress" => options.progress = w.flag("CALL.Options.progress")?,
             "disclose_me" => options.disclose_me = w.flag("CALL.Options.disclose_me")?,
-            "timeout" => options.timeout = w.optional_number("CALL.Options.timeout")?.unwrap_or_default(),
+            "timeout" => {
+                options.timeout = w
+                    .optional_number("CALL.Options.timeout")?
+                    .unwrap_or_default()
+            }
             "rkey" => options.rkey = w.optional_string("CALL.Options.rkey")?,
             "runmode" => options.runmode = w.optional_string("CALL.Options.runmode")?,
             key => return w.passthru(key, &mut options.passthru),
@@ -354,7 +457,12 @@ fn call<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Call> {
         Ok(true)
     })?;
     options.passthru = if_on(options.passthru);
-    Ok(Call { request, options, procedure: w.uri("CALL.Procedure")?, payload: w.payload()? })
+    Ok(Call {
+        request,
+        options,
+        procedure: w.uri("CALL.Procedure")?,
+        payload: w.payload()?,
+    })
 }
 
 fn cancel<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Cancel> {
@@ -363,7 +471,11 @@ fn cancel<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Cancel> {
     let mut mode = CancelMode::default();
     w.dict("CANCEL.Options", |w, key| {
         if key == "mode" {
-            let parsed = w.word("CANCEL.Options.mode", "skip, kill or killnowait", CancelMode::parse)?;
+            let parsed = w.word(
+                "CANCEL.Options.mode",
+                "skip, kill or killnowait",
+                CancelMode::parse,
+            )?;
             mode = parsed.unwrap_or_default();
         }
         Ok(key == "mode")
@@ -392,7 +504,12 @@ fn result<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<CallResult> {
     w.named("RESULT", "3 to 5");
     let request = w.id("RESULT.Request")?;
     let (progress, passthru) = progress(w, "RESULT.Details", "RESULT.Details.progress")?;
-    Ok(CallResult { request, progress, passthru, payload: w.payload()? })
+    Ok(CallResult {
+        request,
+        progress,
+        passthru,
+        payload: w.payload()?,
+    })
 }
 
 fn register<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Register> {
@@ -404,27 +521,42 @@ fn register<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Register> {
             "match" => options.match_policy = match_policy(w, "REGISTER.Options.match")?,
             "invoke" => {
                 let expected = "single, roundrobin, random, first or last";
-                let invoke = w.word("REGISTER.Options.invoke", expected, InvocationPolicy::parse)?;
+                let invoke =
+                    w.word("REGISTER.Options.invoke", expected, InvocationPolicy::parse)?;
                 options.invoke = invoke.unwrap_or_default();
             }
-            "disclose_caller" => options.disclose_caller = w.flag("REGISTER.Options.disclose_caller")?,
-            "forward_timeout" => options.forward_timeout = w.flag("REGISTER.Options.forward_timeout")?,
+            "disclose_caller" => {
+                options.disclose_caller = w.flag("REGISTER.Options.disclose_caller")?
+            }
+            "forward_timeout" => {
+                options.forward_timeout = w.flag("REGISTER.Options.forward_timeout")?
+            }
             "nkey" => options.nkey = w.optional_string("REGISTER.Options.nkey")?,
             _ => return Ok(false),
         }
         Ok(true)
     })?;
-    Ok(Register { request, options, procedure: w.uri("REGISTER.Procedure")? })
+    Ok(Register {
+        request,
+        options,
+        procedure: w.uri("REGISTER.Procedure")?,
+    })
 }
 
 fn registered<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Registered> {
     w.named("REGISTERED", "3");
-    Ok(Registered { request: w.id("REGISTERED.Request")?, registration: w.id("REGISTERED.Registration")? })
+    Ok(Registered {
+        request: w.id("REGISTERED.Request")?,
+        registration: w.id("REGISTERED.Registration")?,
+    })
 }
 
 fn unregister<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Unregister> {
     w.named("UNREGISTER", "3");
-    Ok(Unregister { request: w.id("UNREGISTER.Request")?, registration: w.id("UNREGISTER.Registration")? })
+    Ok(Unregister {
+        request: w.id("UNREGISTER.Request")?,
+        registration: w.id("UNREGISTER.Registration")?,
+    })
 }
 
 fn unregistered<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Unregistered> {
@@ -433,22 +565,36 @@ fn unregistered<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Unregister
         return Ok(Unregistered::Answer { request });
     }
     let revoked = revocation::<RegistrationId>(w, "UNREGISTERED.Details", "registration")?;
-    Ok(Unregistered::Revoked { registration: revoked.0, reason: revoked.1 })
+    Ok(Unregistered::Revoked {
+        registration: revoked.0,
+        reason: revoked.1,
+    })
 }
 
 fn invocation<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Invocation> {
     w.named("INVOCATION", "4 to 6");
-    let (request, registration) = (w.id("INVOCATION.Request")?, w.id("INVOCATION.Registration")?);
+    let (request, registration) = (
+        w.id("INVOCATION.Request")?,
+        w.id("INVOCATION.Registration")?,
+    );
     let (mut details, mut caller) = (InvocationDetails::default(), Peer::default());
     w.dict("INVOCATION.Details", |w, key| {
         match key {
-            "receive_progress" => details.receive_progress = w.flag("INVOCATION.Details.receive_progress")?,
+            "receive_progress" => {
+                details.receive_progress = w.flag("INVOCATION.Details.receive_progress")?
+            }
             "progress" => details.progress = w.flag("INVOCATION.Details.progress")?,
             "caller" => caller.session = w.optional_id("INVOCATION.Details.caller")?,
-            "caller_authid" => caller.authid = w.optional_string("INVOCATION.Details.caller_authid")?,
-            "caller_authrole" => caller.authrole = w.optional_string("INVOCATION.Details.caller_authrole")?,
+            "caller_authid" => {
+                caller.authid = w.optional_string("INVOCATION.Details.caller_authid")?
+            }
+            "caller_authrole" => {
+                caller.authrole = w.optional_string("INVOCATION.Details.caller_authrole")?
+            }
             "procedure" => details.procedure = w.optional_uri("INVOCATION.Details.procedure")?,
-            "trustlevel" => details.trustlevel = w.optional_number("INVOCATION.Details.trustlevel")?,
+            "trustlevel" => {
+                details.trustlevel = w.optional_number("INVOCATION.Details.trustlevel")?
+            }
             "timeout" => details.timeout = w.optional_number("INVOCATION.Details.timeout")?,
             key => return w.passthru(key, &mut details.passthru),
         }
@@ -456,7 +602,12 @@ fn invocation<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Invocation> 
     })?;
     details.caller = caller.disclosed();
     details.passthru = if_on(details.passthru);
-    Ok(Invocation { request, registration, details, payload: w.payload()? })
+    Ok(Invocation {
+        request,
+        registration,
+        details,
+        payload: w.payload()?,
+    })
 }
 
 fn interrupt<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Interrupt> {
@@ -466,20 +617,32 @@ fn interrupt<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Interrupt> {
     w.dict("INTERRUPT.Options", |w, key| {
         match key {
             "mode" => {
-                let no_skip = |text: &str| CancelMode::parse(text).filter(|mode| *mode != CancelMode::Skip);
-                mode = w.word("INTERRUPT.Options.mode", "kill or killnowait", no_skip)?.unwrap_or_default();
+                let no_skip =
+                    |text: &str| CancelMode::parse(text).filter(|mode| *mode != CancelMode::Skip);
+                mode = w
+                    .word("INTERRUPT.Options.mode", "kill or killnowait", no_skip)?
+                    .unwrap_or_default();
             }
             "reason" => reason = w.optional_uri("INTERRUPT.Options.reason")?,
             _ => return Ok(false),
         }
         Ok(true)
     })?;
-    Ok(Interrupt { request, mode, reason })
+    Ok(Interrupt {
+        request,
+        mode,
+        reason,
+    })
 }
 
 fn yielded<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Yield> {
     w.named("YIELD", "3 to 5");
     let request = w.id("YIELD.Request")?;
     let (progress, passthru) = progress(w, "YIELD.Options", "YIELD.Options.progress")?;
-    Ok(Yield { request, progress, passthru, payload: w.payload()? })
+    Ok(Yield {
+        request,
+        progress,
+        passthru,
+        payload: w.payload()?,
+    })
 }

@@ -9,7 +9,11 @@ use crate::words::{Id, MatchPolicy, Uri};
 /// # Errors
 ///
 /// The payload came in another serializer and cannot be carried over (`MSG-17`).
-pub fn encode(serializer: Serializer, message: &Message, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+pub fn encode(
+    serializer: Serializer,
+    message: &Message,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
     let start = out.len();
     let written = with_writer!(serializer, out, |writer| write(writer, serializer, message));
     if written.is_err() {
@@ -42,7 +46,9 @@ fn write<W: TokenWriter>(w: &mut W, to: Serializer, message: &Message) -> Result
         }
         Message::Goodbye(Goodbye { message, reason }) => {
             start(w, code::GOODBYE, 3);
-            dict(w, message.is_none(), |w| text(w, "message", message.as_deref()));
+            dict(w, message.is_none(), |w| {
+                text(w, "message", message.as_deref())
+            });
             w.str(reason);
             None
         }
@@ -52,10 +58,19 @@ fn write<W: TokenWriter>(w: &mut W, to: Serializer, message: &Message) -> Result
         Message::Subscribe(subscribe) => write_subscribe(w, subscribe),
         Message::Subscribed(m) => ids(w, code::SUBSCRIBED, m.request, m.subscription),
         Message::Unsubscribe(m) => ids(w, code::UNSUBSCRIBE, m.request, m.subscription),
-        Message::Unsubscribed(Unsubscribed::Answer { request }) => answer(w, code::UNSUBSCRIBED, *request),
-        Message::Unsubscribed(Unsubscribed::Revoked { subscription, reason }) => {
-            revoked(w, code::UNSUBSCRIBED, "subscription", subscription.value(), reason.as_ref())
+        Message::Unsubscribed(Unsubscribed::Answer { request }) => {
+            answer(w, code::UNSUBSCRIBED, *request)
         }
+        Message::Unsubscribed(Unsubscribed::Revoked {
+            subscription,
+            reason,
+        }) => revoked(
+            w,
+            code::UNSUBSCRIBED,
+            "subscription",
+            subscription.value(),
+            reason.as_ref(),
+        ),
         Message::Event(event) => write_event(w, event),
         Message::Call(call) => write_call(w, call),
         Message::Cancel(Cancel { request, mode }) => {
@@ -65,18 +80,36 @@ fn write<W: TokenWriter>(w: &mut W, to: Serializer, message: &Message) -> Result
             dict(w, false, |w| text(w, "mode", Some(mode.as_str())));
             None
         }
-        Message::Result(m) => {
-            progress(w, code::RESULT, m.request, m.progress, m.passthru.as_deref(), &m.payload)
-        }
+        Message::Result(m) => progress(
+            w,
+            code::RESULT,
+            m.request,
+            m.progress,
+            m.passthru.as_deref(),
+            &m.payload,
+        ),
         Message::Register(register) => write_register(w, register),
         Message::Registered(m) => ids(w, code::REGISTERED, m.request, m.registration),
         Message::Unregister(m) => ids(w, code::UNREGISTER, m.request, m.registration),
-        Message::Unregistered(Unregistered::Answer { request }) => answer(w, code::UNREGISTERED, *request),
-        Message::Unregistered(Unregistered::Revoked { registration, reason }) => {
-            revoked(w, code::UNREGISTERED, "registration", registration.value(), reason.as_ref())
+        Message::Unregistered(Unregistered::Answer { request }) => {
+            answer(w, code::UNREGISTERED, *request)
         }
+        Message::Unregistered(Unregistered::Revoked {
+            registration,
+            reason,
+        }) => revoked(
+            w,
+            code::UNREGISTERED,
+            "registration",
+            registration.value(),
+            reason.as_ref(),
+        ),
         Message::Invocation(invocation) => write_invocation(w, invocation),
-        Message::Interrupt(Interrupt { request, mode, reason }) => {
+        Message::Interrupt(Interrupt {
+            request,
+            mode,
+            reason,
+        }) => {
             start(w, code::INTERRUPT, 3);
             w.uint(request.value());
             dict(w, false, |w| {
@@ -85,9 +118,14 @@ fn write<W: TokenWriter>(w: &mut W, to: Serializer, message: &Message) -> Result
             });
             None
         }
-        Message::Yield(m) => {
-            progress(w, code::YIELD, m.request, m.progress, m.passthru.as_deref(), &m.payload)
-        }
+        Message::Yield(m) => progress(
+            w,
+            code::YIELD,
+            m.request,
+            m.progress,
+            m.passthru.as_deref(),
+            &m.payload,
+        ),
     };
     if let Some(payload) = payload {
         payload.write(w, to)?;
@@ -122,7 +160,13 @@ fn answer(w: &mut impl TokenWriter, code: u64, request: impl Id) -> Rest<'static
 }
 
 /// `[code, 0, Details|dict]`
-fn revoked(w: &mut impl TokenWriter, code: u64, key: &str, id: u64, reason: Option<&Uri>) -> Rest<'static> {
+fn revoked(
+    w: &mut impl TokenWriter,
+    code: u64,
+    key: &str,
+    id: u64,
+    reason: Option<&Uri>,
+) -> Rest<'static> {
     start(w, code, 3);
     w.uint(0);
     dict(w, false, |w| {
@@ -184,7 +228,13 @@ fn id_list(w: &mut impl TokenWriter, key: &str, values: Option<&Vec<impl Id>>) {
 }
 
 fn passthru(w: &mut impl TokenWriter, passthru: Option<&Passthru>) {
-    if let Some(Passthru { scheme, serializer, cipher, keyid }) = passthru {
+    if let Some(Passthru {
+        scheme,
+        serializer,
+        cipher,
+        keyid,
+    }) = passthru
+    {
         text(w, "ppt_scheme", Some(scheme));
         text(w, "ppt_serializer", serializer.as_deref());
         text(w, "ppt_cipher", cipher.as_deref());
@@ -194,15 +244,32 @@ fn passthru(w: &mut impl TokenWriter, passthru: Option<&Passthru>) {
 
 /// A disclosed peer under three keys; an unknown name or role is not written.
 fn disclosed(w: &mut impl TokenWriter, keys: [&str; 3], peer: Option<&Disclosed>) {
-    if let Some(Disclosed { session, authid, authrole }) = peer {
+    if let Some(Disclosed {
+        session,
+        authid,
+        authrole,
+    }) = peer
+    {
         number(w, keys[0], Some(session.value()));
-        text(w, keys[1], Some(authid.as_str()).filter(|text| !text.is_empty()));
-        text(w, keys[2], Some(authrole.as_str()).filter(|text| !text.is_empty()));
+        text(
+            w,
+            keys[1],
+            Some(authid.as_str()).filter(|text| !text.is_empty()),
+        );
+        text(
+            w,
+            keys[2],
+            Some(authrole.as_str()).filter(|text| !text.is_empty()),
+        );
     }
 }
 
 fn match_policy(w: &mut impl TokenWriter, policy: MatchPolicy) {
-    text(w, "match", (policy != MatchPolicy::Exact).then(|| policy.as_str()));
+    text(
+        w,
+        "match",
+        (policy != MatchPolicy::Exact).then(|| policy.as_str()),
+    );
 }
 
 fn write_hello(w: &mut impl TokenWriter, hello: &Hello) -> Rest<'static> {
@@ -211,7 +278,12 @@ fn write_hello(w: &mut impl TokenWriter, hello: &Hello) -> Rest<'static> {
         Some(realm) => w.str(realm),
         None => w.null(),
     }
-    let ClientRoles { publisher, subscriber, caller, callee } = &hello.roles;
+    let ClientRoles {
+        publisher,
+        subscriber,
+        caller,
+        callee,
+    } = &hello.roles;
     dict(w, false, |w| {
         w.str("roles");
         dict(w, false, |w| {
@@ -221,7 +293,11 @@ fn write_hello(w: &mut impl TokenWriter, hello: &Hello) -> Rest<'static> {
             features(w, "callee", callee.as_ref());
         });
         text(w, "agent", hello.agent.as_deref());
-        strings(w, "authmethods", Some(&hello.authmethods).filter(|methods| !methods.is_empty()));
+        strings(
+            w,
+            "authmethods",
+            Some(&hello.authmethods).filter(|methods| !methods.is_empty()),
+        );
         text(w, "authid", hello.authid.as_deref());
         text(w, "authrole", hello.authrole.as_deref());
         if !hello.authextra.is_empty() {
@@ -240,11 +316,27 @@ fn features(w: &mut impl TokenWriter, role: &str, features: Option<&ClientFeatur
         dict(w, false, |w| {
             flag(w, "call_canceling", features.call_canceling);
             flag(w, "call_timeout", features.call_timeout);
-            flag(w, "progressive_call_results", features.progressive_call_results);
-            flag(w, "progressive_call_invocations", features.progressive_call_invocations);
+            flag(
+                w,
+                "progressive_call_results",
+                features.progressive_call_results,
+            );
+            flag(
+                w,
+                "progressive_call_invocations",
+                features.progressive_call_invocations,
+            );
             flag(w, "payload_passthru_mode", features.payload_passthru_mode);
-            flag(w, "subscription_revocation", features.subscription_revocation);
-            flag(w, "registration_revocation", features.registration_revocation);
+            flag(
+                w,
+                "subscription_revocation",
+                features.subscription_revocation,
+            );
+            flag(
+                w,
+                "registration_revocation",
+                features.registration_revocation,
+            );
             flag(w, "call_reroute", features.call_reroute);
         });
     });
@@ -252,7 +344,9 @@ fn features(w: &mut impl TokenWriter, role: &str, features: Option<&ClientFeatur
 
 fn write_abort<'m>(w: &mut impl TokenWriter, abort: &'m Abort) -> Rest<'m> {
     start(w, code::ABORT, 3 + abort.payload.elements());
-    dict(w, abort.message.is_none(), |w| text(w, "message", abort.message.as_deref()));
+    dict(w, abort.message.is_none(), |w| {
+        text(w, "message", abort.message.as_deref())
+    });
     w.str(&abort.reason);
     Some(&abort.payload)
 }
@@ -261,7 +355,9 @@ fn write_error<'m>(w: &mut impl TokenWriter, error: &'m Error) -> Rest<'m> {
     start(w, code::ERROR, 5 + error.payload.elements());
     w.uint(error.request_type);
     w.uint(error.request.value());
-    dict(w, error.passthru.is_none(), |w| passthru(w, error.passthru.as_deref()));
+    dict(w, error.passthru.is_none(), |w| {
+        passthru(w, error.passthru.as_deref())
+    });
     w.str(&error.error);
     Some(&error.payload)
 }
@@ -333,7 +429,11 @@ fn write_call<'m>(w: &mut impl TokenWriter, call: &'m Call) -> Rest<'m> {
         flag(w, "receive_progress", options.receive_progress);
         flag(w, "progress", options.progress);
         flag(w, "disclose_me", options.disclose_me);
-        number(w, "timeout", Some(options.timeout).filter(|timeout| *timeout > 0));
+        number(
+            w,
+            "timeout",
+            Some(options.timeout).filter(|timeout| *timeout > 0),
+        );
         text(w, "rkey", options.rkey.as_deref());
         text(w, "runmode", options.runmode.as_deref());
         passthru(w, options.passthru.as_deref());
@@ -386,7 +486,11 @@ fn write_invocation<'m>(w: &mut impl TokenWriter, invocation: &'m Invocation) ->
     dict(w, *details == InvocationDetails::default(), |w| {
         flag(w, "receive_progress", details.receive_progress);
         flag(w, "progress", details.progress);
-        disclosed(w, ["caller", "caller_authid", "caller_authrole"], details.caller.as_deref());
+        disclosed(
+            w,
+            ["caller", "caller_authid", "caller_authrole"],
+            details.caller.as_deref(),
+        );
         text(w, "procedure", details.procedure.as_deref());
         number(w, "trustlevel", details.trustlevel);
         number(w, "timeout", details.timeout);

@@ -46,7 +46,9 @@ impl<'a> JsonReader<'a> {
     pub fn new(input: &'a [u8], limit: usize) -> Result<Self, DecodeError> {
         match std::str::from_utf8(input) {
             Ok(text) => Ok(Self::of_text(text, limit)),
-            Err(error) => Err(DecodeError::Utf8 { at: error.valid_up_to() }),
+            Err(error) => Err(DecodeError::Utf8 {
+                at: error.valid_up_to(),
+            }),
         }
     }
 
@@ -109,7 +111,11 @@ impl<'a> JsonReader<'a> {
                 self.state = State::Close;
                 Ok(())
             }
-            _ => Err(self.malformed(if map { "expected ',' or '}'" } else { "expected ',' or ']'" })),
+            _ => Err(self.malformed(if map {
+                "expected ',' or '}'"
+            } else {
+                "expected ',' or ']'"
+            })),
         }
     }
 
@@ -204,12 +210,16 @@ impl<'a> JsonReader<'a> {
                         self.at = (self.at + 1).min(self.text.len());
                         match self.hex4()? {
                             0xDC00..=0xDFFF => Ok(()),
-                            _ => Err(DecodeError::Malformed { at: self.at, what: "lone surrogate" }),
+                            _ => Err(DecodeError::Malformed {
+                                at: self.at,
+                                what: "lone surrogate",
+                            }),
                         }
                     }
-                    0xDC00..=0xDFFF => {
-                        Err(DecodeError::Malformed { at: self.at, what: "lone surrogate" })
-                    }
+                    0xDC00..=0xDFFF => Err(DecodeError::Malformed {
+                        at: self.at,
+                        what: "lone surrogate",
+                    }),
                     _ => Ok(()),
                 }
             }
@@ -223,7 +233,9 @@ impl<'a> JsonReader<'a> {
         let mut value = 0;
         for _ in 0..4 {
             let digit = self.byte().and_then(|b| char::from(b).to_digit(16));
-            let Some(digit) = digit else { return Err(self.malformed("expected four hex digits")) };
+            let Some(digit) = digit else {
+                return Err(self.malformed("expected four hex digits"));
+            };
             value = value << 4 | digit;
             self.at += 1;
         }
@@ -236,7 +248,11 @@ impl<'a> JsonReader<'a> {
         while let Some(b'0'..=b'9') = self.byte() {
             self.at += 1;
         }
-        if self.at == start { Err(self.malformed("expected a digit")) } else { Ok(()) }
+        if self.at == start {
+            Err(self.malformed("expected a digit"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Passes over a number; whether it is written as an integer.
@@ -281,7 +297,10 @@ impl<'a> JsonReader<'a> {
         }
         match text.parse::<f64>() {
             Ok(value) if value.is_finite() => Ok(Token::Float(value)),
-            _ => Err(DecodeError::Malformed { at: start, what: "number out of range" }),
+            _ => Err(DecodeError::Malformed {
+                at: start,
+                what: "number out of range",
+            }),
         }
     }
 
@@ -331,10 +350,11 @@ impl<'a> TokenReader<'a> for JsonReader<'a> {
                 let text = unescape(&raw, at)?;
                 match text.strip_prefix('\0') {
                     Some(coded) => {
-                        let octets = STANDARD.decode(coded).map_err(|_| DecodeError::Malformed {
-                            at,
-                            what: "bad Base64 in a binary string",
-                        })?;
+                        let octets =
+                            STANDARD.decode(coded).map_err(|_| DecodeError::Malformed {
+                                at,
+                                what: "bad Base64 in a binary string",
+                            })?;
                         Token::Bytes(Cow::Owned(octets))
                     }
                     None => Token::Str(text),
@@ -395,8 +415,12 @@ impl<'a> TokenReader<'a> for JsonReader<'a> {
         };
         match self.byte() {
             Some(b'n') => Ok(Kind::Null),
-            Some(b'[') => Ok(Kind::List { empty: closes(b']') }),
-            Some(b'{') => Ok(Kind::Map { empty: closes(b'}') }),
+            Some(b'[') => Ok(Kind::List {
+                empty: closes(b']'),
+            }),
+            Some(b'{') => Ok(Kind::Map {
+                empty: closes(b'}'),
+            }),
             Some(_) => Ok(Kind::Scalar),
             None => Err(DecodeError::Truncated),
         }
@@ -415,7 +439,11 @@ impl<'a> TokenReader<'a> for JsonReader<'a> {
     fn finish(&self) -> Result<(), DecodeError> {
         let mut rest = self.clone();
         rest.whitespace();
-        if rest.at == self.text.len() { Ok(()) } else { Err(DecodeError::Trailing { at: rest.at }) }
+        if rest.at == self.text.len() {
+            Ok(())
+        } else {
+            Err(DecodeError::Trailing { at: rest.at })
+        }
     }
 }
 
@@ -438,7 +466,10 @@ fn plain_run(bytes: &[u8]) -> usize {
         run += 8;
     }
     let rest = bytes.get(run..).unwrap_or_default();
-    run + rest.iter().position(|b| matches!(b, 0..0x20 | b'"' | b'\\')).unwrap_or(rest.len())
+    run + rest
+        .iter()
+        .position(|b| matches!(b, 0..0x20 | b'"' | b'\\'))
+        .unwrap_or(rest.len())
 }
 
 /// Resolves the escapes of a checked string.
@@ -447,7 +478,12 @@ fn unescape<'a>(raw: &RawStr<'a>, at: usize) -> Result<Cow<'a, str>, DecodeError
     if !raw.escaped {
         return Ok(Cow::Borrowed(raw.text));
     }
-    resolve(raw.text).map(Cow::Owned).ok_or(DecodeError::Malformed { at, what: "bad escape" })
+    resolve(raw.text)
+        .map(Cow::Owned)
+        .ok_or(DecodeError::Malformed {
+            at,
+            what: "bad escape",
+        })
 }
 
 fn resolve(text: &str) -> Option<String> {
@@ -469,7 +505,9 @@ fn resolve(text: &str) -> Option<String> {
                 if (0xD800..0xDC00).contains(&first) {
                     let second = u32::from_str_radix(rest.get(2..6)?, 16).ok()?;
                     rest = rest.get(6..)?;
-                    char::from_u32(0x1_0000 + ((first - 0xD800) << 10) + second.checked_sub(0xDC00)?)?
+                    char::from_u32(
+                        0x1_0000 + ((first - 0xD800) << 10) + second.checked_sub(0xDC00)?,
+                    )?
                 } else {
                     char::from_u32(first)?
                 }
@@ -491,7 +529,10 @@ pub struct JsonWriter<'o> {
 impl<'o> JsonWriter<'o> {
     /// Appends to `out`.
     pub fn new(out: &'o mut Vec<u8>) -> Self {
-        Self { out, kinds: Kinds::default() }
+        Self {
+            out,
+            kinds: Kinds::default(),
+        }
     }
 
     /// No value ends in `[`, `{` or `:`, so the last byte tells whether a comma is due.
@@ -554,7 +595,9 @@ impl TokenWriter for JsonWriter<'_> {
         self.separate();
         self.out.extend_from_slice(b"\"\\u0000");
         let mut coder = base64::write::EncoderWriter::new(&mut *self.out, &STANDARD);
-        let _infallible = coder.write_all(value).and_then(|()| coder.finish().map(drop));
+        let _infallible = coder
+            .write_all(value)
+            .and_then(|()| coder.finish().map(drop));
         drop(coder);
         self.out.push(b'"');
     }
@@ -594,7 +637,9 @@ fn write_escaped(out: &mut Vec<u8>, text: &str) {
     loop {
         let (plain, tail) = rest.split_at(plain_run(rest));
         out.extend_from_slice(plain);
-        let Some((&special, tail)) = tail.split_first() else { return };
+        let Some((&special, tail)) = tail.split_first() else {
+            return;
+        };
         match special {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),

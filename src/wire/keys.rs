@@ -16,15 +16,17 @@ pub(super) struct Keys<'a> {
 impl<'a> Keys<'a> {
     /// Notes a key; `Err` is a key seen before.
     #[inline]
-    pub(super) fn note(&mut self, key: &Cow<'a, str>) -> Result<(), String> {
-        if let (Cow::Borrowed(text), true) = (key, self.len < INLINE) {
-            if self.few[..self.len].contains(text) {
-                return Err((*text).to_owned());
+    pub(super) fn note(&mut self, key: Cow<'a, str>) -> Result<(), String> {
+        if let Cow::Borrowed(text) = key
+            && self.len < INLINE
+        {
+            if self.few[..self.len].contains(&text) {
+                return Err(text.to_owned());
             }
             self.few[self.len] = text;
             self.len += 1;
         } else {
-            self.many.push(key.clone());
+            self.many.push(key);
         }
         Ok(())
     }
@@ -35,7 +37,8 @@ impl<'a> Keys<'a> {
         if self.many.is_empty() {
             return Ok(());
         }
-        self.many.extend(self.few[..self.len].iter().map(|key| Cow::Borrowed(*key)));
+        self.many
+            .extend(self.few[..self.len].iter().map(|key| Cow::Borrowed(*key)));
         unique(&mut self.many)
     }
 }

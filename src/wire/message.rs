@@ -364,7 +364,9 @@ impl CancelMode {
 
     /// The inverse of [`CancelMode::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Skip, Self::Kill, Self::KillNoWait].into_iter().find(|mode| mode.as_str() == text)
+        [Self::Skip, Self::Kill, Self::KillNoWait]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
     }
 }
 

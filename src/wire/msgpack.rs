@@ -9,8 +9,7 @@ use super::{DecodeError, Kind, Token, TokenReader, TokenWriter};
 /// Reads MessagePack.
 #[derive(Debug, Clone)]
 pub struct MsgPackReader<'a> {
-    input: &'a [u8],
-    at: usize,
+    cursor: Cursor<'a>,
     limit: usize,
     /// Values still to come in the innermost open container; meaningless outside of any.
     left: u64,
@@ -32,15 +31,20 @@ enum Head {
     Map(usize),
 }
 
-impl<'a> MsgPackReader<'a> {
-    /// `limit` is the number of nested containers allowed.
-    pub fn new(input: &'a [u8], limit: usize) -> Self {
-        Self { input, at: 0, limit, left: 0, outer: Stack::default() }
-    }
+/// The octets and how far they are read; apart from the open containers, so that a look ahead is a cheap copy.
+#[derive(Debug, Clone, Copy)]
+struct Cursor<'a> {
+    input: &'a [u8],
+    at: usize,
+}
 
+impl<'a> Cursor<'a> {
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let chunk = self.input.get(self.at..).and_then(|rest| rest.first_chunk::<N>());
+        let chunk = self
+            .input
+            .get(self.at..)
+            .and_then(|rest| rest.first_chunk::<N>());
         let chunk = *chunk.ok_or(DecodeError::Truncated)?;
         self.at += N;
         Ok(chunk)
@@ -58,7 +62,9 @@ impl<'a> MsgPackReader<'a> {
     fn text(&mut self, len: usize) -> Result<&'a str, DecodeError> {
         let at = self.at;
         let octets = self.take(len)?;
-        std::str::from_utf8(octets).map_err(|error| DecodeError::Utf8 { at: at + error.valid_up_to() })
+        std::str::from_utf8(octets).map_err(|error| DecodeError::Utf8 {
+            at: at + error.valid_up_to(),
+        })
     }
 
     #[inline]
@@ -86,7 +92,10 @@ impl<'a> MsgPackReader<'a> {
             0xa0..=0xbf => Head::Str(usize::from(first & 0x1f)),
             0xc0 => Head::Nil,
             0xc1 => {
-                return Err(DecodeError::Malformed { at: self.at - 1, what: "0xc1 is no MessagePack type" });
+                return Err(DecodeError::Malformed {
+                    at: self.at - 1,
+                    what: "0xc1 is no MessagePack type",
+                });
             }
             0xc2 => Head::Bool(false),
             0xc3 => Head::Bool(true),
@@ -120,6 +129,18 @@ impl<'a> MsgPackReader<'a> {
             0xe0..=0xff => Head::Int(i64::from(first as i8)),
         })
     }
+}
+
+impl<'a> MsgPackReader<'a> {
+    /// `limit` is the number of nested containers allowed.
+    pub fn new(input: &'a [u8], limit: usize) -> Self {
+        Self {
+            cursor: Cursor { input, at: 0 },
+            limit,
+            left: 0,
+            outer: Stack::default(),
+        }
+    }
 
     /// Enters a container. Every value takes at least one byte, so a count beyond what is left is refused here,
     /// and whoever reserves room by a count never reserves more than the input is long.
@@ -128,7 +149,7 @@ impl<'a> MsgPackReader<'a> {
         if self.outer.len() >= self.limit {
             return Err(DecodeError::TooDeep { limit: self.limit });
         }
-        if values > (self.input.len() - self.at) as u64 {
+        if values > (self.cursor.input.len() - self.cursor.at) as u64 {
             return Err(DecodeError::Truncated);
         }
         self.outer.push(self.left);
@@ -150,11 +171,11 @@ impl<'a> MsgPackReader<'a> {
     #[inline]
     fn pass(&mut self) -> Result<(), DecodeError> {
         self.left = self.left.saturating_sub(1);
-        match self.head()? {
+        match self.cursor.head()? {
             Head::Nil | Head::Bool(_) | Head::Int(_) | Head::Uint(_) | Head::Float(_) => Ok(()),
-            Head::Str(len) => self.text(len).map(drop),
-            Head::Bin(len) => self.take(len).map(drop),
-            Head::Ext(len) => self.take(len + 1).map(drop),
+            Head::Str(len) => self.cursor.text(len).map(drop),
+            Head::Bin(len) => self.cursor.take(len).map(drop),
+            Head::Ext(len) => self.cursor.take(len + 1).map(drop),
             Head::List(len) => self.open(len as u64),
             Head::Map(pairs) => self.open(pairs as u64 * 2),
         }
@@ -169,17 +190,17 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
             return Ok(Token::End);
         }
         self.left = self.left.saturating_sub(1);
-        Ok(match self.head()? {
+        Ok(match self.cursor.head()? {
             Head::Nil => Token::Null,
             Head::Bool(value) => Token::Bool(value),
             Head::Int(value) => Token::Int(value),
             Head::Uint(value) => Token::Uint(value),
             Head::Float(value) => Token::Float(value),
-            Head::Str(len) => Token::Str(Cow::Borrowed(self.text(len)?)),
-            Head::Bin(len) => Token::Bytes(Cow::Borrowed(self.take(len)?)),
+            Head::Str(len) => Token::Str(Cow::Borrowed(self.cursor.text(len)?)),
+            Head::Bin(len) => Token::Bytes(Cow::Borrowed(self.cursor.take(len)?)),
             Head::Ext(len) => {
-                let [_type] = self.array()?;
-                Token::Bytes(Cow::Borrowed(self.take(len)?))
+                let [_type] = self.cursor.array()?;
+                Token::Bytes(Cow::Borrowed(self.cursor.take(len)?))
             }
             Head::List(len) => {
                 self.open(len as u64)?;
@@ -194,7 +215,10 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
 
     fn skip(&mut self) -> Result<(), DecodeError> {
         if self.at_end() {
-            return Err(DecodeError::Malformed { at: self.at, what: "expected a value" });
+            return Err(DecodeError::Malformed {
+                at: self.cursor.at,
+                what: "expected a value",
+            });
         }
         let base = self.outer.len();
         self.pass()?;
@@ -213,7 +237,7 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
         if self.at_end() {
             return Ok(Kind::End);
         }
-        let mut ahead = Self { outer: Stack::default(), ..*self };
+        let mut ahead = self.cursor;
         Ok(match ahead.head()? {
             Head::Nil => Kind::Null,
             Head::List(len) => Kind::List { empty: len == 0 },
@@ -224,16 +248,20 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
 
     #[inline]
     fn position(&self) -> usize {
-        self.at
+        self.cursor.at
     }
 
     #[inline]
     fn consumed(&self) -> usize {
-        self.at
+        self.cursor.at
     }
 
     fn finish(&self) -> Result<(), DecodeError> {
-        if self.at == self.input.len() { Ok(()) } else { Err(DecodeError::Trailing { at: self.at }) }
+        if self.cursor.at == self.cursor.input.len() {
+            Ok(())
+        } else {
+            Err(DecodeError::Trailing { at: self.cursor.at })
+        }
     }
 }
 
@@ -247,7 +275,10 @@ pub struct MsgPackWriter<'o> {
 impl<'o> MsgPackWriter<'o> {
     /// Appends to `out`.
     pub fn new(out: &'o mut Vec<u8>) -> Self {
-        Self { out, headers: Headers::default() }
+        Self {
+            out,
+            headers: Headers::default(),
+        }
     }
 
     #[inline]

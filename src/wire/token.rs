@@ -29,8 +29,12 @@ pub enum Token<'a> {
 pub enum Kind {
     Null,
     /// The flags say whether the container is empty.
-    List { empty: bool },
-    Map { empty: bool },
+    List {
+        empty: bool,
+    },
+    Map {
+        empty: bool,
+    },
     /// Any other scalar.
     Scalar,
     /// The end of the innermost open container.

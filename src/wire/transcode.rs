@@ -38,9 +38,12 @@ impl Payload {
 
     fn part_into(&self, part: Option<&[u8]>, to: Serializer, out: &mut Vec<u8>) -> Result<()> {
         let Some(octets) = part else { return Ok(()) };
-        with_writer!(to, out, |writer| with_reader!(self.serializer(), octets, CHECKED, |reader| {
-            copy_value(&mut reader, writer, to)
-        }))
+        with_writer!(to, out, |writer| with_reader!(
+            self.serializer(),
+            octets,
+            CHECKED,
+            |reader| copy_value(&mut reader, writer, to)
+        ))
     }
 
     /// Writes args and kwargs as the next elements of an open list. In another serializer they are transcoded.
@@ -51,7 +54,11 @@ impl Payload {
             return Ok(());
         }
         for octets in [self.args(), self.kwargs()].into_iter().flatten() {
-            with_reader!(self.serializer(), octets, CHECKED, |reader| copy_value(&mut reader, writer, to))?;
+            with_reader!(self.serializer(), octets, CHECKED, |reader| copy_value(
+                &mut reader,
+                writer,
+                to
+            ))?;
         }
         Ok(())
     }
@@ -81,18 +88,24 @@ impl Payload {
     /// Args and kwargs as values, for procedures of the router itself.
     pub fn values(&self) -> Result<(Vec<Value>, Dict)> {
         let args = match self.args() {
-            Some(octets) => with_reader!(self.serializer(), octets, CHECKED, |reader| read_value(&mut reader))?,
+            Some(octets) => with_reader!(self.serializer(), octets, CHECKED, |reader| read_value(
+                &mut reader
+            ))?,
             None => Value::List(Vec::new()),
         };
         let kwargs = match self.kwargs() {
-            Some(octets) => {
-                with_reader!(self.serializer(), octets, CHECKED, |reader| read_dict(&mut reader, "ArgumentsKw"))?
-            }
+            Some(octets) => with_reader!(self.serializer(), octets, CHECKED, |reader| read_dict(
+                &mut reader,
+                "ArgumentsKw"
+            ))?,
             None => Dict::new(),
         };
         match args {
             Value::List(args) => Ok((args, kwargs)),
-            _ => Err(DecodeError::WrongType { field: "Arguments", expected: "a list" }),
+            _ => Err(DecodeError::WrongType {
+                field: "Arguments",
+                expected: "a list",
+            }),
         }
     }
 }
@@ -116,13 +129,19 @@ fn key_text<'a>(token: Token<'a>, at: usize) -> Result<Cow<'a, str>> {
         Token::Float(value) => format!("{value:?}").into(),
         Token::Bytes(octets) => format!("\0{}", STANDARD.encode(octets)).into(),
         Token::List(_) | Token::Map(_) | Token::End => {
-            return Err(DecodeError::Malformed { at, what: "a list or map as a key" });
+            return Err(DecodeError::Malformed {
+                at,
+                what: "a list or map as a key",
+            });
         }
     })
 }
 
 fn duplicate(key: String) -> DecodeError {
-    DecodeError::DuplicateKey { field: "the payload", key }
+    DecodeError::DuplicateKey {
+        field: "the payload",
+        key,
+    }
 }
 
 /// An open container while copying.
@@ -151,10 +170,18 @@ pub fn copy_value<'a>(
                 open.pop();
                 writer.end();
             }
-            (Some(Open { key_next: key_next @ true, .. }), token) => {
+            (
+                Some(Open {
+                    key_next: key_next @ true,
+                    ..
+                }),
+                token,
+            ) => {
                 *key_next = false;
                 let text = match token {
-                    token @ (Token::Str(_) | Token::List(_) | Token::Map(_)) => key_text(token, at)?,
+                    token @ (Token::Str(_) | Token::List(_) | Token::Map(_)) => {
+                        key_text(token, at)?
+                    }
                     token if to == Serializer::Json => key_text(token, at)?,
                     scalar => {
                         write_scalar(writer, &scalar);
@@ -167,12 +194,20 @@ pub fn copy_value<'a>(
             }
             (_, Token::List(len)) => {
                 writer.list(len);
-                open.push(Open { map: false, key_next: false, keys_from: keys.len() });
+                open.push(Open {
+                    map: false,
+                    key_next: false,
+                    keys_from: keys.len(),
+                });
                 continue;
             }
             (_, Token::Map(len)) => {
                 writer.map(len);
-                open.push(Open { map: true, key_next: true, keys_from: keys.len() });
+                open.push(Open {
+                    map: true,
+                    key_next: true,
+                    keys_from: keys.len(),
+                });
                 continue;
             }
             (_, scalar) => write_scalar(writer, &scalar),
@@ -236,7 +271,12 @@ pub fn read_value<'a>(reader: &mut impl TokenReader<'a>) -> Result<Value> {
             (_, Token::Float(value)) => Value::Float(value),
             (_, Token::Str(text)) => Value::Str(text.into_owned()),
             (_, Token::Bytes(octets)) => Value::Bytes(Bytes::from(octets.into_owned())),
-            (None, Token::End) => return Err(DecodeError::Malformed { at, what: "expected a value" }),
+            (None, Token::End) => {
+                return Err(DecodeError::Malformed {
+                    at,
+                    what: "expected a value",
+                });
+            }
         };
         match open.last_mut() {
             None => return Ok(value),
@@ -249,20 +289,30 @@ pub fn read_value<'a>(reader: &mut impl TokenReader<'a>) -> Result<Value> {
 /// Reads a dict, whose own keys have to be strings (`MSG-06`); `field` names it in errors.
 pub fn read_dict<'a>(reader: &mut impl TokenReader<'a>, field: &'static str) -> Result<Dict> {
     let Token::Map(_) = reader.token()? else {
-        return Err(DecodeError::WrongType { field, expected: "a dict" });
+        return Err(DecodeError::WrongType {
+            field,
+            expected: "a dict",
+        });
     };
     let (mut dict, mut keys) = (Dict::new(), Keys::default());
     loop {
         match reader.token()? {
             Token::Str(key) => {
-                keys.note(&key).map_err(|key| DecodeError::DuplicateKey { field, key })?;
+                keys.note(key.clone())
+                    .map_err(|key| DecodeError::DuplicateKey { field, key })?;
                 dict.0.push((key.into_owned(), read_value(reader)?));
             }
             Token::End => break,
-            _ => return Err(DecodeError::WrongType { field, expected: "a dict with string keys" }),
+            _ => {
+                return Err(DecodeError::WrongType {
+                    field,
+                    expected: "a dict with string keys",
+                });
+            }
         }
     }
-    keys.finish().map_err(|key| DecodeError::DuplicateKey { field, key })?;
+    keys.finish()
+        .map_err(|key| DecodeError::DuplicateKey { field, key })?;
     Ok(dict)
 }
 

@@ -36,7 +36,9 @@ fn integer(token: &Token<'_>) -> Option<u64> {
         Token::Int(value) => u64::try_from(value).ok(),
         Token::Uint(value) => Some(value),
         // Up to 2^53 floats count every integer; the largest id is just that.
-        Token::Float(value) if (0.0..=9_007_199_254_740_992.0).contains(&value) && value.fract() == 0.0 => {
+        Token::Float(value)
+            if (0.0..=9_007_199_254_740_992.0).contains(&value) && value.fract() == 0.0 =>
+        {
             Some(value as u64)
         }
         _ => None,
@@ -45,7 +47,11 @@ fn integer(token: &Token<'_>) -> Option<u64> {
 
 impl<'a, R: TokenReader<'a>> Walk<'a, R> {
     /// Begins a message and reads its type code.
-    pub(super) fn begin(mut reader: R, serializer: Serializer, source: &'a Bytes) -> Result<(Self, u64)> {
+    pub(super) fn begin(
+        mut reader: R,
+        serializer: Serializer,
+        source: &'a Bytes,
+    ) -> Result<(Self, u64)> {
         if !matches!(reader.peek()?, Kind::List { empty: false }) {
             // A broken value is worth its own diagnosis.
             reader.skip()?;
@@ -57,7 +63,17 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
             Token::Uint(code) => code,
             _ => return Err(DecodeError::NoMessage),
         };
-        Ok((Self { reader, serializer, source, message: "", expected: "", count: 1 }, code))
+        Ok((
+            Self {
+                reader,
+                serializer,
+                source,
+                message: "",
+                expected: "",
+                count: 1,
+            },
+            code,
+        ))
     }
 
     /// Names the message and its permitted numbers of elements, for diagnoses.
@@ -69,7 +85,11 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
 
     fn wrong_length<T>(&self) -> Result<T> {
         let (message, count, expected) = (self.message, self.count, self.expected);
-        Err(DecodeError::WrongLength { message, count, expected })
+        Err(DecodeError::WrongLength {
+            message,
+            count,
+            expected,
+        })
     }
 
     /// Whether another element follows.
@@ -167,7 +187,11 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
         each: impl FnMut(&mut Self, &str) -> Result<bool>,
     ) -> Result<()> {
         self.element()?;
-        if self.optional_dict(field, each)? { Ok(()) } else { wrong(field, "a dict") }
+        if self.optional_dict(field, each)? {
+            Ok(())
+        } else {
+            wrong(field, "a dict")
+        }
     }
 
     /// An element that is a dict of which nothing is known.
@@ -187,7 +211,9 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
     ) -> Result<bool> {
         match self.reader.peek()? {
             Kind::Map { empty: false } => {}
-            Kind::Map { empty: true } | Kind::List { empty: true } => return self.reader.skip().map(|()| true),
+            Kind::Map { empty: true } | Kind::List { empty: true } => {
+                return self.reader.skip().map(|()| true);
+            }
             Kind::Null => return self.reader.skip().map(|()| false),
             _ => return wrong(field, "a dict"),
         }
@@ -197,7 +223,7 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
         loop {
             match self.reader.token()? {
                 Token::Str(key) => {
-                    keys.note(&key).map_err(duplicate)?;
+                    keys.note(key.clone()).map_err(duplicate)?;
                     if !each(self, &key)? {
                         self.reader.skip()?;
                     }
@@ -355,8 +381,12 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
                     to.get_or_insert_default().scheme = scheme;
                 }
             }
-            "ppt_serializer" => to.get_or_insert_default().serializer = self.optional_string("ppt_serializer")?,
-            "ppt_cipher" => to.get_or_insert_default().cipher = self.optional_string("ppt_cipher")?,
+            "ppt_serializer" => {
+                to.get_or_insert_default().serializer = self.optional_string("ppt_serializer")?
+            }
+            "ppt_cipher" => {
+                to.get_or_insert_default().cipher = self.optional_string("ppt_cipher")?
+            }
             "ppt_keyid" => to.get_or_insert_default().keyid = self.optional_string("ppt_keyid")?,
             _ => return Ok(false),
         }

@@ -1,7 +1,9 @@
 //! Layouts and option tables (conformance sections 1 to 5).
 
 use bytes::Bytes;
-use perilune::wire::{DecodeError, InvocationPolicy, Message, NESTING, Serializer, Unsubscribed, decode};
+use perilune::wire::{
+    DecodeError, InvocationPolicy, Message, NESTING, Serializer, Unsubscribed, decode,
+};
 use perilune::words::{MatchPolicy, SessionId, Uri, Value};
 
 use super::{json, octets, text};
@@ -38,7 +40,18 @@ const LAYOUTS: [(&str, std::ops::RangeInclusive<usize>); 26] = [
 
 #[test]
 fn msg_01_a_message_is_a_list_with_an_integer_first() {
-    for bad in ["[]", "{}", "1", "\"x\"", "null", "[\"48\"]", "[null]", "[48.5,1,{},\"a\"]", "[[48]]", "[-1]"] {
+    for bad in [
+        "[]",
+        "{}",
+        "1",
+        "\"x\"",
+        "null",
+        "[\"48\"]",
+        "[null]",
+        "[48.5,1,{},\"a\"]",
+        "[[48]]",
+        "[-1]",
+    ] {
         assert_eq!(json(bad), Err(DecodeError::NoMessage), "{bad}");
     }
     assert!(json("").is_err());
@@ -47,7 +60,10 @@ fn msg_01_a_message_is_a_list_with_an_integer_first() {
 #[test]
 fn msg_02_unknown_type_codes_are_refused() {
     for code in [0, 7, 9, 15, 18, 31, 37, 47, 51, 63, 71, 256, 337, 1023] {
-        assert_eq!(json(&format!("[{code},1,{{}}]")), Err(DecodeError::UnknownType(code)));
+        assert_eq!(
+            json(&format!("[{code},1,{{}}]")),
+            Err(DecodeError::UnknownType(code))
+        );
     }
 }
 
@@ -61,9 +77,19 @@ fn msg_03_only_the_permitted_numbers_of_elements() {
             let message = serde_json::to_string(&list).expect("JSON");
             for serializer in Serializer::ALL {
                 let decoded = decode(serializer, &octets(serializer, &message), NESTING);
-                assert_eq!(decoded.is_ok(), permitted.contains(&count), "{serializer:?} {message}: {decoded:?}");
-                if !permitted.contains(&count) && !message.starts_with("[35,0") && !message.starts_with("[67,0") {
-                    assert!(matches!(decoded, Err(DecodeError::WrongLength { .. })), "{message}: {decoded:?}");
+                assert_eq!(
+                    decoded.is_ok(),
+                    permitted.contains(&count),
+                    "{serializer:?} {message}: {decoded:?}"
+                );
+                if !permitted.contains(&count)
+                    && !message.starts_with("[35,0")
+                    && !message.starts_with("[67,0")
+                {
+                    assert!(
+                        matches!(decoded, Err(DecodeError::WrongLength { .. })),
+                        "{message}: {decoded:?}"
+                    );
                 }
             }
         }
@@ -118,7 +144,11 @@ fn msg_04_msg_05_msg_12_msg_20_payload_is_normalised() {
         assert_eq!(text(&json(&given).expect(&given)), expected);
         for serializer in [Serializer::MsgPack, Serializer::Cbor] {
             let decoded = decode(serializer, &octets(serializer, &given), NESTING).expect(&given);
-            assert_eq!(text(&decoded), expected.replace("[ 1 ]", "[1]"), "{serializer:?}");
+            assert_eq!(
+                text(&decoded),
+                expected.replace("[ 1 ]", "[1]"),
+                "{serializer:?}"
+            );
         }
     }
     for bad in [",1", ",{\"k\":1}", ",[1],[1]", ",[1],1", ",null,\"x\""] {
@@ -135,34 +165,65 @@ fn msg_06_dict_keys_are_unique_strings() {
         r#"[5,"s",{"k":1,"k":1}]"#,
         r#"[5,"s",{"k":{"n":1,"n":1}}]"#,
     ] {
-        assert!(matches!(json(bad), Err(DecodeError::DuplicateKey { .. })), "{bad}: {:?}", json(bad));
+        assert!(
+            matches!(json(bad), Err(DecodeError::DuplicateKey { .. })),
+            "{bad}: {:?}",
+            json(bad)
+        );
     }
     // {1: 2} as Options, and as ArgumentsKw.
-    for bad in [&b"\x94\x30\x01\x81\x01\x02\xa1a"[..], b"\x96\x30\x01\x80\xa1a\x90\x81\x01\x02"] {
+    for bad in [
+        &b"\x94\x30\x01\x81\x01\x02\xa1a"[..],
+        b"\x96\x30\x01\x80\xa1a\x90\x81\x01\x02",
+    ] {
         let decoded = decode(Serializer::MsgPack, &Bytes::from_static(bad), NESTING);
-        assert!(matches!(decoded, Err(DecodeError::WrongType { .. })), "{decoded:?}");
+        assert!(
+            matches!(decoded, Err(DecodeError::WrongType { .. })),
+            "{decoded:?}"
+        );
     }
 }
 
 #[test]
 fn msg_08_unknown_keys_are_ignored_whatever_their_value() {
     let plain = json(r#"[16,1,{},"a"]"#);
-    assert_eq!(json(r#"[16,1,{"_my":[1,{"x":null}],"zzz":{"a":[]},"ppt_more":1},"a"]"#), plain);
+    assert_eq!(
+        json(r#"[16,1,{"_my":[1,{"x":null}],"zzz":{"a":[]},"ppt_more":1},"a"]"#),
+        plain
+    );
 }
 
 #[test]
 fn msg_16_payload_nesting_ends_at_128() {
-    let nested = |levels: usize| format!("[48,1,{{}},\"a\",{}{}]", "[".repeat(levels), "]".repeat(levels));
+    let nested = |levels: usize| {
+        format!(
+            "[48,1,{{}},\"a\",{}{}]",
+            "[".repeat(levels),
+            "]".repeat(levels)
+        )
+    };
     for serializer in Serializer::ALL {
-        assert!(decode(serializer, &octets(serializer, &nested(128)), NESTING).is_ok(), "{serializer:?}");
+        assert!(
+            decode(serializer, &octets(serializer, &nested(128)), NESTING).is_ok(),
+            "{serializer:?}"
+        );
         let deep = decode(serializer, &octets(serializer, &nested(129)), NESTING);
-        assert_eq!(deep, Err(DecodeError::TooDeep { limit: 128 }), "{serializer:?}");
+        assert_eq!(
+            deep,
+            Err(DecodeError::TooDeep { limit: 128 }),
+            "{serializer:?}"
+        );
     }
 }
 
 #[test]
 fn msg_20_an_empty_list_is_an_empty_dict() {
-    for message in [r#"[48,1,[],"a"]"#, r#"[5,"s",[]]"#, r#"[6,[],"a"]"#, r#"[1,"r",{"roles":{"caller":[]}}]"#] {
+    for message in [
+        r#"[48,1,[],"a"]"#,
+        r#"[5,"s",[]]"#,
+        r#"[6,[],"a"]"#,
+        r#"[1,"r",{"roles":{"caller":[]}}]"#,
+    ] {
         for serializer in Serializer::ALL {
             let decoded = decode(serializer, &octets(serializer, message), NESTING);
             assert!(decoded.is_ok(), "{serializer:?} {message}: {decoded:?}");
@@ -174,7 +235,11 @@ fn msg_20_an_empty_list_is_an_empty_dict() {
 #[test]
 fn uri_21_a_uri_is_a_string() {
     for bad in ["1", "null", "[]", "{}", "true", "\"\\u0000YQ==\""] {
-        for message in [format!("[48,1,{{}},{bad}]"), format!("[32,1,{{}},{bad}]"), format!("[6,{{}},{bad}]")] {
+        for message in [
+            format!("[48,1,{{}},{bad}]"),
+            format!("[32,1,{{}},{bad}]"),
+            format!("[6,{{}},{bad}]"),
+        ] {
             assert!(json(&message).is_err(), "{message}");
         }
     }
@@ -188,22 +253,48 @@ fn id_13_id_14_what_counts_as_an_id() {
         assert!(json(&format!("[34,{good},5]")).is_ok(), "{good}");
         assert!(json(&format!("[34,5,{good}]")).is_ok(), "{good}");
     }
-    for bad in ["0", "-1", "9007199254740993", "18446744073709551615", "1e300", "0.5", "true", "null", "\"1\"", "-0.0"] {
+    for bad in [
+        "0",
+        "-1",
+        "9007199254740993",
+        "18446744073709551615",
+        "1e300",
+        "0.5",
+        "true",
+        "null",
+        "\"1\"",
+        "-0.0",
+    ] {
         assert!(json(&format!("[34,{bad},5]")).is_err(), "{bad}");
         assert!(json(&format!("[34,5,{bad}]")).is_err(), "{bad}");
     }
     let float = b"\x93\x22\xcb\x40\x1c\0\0\0\0\0\0\x05";
-    assert_eq!(decode(Serializer::MsgPack, &Bytes::from_static(float), NESTING), json("[34,7,5]"));
+    assert_eq!(
+        decode(Serializer::MsgPack, &Bytes::from_static(float), NESTING),
+        json("[34,7,5]")
+    );
 }
 
 #[test]
 fn id_15_request_zero_only_in_revocations() {
     let revoked = json(r#"[35,0,{"subscription":7,"reason":"a.b","x":1}]"#);
-    let Ok(Message::Unsubscribed(Unsubscribed::Revoked { subscription, reason })) = revoked else {
+    let Ok(Message::Unsubscribed(Unsubscribed::Revoked {
+        subscription,
+        reason,
+    })) = revoked
+    else {
         panic!("{revoked:?}");
     };
-    assert_eq!((subscription.to_string(), reason), ("7".to_owned(), Some(Uri::from("a.b"))));
-    for bad in ["[35,0]", "[35,0,{}]", "[35,1,{\"subscription\":7}]", "[67,0,{\"subscription\":7}]"] {
+    assert_eq!(
+        (subscription.to_string(), reason),
+        ("7".to_owned(), Some(Uri::from("a.b")))
+    );
+    for bad in [
+        "[35,0]",
+        "[35,0,{}]",
+        "[35,1,{\"subscription\":7}]",
+        "[67,0,{\"subscription\":7}]",
+    ] {
         assert!(json(bad).is_err(), "{bad}");
     }
 }
@@ -211,22 +302,67 @@ fn id_15_request_zero_only_in_revocations() {
 #[test]
 fn opt_01_opt_03_known_options_are_typed_and_null_is_absent() {
     let table: &[(&str, &str, &[&str], &[&str])] = &[
-        ("[16,1,{%},\"a\"]", "acknowledge", &["true", "false"], &["1", "\"true\"", "[]"]),
+        (
+            "[16,1,{%},\"a\"]",
+            "acknowledge",
+            &["true", "false"],
+            &["1", "\"true\"", "[]"],
+        ),
         ("[16,1,{%},\"a\"]", "disclose_me", &["true"], &["0", "{}"]),
         ("[16,1,{%},\"a\"]", "retain", &["true"], &["0"]),
-        ("[16,1,{%},\"a\"]", "exclude", &["[]", "[1,2]"], &["1", "[0]", "[null]", "[\"a\"]", "{\"a\":1}"]),
-        ("[16,1,{%},\"a\"]", "eligible_authrole", &["[]", "[\"a\"]"], &["\"a\"", "[1]", "[null]"]),
+        (
+            "[16,1,{%},\"a\"]",
+            "exclude",
+            &["[]", "[1,2]"],
+            &["1", "[0]", "[null]", "[\"a\"]", "{\"a\":1}"],
+        ),
+        (
+            "[16,1,{%},\"a\"]",
+            "eligible_authrole",
+            &["[]", "[\"a\"]"],
+            &["\"a\"", "[1]", "[null]"],
+        ),
         ("[16,1,{%},\"a\"]", "rkey", &["\"x\""], &["1"]),
-        ("[16,1,{%},\"a\"]", "ppt_scheme", &["\"\"", "\"wamp\""], &["1", "true"]),
-        ("[32,1,{%},\"a\"]", "match", &["\"exact\"", "\"prefix\"", "\"wildcard\""], &["\"regex\"", "1"]),
+        (
+            "[16,1,{%},\"a\"]",
+            "ppt_scheme",
+            &["\"\"", "\"wamp\""],
+            &["1", "true"],
+        ),
+        (
+            "[32,1,{%},\"a\"]",
+            "match",
+            &["\"exact\"", "\"prefix\"", "\"wildcard\""],
+            &["\"regex\"", "1"],
+        ),
         ("[32,1,{%},\"a\"]", "nkey", &["\"x\""], &["1"]),
-        ("[64,1,{%},\"a\"]", "invoke", &["\"single\"", "\"roundrobin\"", "\"last\""], &["\"all\"", "1"]),
+        (
+            "[64,1,{%},\"a\"]",
+            "invoke",
+            &["\"single\"", "\"roundrobin\"", "\"last\""],
+            &["\"all\"", "1"],
+        ),
         ("[64,1,{%},\"a\"]", "forward_timeout", &["true"], &["1"]),
-        ("[48,1,{%},\"a\"]", "timeout", &["0", "100", "100.0"], &["-1", "1.5", "\"1\"", "true"]),
+        (
+            "[48,1,{%},\"a\"]",
+            "timeout",
+            &["0", "100", "100.0"],
+            &["-1", "1.5", "\"1\"", "true"],
+        ),
         ("[48,1,{%},\"a\"]", "receive_progress", &["true"], &["1"]),
         ("[48,1,{%},\"a\"]", "runmode", &["\"all\""], &["1"]),
-        ("[49,1,{%}]", "mode", &["\"skip\"", "\"kill\"", "\"killnowait\""], &["\"abort\"", "1"]),
-        ("[69,1,{%}]", "mode", &["\"kill\"", "\"killnowait\""], &["\"skip\"", "1"]),
+        (
+            "[49,1,{%}]",
+            "mode",
+            &["\"skip\"", "\"kill\"", "\"killnowait\""],
+            &["\"abort\"", "1"],
+        ),
+        (
+            "[69,1,{%}]",
+            "mode",
+            &["\"kill\"", "\"killnowait\""],
+            &["\"skip\"", "1"],
+        ),
         ("[70,1,{%}]", "progress", &["true"], &["1"]),
         ("[6,{%},\"a\"]", "message", &["\"bye\""], &["1"]),
         ("[68,1,2,{%}]", "trustlevel", &["0", "3"], &["-1", "\"1\""]),
@@ -239,23 +375,37 @@ fn opt_01_opt_03_known_options_are_typed_and_null_is_absent() {
         }
         assert_eq!(with("null"), json(&layout.replace('%', "")), "{key} null");
         for bad in *bad {
-            assert!(matches!(with(bad), Err(DecodeError::WrongType { .. })), "{key} {bad}: {:?}", with(bad));
+            assert!(
+                matches!(with(bad), Err(DecodeError::WrongType { .. })),
+                "{key} {bad}: {:?}",
+                with(bad)
+            );
         }
     }
 }
 
 #[test]
 fn opt_02_absent_options_are_their_defaults() {
-    let Ok(Message::Publish(publish)) = json(r#"[16,1,{},"a"]"#) else { panic!() };
-    assert!(publish.options.exclude_me && !publish.options.acknowledge && publish.options.audience.is_none());
-    let Ok(Message::Register(register)) = json(r#"[64,1,{},"a"]"#) else { panic!() };
+    let Ok(Message::Publish(publish)) = json(r#"[16,1,{},"a"]"#) else {
+        panic!()
+    };
+    assert!(
+        publish.options.exclude_me
+            && !publish.options.acknowledge
+            && publish.options.audience.is_none()
+    );
+    let Ok(Message::Register(register)) = json(r#"[64,1,{},"a"]"#) else {
+        panic!()
+    };
     assert_eq!(register.options.match_policy, MatchPolicy::Exact);
     assert_eq!(register.options.invoke, InvocationPolicy::Single);
 }
 
 #[test]
 fn bwl_03_empty_lists_are_not_absent_ones() {
-    let Ok(Message::Publish(publish)) = json(r#"[16,1,{"eligible":[],"exclude":[3]},"a"]"#) else { panic!() };
+    let Ok(Message::Publish(publish)) = json(r#"[16,1,{"eligible":[],"exclude":[3]},"a"]"#) else {
+        panic!()
+    };
     let audience = publish.options.audience.expect("an audience");
     assert_eq!(audience.eligible, Some(vec![]));
     assert_eq!(audience.exclude, Some(vec![SessionId::from_raw(3)]));
@@ -264,13 +414,22 @@ fn bwl_03_empty_lists_are_not_absent_ones() {
 
 #[test]
 fn ses_05_ses_07_roles_of_hello() {
-    for bad in ["", "\"roles\":null", "\"roles\":1", "\"roles\":{}", "\"roles\":[]", "\"roles\":{\"admin\":{}}"] {
+    for bad in [
+        "",
+        "\"roles\":null",
+        "\"roles\":1",
+        "\"roles\":{}",
+        "\"roles\":[]",
+        "\"roles\":{\"admin\":{}}",
+    ] {
         assert!(json(&format!("[1,\"r\",{{{bad}}}]")).is_err(), "{bad}");
     }
     assert!(json(r#"[1,"r",{"roles":{"caller":1}}]"#).is_err());
     let hello = r#"[1,"r",{"roles":{"x":1,"callee":{"features":
         {"call_cancelling":true,"call_timeout":1,"call_reroute":[true],"progressive_call_results":true}}}}]"#;
-    let Ok(Message::Hello(hello)) = json(hello) else { panic!("{:?}", json(hello)) };
+    let Ok(Message::Hello(hello)) = json(hello) else {
+        panic!("{:?}", json(hello))
+    };
     let callee = hello.roles.callee.expect("callee");
     assert!(callee.call_canceling && callee.progressive_call_results);
     assert!(!callee.call_timeout && !callee.call_reroute);
@@ -279,9 +438,16 @@ fn ses_05_ses_07_roles_of_hello() {
 
 #[test]
 fn ses_12_realm_may_be_null() {
-    let Ok(Message::Hello(hello)) = json(r#"[1,null,{"roles":{"caller":{}},"authextra":{"k":[1]}}]"#) else { panic!() };
+    let Ok(Message::Hello(hello)) =
+        json(r#"[1,null,{"roles":{"caller":{}},"authextra":{"k":[1]}}]"#)
+    else {
+        panic!()
+    };
     assert_eq!(hello.realm, None);
-    assert_eq!(hello.authextra.lookup("k"), Some(&Value::List(vec![Value::Int(1)])));
+    assert_eq!(
+        hello.authextra.lookup("k"),
+        Some(&Value::List(vec![Value::Int(1)]))
+    );
 }
 
 #[test]
@@ -293,7 +459,10 @@ fn ppt_01_on_iff_the_scheme_is_a_non_empty_string() {
     assert_eq!(passthru(r#""ppt_scheme":"","ppt_keyid":"k""#), None);
     assert_eq!(passthru(r#""ppt_keyid":"k""#), None);
     let on = passthru(r#""ppt_cipher":"c","ppt_scheme":"wamp","ppt_keyid":null"#).expect("on");
-    assert_eq!((on.scheme.as_str(), on.cipher.as_deref(), on.keyid), ("wamp", Some("c"), None));
+    assert_eq!(
+        (on.scheme.as_str(), on.cipher.as_deref(), on.keyid),
+        ("wamp", Some("c"), None)
+    );
 }
 
 #[test]
@@ -301,11 +470,22 @@ fn ser_07_nothing_may_follow_a_message() {
     for serializer in Serializer::ALL {
         let mut message = octets(serializer, "[34,1,2]").to_vec();
         for cut in 0..message.len() {
-            assert!(decode(serializer, &Bytes::copy_from_slice(&message[..cut]), NESTING).is_err(), "{cut}");
+            assert!(
+                decode(
+                    serializer,
+                    &Bytes::copy_from_slice(&message[..cut]),
+                    NESTING
+                )
+                .is_err(),
+                "{cut}"
+            );
         }
         message.push(b'1');
         let decoded = decode(serializer, &message.into(), NESTING);
-        assert!(matches!(decoded, Err(DecodeError::Trailing { .. })), "{serializer:?} {decoded:?}");
+        assert!(
+            matches!(decoded, Err(DecodeError::Trailing { .. })),
+            "{serializer:?} {decoded:?}"
+        );
     }
     assert!(json(" [34, 1 ,2]\r\n\t ").is_ok());
 }
@@ -314,8 +494,13 @@ fn ser_07_nothing_may_follow_a_message() {
 fn a_plain_call_shares_the_buffer_it_came_in() {
     for serializer in Serializer::ALL {
         let bytes = octets(serializer, r#"[48,1,{},"com.example.add",[1,2],{"k":3}]"#);
-        let Ok(Message::Call(call)) = decode(serializer, &bytes, NESTING) else { panic!() };
+        let Ok(Message::Call(call)) = decode(serializer, &bytes, NESTING) else {
+            panic!()
+        };
         let within = bytes.as_ptr_range();
-        assert!(within.contains(&call.procedure.as_ptr()) && within.contains(&call.payload.tail().as_ptr()));
+        assert!(
+            within.contains(&call.procedure.as_ptr())
+                && within.contains(&call.payload.tail().as_ptr())
+        );
     }
 }

@@ -6,12 +6,16 @@ mod properties;
 mod serializers;
 
 use bytes::Bytes;
-use perilune::wire::{DecodeError, Message, NESTING, Serializer, copy_value, decode, encode};
 use perilune::wire::{CborReader, CborWriter, JsonReader, MsgPackReader, MsgPackWriter};
+use perilune::wire::{DecodeError, Message, NESTING, Serializer, copy_value, decode, encode};
 
 /// Decodes JSON text as a message.
 fn json(text: &str) -> Result<Message, DecodeError> {
-    decode(Serializer::Json, &Bytes::copy_from_slice(text.as_bytes()), NESTING)
+    decode(
+        Serializer::Json,
+        &Bytes::copy_from_slice(text.as_bytes()),
+        NESTING,
+    )
 }
 
 /// The text a message is written as.
@@ -27,7 +31,9 @@ fn octets(serializer: Serializer, text: &str) -> Bytes {
     let mut reader = JsonReader::of_text(text, usize::MAX);
     match serializer {
         Serializer::Json => return Bytes::copy_from_slice(text.as_bytes()),
-        Serializer::MsgPack => copy_value(&mut reader, &mut MsgPackWriter::new(&mut out), serializer),
+        Serializer::MsgPack => {
+            copy_value(&mut reader, &mut MsgPackWriter::new(&mut out), serializer)
+        }
         Serializer::Cbor => copy_value(&mut reader, &mut CborWriter::new(&mut out), serializer),
     }
     .expect("valid JSON");

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use perilune::wire::{
-    DecodeError, JsonReader, Message, NESTING, Payload, Serializer, TokenReader, copy_value, decode, encode, read_value,
+    DecodeError, JsonReader, Message, NESTING, Payload, Serializer, TokenReader, copy_value,
+    decode, encode, read_value,
 };
 use perilune::wire::{JsonWriter, MsgPackWriter};
 use perilune::words::{Dict, Value};
@@ -17,10 +18,15 @@ fn values() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
         (-200_i64..70_000).prop_map(Value::from),
-        any::<f64>().prop_filter("JSON has finite ones only", |f| f.is_finite()).prop_map(Value::Float),
+        any::<f64>()
+            .prop_filter("JSON has finite ones only", |f| f.is_finite())
+            .prop_map(Value::Float),
         // A string that starts with U+0000 is binary in JSON.
-        any::<String>().prop_filter("binary", |s| !s.starts_with('\0')).prop_map(Value::from),
-        proptest::collection::vec(any::<u8>(), 0..40).prop_map(|octets| Value::Bytes(octets.into())),
+        any::<String>()
+            .prop_filter("binary", |s| !s.starts_with('\0'))
+            .prop_map(Value::from),
+        proptest::collection::vec(any::<u8>(), 0..40)
+            .prop_map(|octets| Value::Bytes(octets.into())),
     ];
     leaf.prop_recursive(5, 40, 20, |inner| {
         prop_oneof![
@@ -31,14 +37,21 @@ fn values() -> impl Strategy<Value = Value> {
 }
 
 fn dicts(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Dict> {
-    proptest::collection::btree_map(any::<String>(), inner, 0..20).prop_map(|map| Dict(map.into_iter().collect()))
+    proptest::collection::btree_map(any::<String>(), inner, 0..20)
+        .prop_map(|map| Dict(map.into_iter().collect()))
 }
 
 /// JSON-like text: a serialized value, possibly damaged.
 fn json_text() -> impl Strategy<Value = Vec<u8>> {
-    let damage = (any::<prop::sample::Index>(), "[\\[\\]{},:\"\\\\0-9.eE+\\-u dtfn\u{0}-\u{ff}]{0,3}", any::<bool>());
+    let damage = (
+        any::<prop::sample::Index>(),
+        "[\\[\\]{},:\"\\\\0-9.eE+\\-u dtfn\u{0}-\u{ff}]{0,3}",
+        any::<bool>(),
+    );
     (values(), proptest::collection::vec(damage, 0..3)).prop_map(|(value, damages)| {
-        let mut text = Payload::of(Serializer::Json, &[value], &Dict::new()).tail().to_vec();
+        let mut text = Payload::of(Serializer::Json, &[value], &Dict::new())
+            .tail()
+            .to_vec();
         for (at, with, cut) in damages {
             let at = at.index(text.len());
             let end = if cut { (at + 2).min(text.len()) } else { at };
@@ -73,9 +86,14 @@ fn oracle(value: serde_json::Value) -> Result<Value, ()> {
 /// and "-0" as a float.
 fn alike(ours: &Value, theirs: &Value) -> bool {
     match (ours, theirs) {
-        (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b)),
+        (Value::List(a), Value::List(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b))
+        }
         (Value::Map(a), Value::Map(b)) => {
-            a.0.len() == b.0.len() && a.0.iter().all(|(key, a)| b.lookup(key).is_some_and(|b| alike(a, b)))
+            a.0.len() == b.0.len()
+                && a.0
+                    .iter()
+                    .all(|(key, a)| b.lookup(key).is_some_and(|b| alike(a, b)))
         }
         (Value::Float(a), Value::Float(b)) => (a - b).abs() <= a.abs() * 1e-15,
         (Value::Int(0), Value::Float(zero)) => *zero == 0.0,
@@ -139,8 +157,8 @@ proptest! {
     #[test]
     fn msgpack_agrees_with_rmp_serde(value in values()) {
         let text = String::from_utf8(Payload::of(Serializer::Json, &[value], &Dict::new()).tail().to_vec()).expect("UTF-8");
-        // Without binary, which rmp-serde cannot make of JSON.
-        prop_assume!(!text.contains("\\u0000"));
+        // rmp-serde makes no binary of JSON strings.
+        let text = text.replace("\\u0000", "");
         let theirs = rmp_serde::to_vec(&serde_json::from_str::<serde_json::Value>(&text).expect("JSON")).expect("MessagePack");
         let (mut ours, mut back) = (Vec::new(), Vec::new());
         copy_value(&mut msgpack(&theirs), &mut MsgPackWriter::new(&mut ours), Serializer::MsgPack).expect("valid");
@@ -208,7 +226,10 @@ fn same_steps<'a>(mut skipping: impl TokenReader<'a> + Clone) {
     for _ in 0..2 {
         skipping.skip().expect("well-formed");
         read_value(&mut reading).expect("well-formed");
-        assert_eq!((skipping.position(), skipping.consumed()), (reading.position(), reading.consumed()));
+        assert_eq!(
+            (skipping.position(), skipping.consumed()),
+            (reading.position(), reading.consumed())
+        );
     }
     assert_eq!(skipping.token(), reading.token());
     assert_eq!((skipping.finish(), reading.finish()), (Ok(()), Ok(())));

@@ -46,9 +46,9 @@ pub(crate) enum Declaring {
 
 /// What a VM learns when its version is switched in.
 pub(crate) struct Activation {
-    /// (index in the VM's list, id)
-    pub(crate) procedures: Vec<(usize, u64)>,
-    pub(crate) topics: Vec<(usize, u64)>,
+    /// Ids of what the version declared.
+    pub(crate) procedures: Vec<(Key, u64)>,
+    pub(crate) topics: Vec<(Key, u64)>,
     /// `p.state` of the old version.
     pub(crate) state: Option<Vec<u8>>,
     /// Instance 1: subscriptions, timers and lifecycle handlers run here.

@@ -100,6 +100,11 @@ impl Mailbox {
         self.load.load(Ordering::Relaxed)
     }
 
+    /// One handler more than pieces of work.
+    pub(crate) fn joined(&self) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// One handler has ended.
     pub(crate) fn done(&self) {
         self.load.fetch_sub(1, Ordering::Relaxed);

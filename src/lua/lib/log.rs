@@ -80,7 +80,11 @@ fn fields(lua: &Lua, args: &Args) -> Result<Option<String>, Failure> {
 }
 
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_TEXT)]
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Spares what is not logged the conversion.
@@ -102,5 +106,68 @@ fn write(level: Level, script: &str, text: &str, fields: Option<&str>) {
         Level::INFO => line!(info),
         Level::WARN => line!(warn),
         Level::ERROR => line!(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use mlua::Lua;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_name_script_and_fields() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(Level::INFO)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let lua = Lua::new();
+            lua.globals()
+                .set("log", open(&lua, "rooms.lua").unwrap())
+                .unwrap();
+            lua.globals()
+                .set("print", print(&lua, "rooms.lua").unwrap())
+                .unwrap();
+            lua.load(
+                r#"log.warn("fan on", { room = "bath" }); print(1, nil, "x"); log.debug("hidden")"#,
+            )
+            .exec()
+            .unwrap();
+            let text = lua.load("log.info({})").exec().unwrap_err().to_string();
+            assert!(
+                text.contains("bad argument #1 to 'info' (string expected, got table"),
+                "{text}"
+            );
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(
+            text.contains("WARN perilune::script: fan on script=\"rooms.lua\" fields="),
+            "{text}"
+        );
+        assert!(
+            text.contains("bath") && text.contains("INFO perilune::script: 1\tnil\tx"),
+            "{text}"
+        );
+        assert!(!text.contains("hidden"));
     }
 }

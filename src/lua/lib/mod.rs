@@ -184,7 +184,70 @@ impl Args {
 
 #[cfg(test)]
 mod tests {
-    use mlua::Lua;
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use mlua::{Lua, Table};
+
+    use super::*;
+    use crate::wire::Serializer;
+
+    const STUBS: &str = include_str!("../../../lua/meta/perilune.lua");
+
+    fn stubs(prefix: &str) -> BTreeSet<String> {
+        let start = format!("function {prefix}");
+        let names = STUBS
+            .lines()
+            .filter_map(|line| line.strip_prefix(&start)?.split_once('('));
+        names
+            .map(|(name, _)| name.to_owned())
+            .filter(|name| !name.contains('.'))
+            .collect()
+    }
+
+    fn functions(table: &Table) -> BTreeSet<String> {
+        let pairs = table.pairs::<String, Value>().map(Result::unwrap);
+        pairs
+            .filter(|(_, value)| value.is_function())
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    #[test]
+    fn each_function_has_a_stub_and_each_stub_a_function() {
+        let lua = Lua::new();
+        let mut modules = vec![
+            ("base64", base64::open(&lua).unwrap()),
+            ("crypto", crypto::open(&lua).unwrap()),
+            ("env", env::open(&lua).unwrap()),
+            ("log", log::open(&lua, "x.lua").unwrap()),
+        ];
+        modules.extend(Serializer::ALL.map(|it| (it.name(), codec::open(&lua, it).unwrap())));
+        for (name, table) in modules {
+            assert_eq!(stubs(&format!("p.{name}.")), functions(&table), "{name}");
+        }
+        let own = functions(&values::open(&lua).unwrap());
+        assert!(own.is_subset(&stubs("p.")), "{own:?}");
+
+        let store = Arc::new(store::SharedStore::new(1000, Arc::new(|| Duration::ZERO)));
+        let space = shared::SharedSpace {
+            realm: Arc::clone(&store),
+            router: store,
+            common: Arc::default(),
+        };
+        let dictionary: Table = shared::open(&lua, space).unwrap().call("d").unwrap();
+        for name in stubs("dictionary:") {
+            assert!(
+                dictionary
+                    .get::<Value>(name.as_str())
+                    .unwrap()
+                    .is_function(),
+                "{name}"
+            );
+        }
+        assert_eq!(stubs("dictionary:").len(), 8);
+    }
 
     #[test]
     fn misuse_names_function_position_and_line() {

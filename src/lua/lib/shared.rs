@@ -107,7 +107,7 @@ pub fn open(lua: &Lua, space: SharedSpace) -> mlua::Result<Function> {
     add("delete", delete)?;
     add("keys", keys)?;
     lua.load(DICTIONARIES)
-        .set_name("=perilune.shared")
+        .set_name("=perilune")
         .call(natives)
 }
 

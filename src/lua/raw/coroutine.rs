@@ -8,7 +8,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,10 +15,10 @@ use mlua::ffi::{self, lua_State};
 use mlua::{Lua, Value};
 use slab::Slab;
 
-use super::protect::{Main, text_at};
+use super::protect::Main;
 use super::refs::{Dead, FunctionRef, ValueRef, sweep};
 use super::watchdog;
-use crate::lua::vm::{ErrorKind, ScriptError, describe};
+use crate::lua::vm::{ErrorKind, ScriptError};
 
 /// Idle coroutines kept for the next handler.
 const POOL: usize = 64;
@@ -67,9 +66,9 @@ struct Coroutine {
 
 /// The coroutines of one VM.
 pub struct Coroutines {
-    lua: Lua,
-    main: Main,
-    dead: Dead,
+    pub(super) lua: Lua,
+    pub(super) main: Main,
+    pub(super) dead: Dead,
     /// Registry slot of the table (weak keys) of coroutines that scripts may not resume.
     hosted: c_int,
     suspended: RefCell<Slab<Coroutine>>,
@@ -283,22 +282,8 @@ impl Coroutines {
         let thread = coroutine.thread;
         // SAFETY: the VM is open as long as `self` is, and is used on this thread only.
         let guard = unsafe { watchdog::begin_slice(self.main.state, budget) };
-        let mut pushed = Err(String::new());
-        let moved = self.main.protect(&mut |state| {
-            pushed = push(state);
-            if let Ok(count) = pushed {
-                // SAFETY: both states belong to this VM; room on the other one is made first.
-                unsafe {
-                    if ffi::lua_checkstack(thread, count + fixed + 1) == 0 {
-                        pushed = Err("too many arguments for the stack".to_owned());
-                    } else {
-                        ffi::lua_xmove(state, thread, count + fixed);
-                    }
-                }
-            }
-        });
-        let count = match moved.and(pushed) {
-            Ok(count) => count,
+        let arguments = match self.move_arguments(thread, fixed, push) {
+            Ok(arguments) => arguments,
             Err(text) => {
                 self.forget(coroutine);
                 return match guard.finish() {
@@ -307,9 +292,6 @@ impl Coroutines {
                 };
             }
         };
-        // A function brings itself plus arguments; an outcome its flag plus values.
-        let resuming = unsafe { ffi::lua_status(thread) } == ffi::LUA_YIELD;
-        let arguments = if resuming { count + fixed } else { count };
         let mut results = 0;
         // SAFETY: the values were moved; `lua_resume` catches every Lua error itself.
         let status = unsafe { ffi::lua_resume(thread, self.main.state, arguments, &mut results) };
@@ -354,6 +336,33 @@ impl Coroutines {
                 Slice::Failed(self.aftermath(error))
             }
         }
+    }
+
+    /// Pushes on the main state, protected, and moves everything over; how many arguments `lua_resume` will find.
+    fn move_arguments(
+        &self,
+        thread: *mut lua_State,
+        fixed: c_int,
+        push: Push<'_>,
+    ) -> Result<c_int, String> {
+        let mut pushed = Err(String::new());
+        self.main.protect(&mut |state| {
+            pushed = push(state);
+            if let Ok(count) = pushed {
+                // SAFETY: both states belong to this VM; room on the other one is made first.
+                unsafe {
+                    if ffi::lua_checkstack(thread, count + fixed + 1) == 0 {
+                        pushed = Err("too many arguments for the stack".to_owned());
+                    } else {
+                        ffi::lua_xmove(state, thread, count + fixed);
+                    }
+                }
+            }
+        })?;
+        // SAFETY: a plain look at the thread's status.
+        let resuming = unsafe { ffi::lua_status(thread) } == ffi::LUA_YIELD;
+        // The function started is itself no argument; the outcome's flag is one.
+        pushed.map(|count| if resuming { count + fixed } else { count })
     }
 
     /// Moves the results to the main state and lets `read` have them.
@@ -402,100 +411,6 @@ impl Coroutines {
             traceback: self.traceback(thread),
             location,
         })
-    }
-
-    /// The error a coroutine ended in, its value on top of its stack.
-    fn error_of(&self, thread: *mut lua_State, status: c_int) -> ScriptError {
-        // SAFETY: a failed coroutine keeps its stack, with the error on top. `location` raises nothing.
-        let (text, kind, location) = unsafe {
-            (
-                text_at(thread, -1),
-                ffi::lua_type(thread, -1),
-                watchdog::location(thread),
-            )
-        };
-        let traceback = self.traceback(thread);
-        let mut error = match text {
-            _ if status == ffi::LUA_ERRMEM => {
-                ScriptError::from_text("not enough memory".to_owned())
-            }
-            Some(text) => ScriptError::from_text(text),
-            None if kind == ffi::LUA_TUSERDATA => self.native_error(thread),
-            None => self.error_object(thread),
-        };
-        error.traceback = traceback;
-        error.location = location;
-        error
-    }
-
-    /// An error raised by a native function: mlua wraps it (and panics) in a userdata.
-    fn native_error(&self, thread: *mut lua_State) -> ScriptError {
-        // SAFETY: protected; pushes exactly one value. `exec_raw` resumes a panic it finds while converting.
-        let value = catch_unwind(AssertUnwindSafe(|| unsafe {
-            self.lua.exec_raw::<Value>((), |state| {
-                ffi::lua_pushvalue(thread, -1);
-                ffi::lua_xmove(thread, state, 1);
-            })
-        }));
-        match value {
-            Ok(Ok(Value::Error(error))) => ScriptError::from_text(describe(&error)),
-            Ok(Ok(_)) => self.error_object(thread),
-            Ok(Err(error)) => ScriptError::from_text(describe(&error)),
-            Err(panic) => {
-                let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-                ScriptError::panic(text.unwrap_or_else(|| "unknown panic".to_owned()))
-            }
-        }
-    }
-
-    /// An error that is a table (or anything else): kept as it is, with its `tostring`.
-    fn error_object(&self, thread: *mut lua_State) -> ScriptError {
-        let (mut value, mut message) = (None, None);
-        let told = self.main.protect(&mut |state| {
-            // SAFETY: protected; `value` and `message` live outside. `luaL_tolstring` may run a script's `__tostring`,
-            // within the budget of the slice.
-            unsafe {
-                ffi::lua_pushvalue(thread, -1);
-                ffi::lua_xmove(thread, state, 1);
-                value = Some(ValueRef::new(state, 1, &self.dead));
-                ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
-                message = text_at(state, -1);
-            }
-        });
-        let message = message
-            .or_else(|| told.err())
-            .unwrap_or_else(|| "error object".to_owned());
-        ScriptError {
-            kind: ErrorKind::Raised(value),
-            message,
-            traceback: String::new(),
-            location: None,
-        }
-    }
-
-    /// The traceback of a coroutine that does not run, without our own frames. Works at the memory limit too.
-    fn traceback(&self, thread: *mut lua_State) -> String {
-        let mut text = None;
-        let lifted = self.lua.set_memory_limit(0);
-        // A failure leaves the text empty, which is all there is to say about it.
-        let _ = self.main.protect(&mut |state| {
-            // SAFETY: protected; `text` lives outside.
-            unsafe {
-                ffi::luaL_traceback(state, thread, std::ptr::null(), 0);
-                text = text_at(state, -1);
-            }
-        });
-        if let Ok(limit) = lifted {
-            let _ = self.lua.set_memory_limit(limit);
-        }
-        let own = format!("\t{}:", super::PRELUDE_NAME);
-        let lines: Vec<_> = text
-            .iter()
-            .flat_map(|t| t.lines())
-            .filter(|l| !l.starts_with(&own))
-            .collect();
-        lines.join("\n")
     }
 
     /// A coroutine that returned serves again.

@@ -3,6 +3,10 @@
 //! Lists and maps are tables with one of two shared, hidden metatables. Binary is a userdata holding nothing but the
 //! octets. 64-bit integers are LuaJIT's int64/uint64 cdata, made by two trusted Lua functions so that `ffi` itself
 //! never has to be reachable. All of it stands in the VM's registry, out of the scripts' sight.
+#![allow(
+    unsafe_code,
+    reason = "the kinds are built with the C API, and read from its pointers"
+)]
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -171,6 +175,10 @@ pub(super) unsafe fn push_container_metatables(state: *mut lua_State) {
 }
 
 /// Pushes an empty list. May raise.
+#[allow(
+    dead_code,
+    reason = "called by push_payload, which the script host calls"
+)]
 pub(super) unsafe fn push_empty_list(state: *mut lua_State) {
     unsafe {
         ffi::lua_createtable(state, 0, 0);

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // The C API has no safe form.
 
 pub mod coroutine;
+mod failure;
 mod kinds;
 pub(in crate::lua) mod objects;
 mod payload;

@@ -95,7 +95,7 @@ impl Fields {
 ///
 /// # Safety
 /// Inside a protected call on a state of the VM of `classes`; `source` is outside of it.
-pub(in crate::lua) unsafe fn push_call(
+unsafe fn push_call(
     state: *mut lua_State,
     classes: &Classes,
     invocation: &Invocation,
@@ -141,7 +141,7 @@ unsafe fn disclosed(table: &Fields, names: [&CStr; 3], peer: &Disclosed) {
 ///
 /// # Safety
 /// As [`push_call`].
-pub(in crate::lua) unsafe fn push_event(
+unsafe fn push_event(
     state: *mut lua_State,
     classes: &Classes,
     event: &Event,
@@ -177,7 +177,7 @@ pub(in crate::lua) unsafe fn push_event(
 ///
 /// # Safety
 /// As [`push_call`].
-pub(in crate::lua) unsafe fn push_result(
+unsafe fn push_result(
     state: *mut lua_State,
     classes: &Classes,
     result: &CallResult,
@@ -196,7 +196,7 @@ pub(in crate::lua) unsafe fn push_result(
 ///
 /// # Safety
 /// As [`push_call`].
-pub(in crate::lua) unsafe fn push_error(
+unsafe fn push_error(
     state: *mut lua_State,
     classes: &Classes,
     error: &Error,
@@ -215,7 +215,7 @@ pub(in crate::lua) unsafe fn push_error(
 ///
 /// # Safety
 /// As [`push_call`].
-pub(in crate::lua) unsafe fn push_args(
+unsafe fn push_args(
     state: *mut lua_State,
     source: &mut PayloadSource<'_>,
     count: c_int,
@@ -233,27 +233,111 @@ pub(in crate::lua) unsafe fn push_args(
     Ok(count)
 }
 
-/// What a handler returned, as a payload. Never raises.
-///
-/// # Safety
-/// `state` holds `count` values of a VM whose kinds are installed.
-pub(in crate::lua) unsafe fn take_results(
-    state: *mut lua_State,
-    count: c_int,
-    serializer: Serializer,
-) -> Result<Payload, ValueError> {
-    unsafe { read_results(state, 1, count, serializer) }
+// The same as closures for `Vm::start` and `Vm::resume`, which run them protected: safe to make, and the VM is the only
+// one to call them.
+
+type Pushed = Result<c_int, String>;
+
+/// The argument of a procedure.
+pub(in crate::lua) fn pushing_call<'a>(
+    classes: &'a Classes,
+    invocation: &'a Invocation,
+    procedure: &'a Uri,
+    source: &'a mut PayloadSource<'_>,
+) -> impl FnMut(*mut lua_State) -> Pushed {
+    // SAFETY: see above.
+    move |state| unsafe { push_call(state, classes, invocation, procedure, source) }.map_err(text)
 }
+
+/// The argument of a subscriber.
+pub(in crate::lua) fn pushing_event<'a>(
+    classes: &'a Classes,
+    event: &'a Event,
+    topic: &'a Uri,
+    source: &'a mut PayloadSource<'_>,
+) -> impl FnMut(*mut lua_State) -> Pushed {
+    // SAFETY: see above.
+    move |state| unsafe { push_event(state, classes, event, topic, source) }.map_err(text)
+}
+
+/// What `p.call` returns.
+pub(in crate::lua) fn pushing_result<'a>(
+    classes: &'a Classes,
+    result: &'a CallResult,
+    source: &'a mut PayloadSource<'_>,
+) -> impl FnMut(*mut lua_State) -> Pushed {
+    // SAFETY: see above.
+    move |state| unsafe { push_result(state, classes, result, source) }.map_err(text)
+}
+
+/// What a failed `p.call` raises.
+pub(in crate::lua) fn pushing_error<'a>(
+    classes: &'a Classes,
+    error: &'a Error,
+    source: &'a mut PayloadSource<'_>,
+) -> impl FnMut(*mut lua_State) -> Pushed {
+    // SAFETY: see above.
+    move |state| unsafe { push_error(state, classes, error, source) }.map_err(text)
+}
+
+/// The first `count` items of a payload's args.
+pub(in crate::lua) fn pushing_args<'a>(
+    source: &'a mut PayloadSource<'_>,
+    count: usize,
+) -> impl FnMut(*mut lua_State) -> Pushed {
+    // SAFETY: see above.
+    move |state| unsafe { push_args(state, source, count as c_int) }.map_err(text)
+}
+
+/// One number.
+pub(in crate::lua) fn pushing_number(number: f64) -> impl FnMut(*mut lua_State) -> Pushed {
+    move |state| {
+        // SAFETY: see above; pushing a number raises nothing.
+        unsafe { ffi::lua_pushnumber(state, number) };
+        Ok(1)
+    }
+}
+
+/// Nothing.
+pub(in crate::lua) fn pushing_nothing() -> impl FnMut(*mut lua_State) -> Pushed {
+    |_| Ok(0)
+}
+
+/// What a handler returned, as a payload.
+pub(in crate::lua) fn taking_results(
+    serializer: Serializer,
+    taken: &mut Option<Result<Payload, ValueError>>,
+) -> impl FnMut(*mut lua_State, c_int) -> Result<(), String> {
+    move |state, count| {
+        // SAFETY: see above; the results stand from index 1 on.
+        *taken = Some(unsafe { read_results(state, 1, count, serializer) });
+        Ok(())
+    }
+}
+
+/// A raised WAMP error: its URI and payload.
+pub(in crate::lua) type RaisedError = (String, Result<Payload, ValueError>);
 
 /// A raised value, if it is a table that names a WAMP error: `uri`, `args`, `kwargs` (or Loowy's `error`,
 /// `argsList`, `argsDict`). Looks at raw fields only: no code of the script runs.
-///
+pub(in crate::lua) fn taking_error(
+    serializer: Serializer,
+    taken: &mut Option<RaisedError>,
+) -> impl FnMut(*mut lua_State, c_int) -> Result<(), String> {
+    move |state, _| {
+        // SAFETY: see above; the value stands at index 1.
+        *taken = unsafe { take_error(state, serializer) };
+        Ok(())
+    }
+}
+
+fn text(error: ValueError) -> String {
+    error.to_string()
+}
+
 /// # Safety
 /// `state` holds the value at index 1, under protection.
-pub(in crate::lua) unsafe fn take_error(
-    state: *mut lua_State,
-    serializer: Serializer,
-) -> Option<(String, Result<Payload, ValueError>)> {
+unsafe fn take_error(state: *mut lua_State, serializer: Serializer) -> Option<RaisedError> {
     unsafe {
         if ffi::lua_type(state, 1) != ffi::LUA_TTABLE {
             return None;

@@ -1,4 +1,9 @@
 //! Payloads to and from Lua, and the same on `&Lua` without raw states.
+#![allow(unsafe_code, reason = "walks values on raw Lua states")]
+#![allow(
+    dead_code,
+    reason = "the script host, which calls all of these, lands next"
+)]
 
 use std::ffi::c_int;
 
@@ -12,8 +17,12 @@ use super::stack::{
 };
 use crate::wire::{
     CborReader, CborWriter, DecodeError, JsonReader, JsonWriter, MsgPackReader, MsgPackWriter,
-    Payload, Serializer, TokenReader,
+    Payload, Serializer, TokenReader, write_value,
 };
+use crate::words;
+
+/// Octets made room for at once: most payloads need no second allocation.
+const USUAL_SIZE: usize = 256;
 
 /// A serialized value about to be pushed. Owns memory: keep it outside of the protected call.
 #[derive(Debug)]
@@ -154,7 +163,7 @@ pub(in crate::lua) unsafe fn read_payload(
             ffi::lua_absindex(state, kwargs),
         );
         let mut budget = OUTPUT_BUDGET;
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(USUAL_SIZE);
         let args = shape(state, args, "args", Empty::List)?;
         let kwargs = shape(state, kwargs, "kwargs", Empty::Map)?;
         match args {
@@ -264,7 +273,7 @@ pub(in crate::lua) unsafe fn read_results(
             return read_result(state, first, serializer);
         }
         let mut budget = OUTPUT_BUDGET;
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(USUAL_SIZE);
         begin_list(serializer, count as u32, &mut out);
         for index in 0..count {
             if index > 0 && serializer == Serializer::Json {
@@ -441,4 +450,25 @@ pub(in crate::lua) fn value_from_lua(
         })?;
     }
     Ok(outcome)
+}
+
+/// A value of the router's own (details, `authextra`) as a Lua value.
+pub(in crate::lua) fn words_to_lua(lua: &Lua, value: &words::Value) -> mlua::Result<Value> {
+    let mut octets = Vec::new();
+    write_value(&mut MsgPackWriter::new(&mut octets), value);
+    value_to_lua(lua, Serializer::MsgPack, &octets)?.map_err(mlua::Error::external)
+}
+
+/// A Lua value as one of the router's own. The outer error is Lua's own.
+pub(in crate::lua) fn words_from_lua(
+    lua: &Lua,
+    value: Value,
+) -> mlua::Result<Result<words::Value, ValueError>> {
+    let mut octets = Vec::new();
+    if let Err(error) = value_from_lua(lua, value, Serializer::MsgPack, &mut octets, OUTPUT_BUDGET)?
+    {
+        return Ok(Err(error));
+    }
+    let value = crate::wire::read_value(&mut MsgPackReader::new(&octets, MAX_DEPTH));
+    Ok(value.map_err(|error| ValueError::new("value", error)))
 }

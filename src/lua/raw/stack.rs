@@ -7,6 +7,10 @@
 //! *Pushing* may raise Lua errors (memory), so it must run inside a protected call (`Lua::exec_raw`, or a C function
 //! called by Lua), and what owns memory ([`Source`]) must live outside of that call. *Reading* never raises, and runs
 //! no script code.
+#![allow(
+    unsafe_code,
+    reason = "walks values on raw Lua states; mlua's safe API costs three to eight times as much"
+)]
 
 use std::borrow::Cow;
 use std::ffi::{c_int, c_void};

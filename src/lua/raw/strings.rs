@@ -2,6 +2,10 @@
 //!
 //! Nothing here owns heap memory: output is built in LuaJIT's own buffer (so it counts against the VM's memory
 //! limit), and a Lua error (a raising callback, memory) may unwind through every frame.
+#![allow(
+    unsafe_code,
+    reason = "C functions over the C API, so that callbacks and errors behave as LuaJIT's own"
+)]
 
 use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;

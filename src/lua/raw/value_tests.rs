@@ -1,4 +1,5 @@
 //! The table of values: every kind, both ways, all serializers; limits and errors.
+#![allow(unsafe_code, reason = "one measurement runs on a raw state")]
 
 use mlua::{Lua, MultiValue, Table, Value};
 
@@ -405,4 +406,54 @@ fn malformed_input_leaves_nothing_on_the_stack() {
     lua.load("assert(select('#', ...) == 1)")
         .call::<()>(1)
         .unwrap();
+}
+
+#[test]
+fn the_routers_own_values_pass_both_ways() {
+    let lua = vm();
+    for (value, condition) in incoming() {
+        let pushed = words_to_lua(&lua, &value).unwrap();
+        lua.load(format!("local v = ... assert({condition})"))
+            .call::<()>(&pushed)
+            .unwrap();
+        assert_eq!(words_from_lua(&lua, pushed).unwrap().unwrap(), value);
+    }
+}
+
+#[test]
+#[ignore = "a measurement: run with --release --nocapture"]
+fn walker_cost() {
+    let lua = vm();
+    let args = [
+        words::Value::Int(1),
+        words::Value::from("abc"),
+        words::Value::Map(Dict::new().with("k", "v")),
+    ];
+    for serializer in Serializer::ALL {
+        let payload = Payload::of(serializer, &args, &Dict::new());
+        let (mut to, mut from) = (0, 0);
+        const ROUNDS: u128 = 200_000;
+        // SAFETY: as in `payload_to_lua` and `payload_from_lua`; one protected call for all rounds.
+        unsafe {
+            lua.exec_raw::<()>((), |state| {
+                let start = std::time::Instant::now();
+                for _ in 0..ROUNDS {
+                    let mut source = PayloadSource::new(&payload).unwrap();
+                    push_payload(state, &mut source).unwrap();
+                    mlua::ffi::lua_settop(state, 0);
+                }
+                to = start.elapsed().as_nanos() / ROUNDS;
+                let mut source = PayloadSource::new(&payload).unwrap();
+                push_payload(state, &mut source).unwrap();
+                let start = std::time::Instant::now();
+                for _ in 0..ROUNDS {
+                    std::hint::black_box(read_payload(state, 1, 2, serializer).unwrap());
+                }
+                from = start.elapsed().as_nanos() / ROUNDS;
+                mlua::ffi::lua_settop(state, 0);
+            })
+            .unwrap();
+        }
+        eprintln!("{serializer:?}: to Lua {to} ns, from Lua {from} ns");
+    }
 }

@@ -1,0 +1,128 @@
+//! The configuration's VM: loads `perilune.lua` on a thread of its own and stays to answer its functions.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use super::boot::Booted;
+use super::context::{Context, Phase};
+use super::mailbox::{Control, HookKey, Mailbox};
+use super::worker::{Bounds, Worker};
+use crate::lua::config::{self, ConfigError, Finding, HookKind, LoadedConfig, UndecidedRole};
+use crate::lua::raw::objects::Classes;
+use crate::lua::vm::spawn_vm_thread;
+use crate::server::Clock;
+use crate::server::settings::Settings;
+
+/// A loaded configuration.
+pub struct Configuration {
+    pub settings: Settings,
+    pub warnings: Vec<Finding>,
+    pub(super) undecided: Vec<UndecidedRole>,
+    /// What asks for a reload of the configuration when it changes.
+    pub files: Vec<PathBuf>,
+    pub(super) app_dir: PathBuf,
+    /// `None`: it has no functions.
+    pub(super) mailbox: Option<Arc<Mailbox>>,
+}
+
+impl Configuration {
+    /// The built-in application: no file, no functions.
+    pub fn built_in() -> Self {
+        Self {
+            settings: config::built_in(),
+            warnings: Vec::new(),
+            undecided: Vec::new(),
+            files: Vec::new(),
+            app_dir: PathBuf::from("."),
+            mailbox: None,
+        }
+    }
+
+    /// Its VM is not needed any more.
+    pub(super) fn retire(mailbox: Option<&Arc<Mailbox>>) {
+        if let Some(mailbox) = mailbox {
+            mailbox.control(Control::Stop);
+        }
+    }
+}
+
+/// CPU and wall-clock bounds of the configuration's functions.
+const DEADLINE: Duration = Duration::from_secs(30);
+const HANDLERS: usize = 1_000;
+
+/// Loads the configuration of an application (a folder or a file). Blocks for as long as that takes.
+pub fn load_configuration(app: &Path, clock: Clock) -> Result<Configuration, ConfigError> {
+    let (report, reported) = sync_channel(1);
+    let path = app.to_owned();
+    let mailbox = Mailbox::new(1 << 20);
+    let thread_mailbox = mailbox.clone();
+    let spawned = spawn_vm_thread("config", move || run(&path, thread_mailbox, clock, &report));
+    let failed = |text: &str| ConfigError {
+        findings: vec![Finding::of_file(app, text.to_owned())],
+        warnings: Vec::new(),
+    };
+    spawned.map_err(|error| failed(&format!("no thread for the configuration: {error}")))?;
+    match reported.recv() {
+        Ok(Ok(loaded)) => Ok(Configuration { mailbox: loaded.functions.then_some(mailbox), ..loaded.configuration }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(failed("loading it failed")),
+    }
+}
+
+struct Loaded {
+    configuration: Configuration,
+    functions: bool,
+}
+
+/// The body of the thread; ends at once if the configuration has no functions.
+fn run(
+    app: &Path,
+    mailbox: Arc<Mailbox>,
+    clock: Clock,
+    report: &SyncSender<Result<Loaded, ConfigError>>,
+) {
+    // Whoever asked waits for this report.
+    let tell = |outcome| drop(report.send(outcome));
+    let LoadedConfig { settings, hooks, vm, files, warnings, undecided } = match config::load(app) {
+        Ok(loaded) => loaded,
+        Err(error) => return tell(Err(error)),
+    };
+    let context = Context::new(None, 0, 0, clock);
+    *context.vm.borrow_mut() = Rc::downgrade(&vm);
+    context.phase.set(Phase::Active);
+    for hook in hooks {
+        let realm = hook.realm.to_string();
+        let key = match hook.kind {
+            HookKind::Auth(method) => HookKey::ConfigLogin { realm, method },
+            HookKind::Role(role) => HookKey::Role { realm, role },
+        };
+        context.hooks.borrow_mut().insert(key, hook.function);
+    }
+    let functions = !context.hooks.borrow().is_empty();
+    let app_dir = files.first().and_then(|file| file.parent()).map(Path::to_owned).unwrap_or_default();
+    let configuration = Configuration { settings, warnings, undecided, files, app_dir, mailbox: None };
+    let booted = empty_module(vm, context);
+    tell(Ok(Loaded { configuration, functions }));
+    if let (true, Ok(booted)) = (functions, booted) {
+        let bounds = Bounds {
+            deadline: Some(DEADLINE),
+            handlers: HANDLERS,
+            dev: false,
+            recycle: Arc::new(|| {}),
+            started: Arc::new(|| {}),
+        };
+        Worker::new(booted, mailbox, bounds, config::FILE_NAME.to_owned()).serve();
+    }
+}
+
+/// The configuration has no session, so no objects of one are ever made in its VM.
+fn empty_module(vm: Rc<crate::lua::vm::Vm>, context: Rc<Context>) -> mlua::Result<Booted> {
+    crate::lua::lib::values::open(vm.lua())?;
+    let module = vm.lua().create_table()?;
+    let class = || vm.reference(&module);
+    let classes = Classes { call: class()?, event: class()?, result: class()?, error: class()? };
+    Ok(Booted { module, classes, context, vm })
+}

@@ -1,0 +1,449 @@
+//! The host of all scripts: loads them, answers the router's questions by their functions, reloads them.
+//!
+//! `link` is a script's session, `script` its versions, `boot` makes a VM, `worker` is a VM's thread, `api` what scripts
+//! can call, `mailbox` how they are reached. [`Host`] knows them all; [`reload`] says when something is loaded again.
+
+mod answers;
+mod api;
+mod boot;
+mod configuration;
+mod context;
+mod hooks;
+mod link;
+mod mailbox;
+mod ordered;
+mod reload;
+mod script;
+mod timers;
+mod worker;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use self::boot::LoadError;
+use self::link::Link;
+use self::mailbox::{HookKey, Mailbox, Work};
+use self::script::{Script, Surroundings, Version};
+use super::config::Finding;
+use super::lib::shared::SharedSpace;
+use super::lib::store::SharedStore;
+use crate::core::credentials::{AuthMethod, AuthPolicy};
+use crate::core::policy::RealmPolicy;
+use crate::core::{AuthFailure, AuthorizeRequest, Granted, Input, Login, Verdict, uris};
+use crate::server::settings::{RealmSettings, Settings};
+use crate::server::{Hooks, RealmHandle, Router, SessionChange, TransportInfo};
+use crate::wire::{Payload, Serializer};
+use crate::words::{Dict, Id, Uri, Value};
+
+pub use configuration::{Configuration, load_configuration};
+pub use reload::Reloader;
+
+/// What the command line says about scripts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostOptions {
+    /// Broken scripts do not keep the router from starting; callers see tracebacks.
+    pub dev: bool,
+}
+
+/// See the module.
+pub struct Host {
+    router: Arc<Router>,
+    options: HostOptions,
+    inner: Mutex<Inner>,
+    answering: RwLock<Answering>,
+    /// Asks the reloader for a fresh VM of a script.
+    recycle: Mutex<Option<Arc<dyn Fn(Uri, String) + Send + Sync>>>,
+}
+
+struct Inner {
+    app_dir: PathBuf,
+    settings: Settings,
+    scripts: BTreeMap<(Uri, String), Entry>,
+    stores: BTreeMap<Uri, Arc<SharedStore>>,
+    common: Arc<SharedStore>,
+}
+
+/// A configured script, loaded or not.
+struct Entry {
+    script: Script,
+    /// Why the newest version is not in; under `--dev` also of a script that never loaded.
+    broken: Option<LoadError>,
+}
+
+/// Whom the router's questions go to.
+#[derive(Default)]
+struct Answering {
+    realms: BTreeMap<Uri, RealmAnswering>,
+    /// The configuration's VM.
+    configuration: Option<Arc<Mailbox>>,
+}
+
+#[derive(Default)]
+struct RealmAnswering {
+    authorizer: Option<Arc<Link>>,
+    logins: BTreeMap<AuthMethod, LoginHook>,
+    /// Scripts with `p.on("join")` or `p.on("leave")`.
+    watchers: Vec<Arc<Link>>,
+}
+
+enum LoginHook {
+    Script(Arc<Link>),
+    Configuration,
+}
+
+impl Host {
+    /// Over a router that runs with the configuration's settings; installs itself as its hooks.
+    pub fn new(router: Arc<Router>, configuration: &Configuration, options: HostOptions) -> Arc<Self> {
+        let clock = router.clock();
+        let common = SharedStore::new(64 << 20, Arc::new(move || clock.now().mono));
+        let host = Arc::new(Self {
+            router: router.clone(),
+            options,
+            inner: Mutex::new(Inner {
+                app_dir: configuration.app_dir.clone(),
+                settings: configuration.settings.clone(),
+                scripts: BTreeMap::new(),
+                stores: BTreeMap::new(),
+                common: Arc::new(common),
+            }),
+            answering: RwLock::new(Answering {
+                configuration: configuration.mailbox.clone(),
+                ..Answering::default()
+            }),
+            recycle: Mutex::new(None),
+        });
+        router.install_hooks(host.clone());
+        host
+    }
+
+    /// Loads and switches in every configured script. With problems, nothing is taken back: the caller decides.
+    pub fn load_all(&self) -> Vec<Finding> {
+        let mut inner = self.inner.lock();
+        let settings = inner.settings.clone();
+        let mut findings = Vec::new();
+        for (uri, realm) in &settings.realms {
+            for script in &realm.scripts {
+                if let Err(error) = self.add_script(&mut inner, uri, realm, &script.name) {
+                    findings.push(error.finding(&script.path));
+                }
+            }
+        }
+        self.publish_policies(&mut inner);
+        findings
+    }
+
+    fn add_script(
+        &self,
+        inner: &mut Inner,
+        uri: &Uri,
+        realm: &RealmSettings,
+        name: &str,
+    ) -> Result<(), LoadError> {
+        let key = (uri.clone(), name.to_owned());
+        let Some(settings) = realm.scripts.iter().find(|script| script.name == name).cloned() else {
+            return Ok(());
+        };
+        let Some(handle) = self.router.realm(uri) else { return Ok(()) };
+        let script = Script::join(settings, &handle, self.router.draw_session())?;
+        inner.scripts.insert(key.clone(), Entry { script, broken: None });
+        self.reload_script(inner, &key)
+    }
+
+    /// Loads a script's newest version and switches it in; on failure the old one stays and the world is told.
+    fn reload_script(&self, inner: &mut Inner, key: &(Uri, String)) -> Result<(), LoadError> {
+        let around = self.surroundings(inner, key);
+        let Some(entry) = inner.scripts.get_mut(key) else { return Ok(()) };
+        let loaded = entry.script.load(&around.borrow());
+        let outcome = loaded.and_then(|version| {
+            self.check_hooks(inner, key, &version).inspect_err(|_| version.discard())?;
+            let Some(entry) = inner.scripts.get_mut(key) else { return Ok(()) };
+            entry.script.switch(version, around.drain)
+        });
+        let Some(entry) = inner.scripts.get_mut(key) else { return Ok(()) };
+        entry.broken = outcome.as_ref().err().cloned();
+        outcome
+    }
+
+    fn surroundings(&self, inner: &mut Inner, key: &(Uri, String)) -> OwnedSurroundings {
+        let realm = inner.settings.realms.get(&key.0).cloned().unwrap_or_default();
+        let clock = self.router.clock();
+        let store = inner.stores.entry(key.0.clone()).or_insert_with(|| {
+            Arc::new(SharedStore::new(realm.host.shared, Arc::new(move || clock.now().mono)))
+        });
+        let names: HashSet<String> = inner.settings.common_dictionaries.iter().cloned().collect();
+        let recycle = self.recycle.lock().clone();
+        let (uri, name) = key.clone();
+        OwnedSurroundings {
+            app_dir: inner.app_dir.clone(),
+            clock,
+            space: SharedSpace { realm: store.clone(), router: inner.common.clone(), common: Arc::new(names) },
+            drain: realm.host.drain,
+            queue: inner.settings.limits.queue,
+            dev: self.options.dev,
+            recycle: Arc::new(move || {
+                if let Some(recycle) = &recycle {
+                    recycle(uri.clone(), name.clone());
+                }
+            }),
+        }
+    }
+
+    /// One authorizer per realm, one function per login method: a second one is an error naming both.
+    fn check_hooks(&self, inner: &Inner, key: &(Uri, String), version: &Version) -> Result<(), LoadError> {
+        let configured = inner.settings.realms.get(&key.0).map(|realm| &realm.policy.auth.hooks);
+        for hook in &version.declared.hooks {
+            let what = match hook {
+                HookKey::Authorizer => "p.authorize".to_owned(),
+                HookKey::Login(method) => {
+                    if configured.is_some_and(|hooks| hooks.contains(method)) {
+                        return Err(LoadError::plain(format!(
+                            "{}: p.authenticate({:?}): the configuration has a function for this method already",
+                            key.1,
+                            method.as_str()
+                        )));
+                    }
+                    format!("p.authenticate({:?})", method.as_str())
+                }
+                HookKey::Role { .. } | HookKey::ConfigLogin { .. } => continue,
+            };
+            let rival = inner.scripts.iter().find(|(other, entry)| {
+                other.0 == key.0 && *other != key && entry.script.declares(hook)
+            });
+            if let Some(((_, rival), _)) = rival {
+                return Err(LoadError::plain(format!("{}: {what} is there already, in {rival}", key.1)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Policies and whom questions go to.
+impl Host {
+    /// Works out whom questions go to, and gives every realm its policy (which drops cached verdicts).
+    fn publish_policies(&self, inner: &mut Inner) {
+        let configuration = self.answering.read().configuration.clone();
+        let mut realms = BTreeMap::new();
+        for (uri, settings) in &inner.settings.realms {
+            let (answering, policy) = answering(inner, uri, settings);
+            realms.insert(uri.clone(), answering);
+            if let Some(handle) = self.router.realm(uri) {
+                handle.input(Input::Policy(Arc::new(policy)));
+            }
+        }
+        *self.answering.write() = Answering { realms, configuration };
+    }
+}
+
+/// Who answers in a realm, and the policy that says so.
+fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswering, RealmPolicy) {
+    let mut policy = settings.policy.clone();
+    let mut answering = RealmAnswering::default();
+    for method in &policy.auth.hooks {
+        answering.logins.insert(*method, LoginHook::Configuration);
+    }
+    let mut broken = false;
+    for ((realm, _), entry) in &inner.scripts {
+        if realm != uri {
+            continue;
+        }
+        let Some(version) = &entry.script.current else {
+            broken = true;
+            continue;
+        };
+        let link = &entry.script.link;
+        for hook in &version.declared.hooks {
+            match hook {
+                HookKey::Authorizer => {
+                    policy.authorizer = true;
+                    answering.authorizer = Some(link.clone());
+                }
+                HookKey::Login(method) => {
+                    policy.auth.hooks.insert(*method);
+                    answering.logins.insert(*method, LoginHook::Script(link.clone()));
+                }
+                HookKey::Role { .. } | HookKey::ConfigLogin { .. } => {}
+            }
+        }
+        if version.declared.watches_sessions {
+            answering.watchers.push(link.clone());
+        }
+    }
+    if broken {
+        // A script that decides may be missing: nobody is admitted until it loads (only under --dev).
+        policy.auth = AuthPolicy::default();
+    }
+    (answering, policy)
+}
+
+/// The script's share of [`Surroundings`], owned.
+struct OwnedSurroundings {
+    app_dir: PathBuf,
+    clock: crate::server::Clock,
+    space: SharedSpace,
+    drain: Duration,
+    queue: usize,
+    dev: bool,
+    recycle: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl OwnedSurroundings {
+    fn borrow(&self) -> Surroundings<'_> {
+        Surroundings {
+            app_dir: &self.app_dir,
+            clock: self.clock,
+            space: self.space.clone(),
+            queue: self.queue,
+            dev: self.dev,
+            recycle: self.recycle.clone(),
+        }
+    }
+}
+
+impl LoadError {
+    /// As the command line shows it: a message of Lua brings its own file and line.
+    pub(crate) fn finding(&self, path: &Path) -> Finding {
+        let mut finding = match located(&self.message) {
+            Some((file, line, text)) => Finding::at(Path::new(file), line, text),
+            None => Finding::of_file(path, self.message.clone()),
+        };
+        if !self.traceback.is_empty() {
+            finding.traceback = Some(self.traceback.clone());
+        }
+        finding
+    }
+}
+
+/// `file:line: text`, taken apart.
+fn located(message: &str) -> Option<(&str, u32, &str)> {
+    let (place, text) = message.split_once(": ")?;
+    let (file, line) = place.rsplit_once(':')?;
+    Some((file, line.parse().ok()?, text))
+}
+
+impl Hooks for Host {
+    fn authorize(&self, realm: &Arc<RealmHandle>, request: AuthorizeRequest) {
+        let ticket = request.ticket;
+        let (mailbox, hook) = {
+            let answering = self.answering.read();
+            if request.by_role {
+                let (realm, role) = (realm.uri().to_string(), request.principal.authrole.clone());
+                (answering.configuration.clone(), HookKey::Role { realm, role })
+            } else {
+                let link = answering.realms.get(realm.uri()).and_then(|realm| realm.authorizer.as_ref());
+                (link.and_then(|link| link.least_loaded()), HookKey::Authorizer)
+            }
+        };
+        let request = Box::new(request);
+        let asked = mailbox.is_some_and(|mailbox| {
+            mailbox.work(Work::Authorize { realm: realm.clone(), hook, request }).is_ok()
+        });
+        if !asked {
+            let verdict = Verdict::Failed("the authorizer's queue is full, or it is gone".into());
+            realm.input(Input::Verdict { ticket, verdict });
+        }
+    }
+
+    fn authenticate(
+        &self,
+        realm: &Arc<RealmHandle>,
+        login: Login,
+        transport: Arc<TransportInfo>,
+    ) -> oneshot::Receiver<Result<Granted, AuthFailure>> {
+        let (reply, answer) = oneshot::channel();
+        let method = login.method;
+        let (mailbox, hook) = {
+            let answering = self.answering.read();
+            match answering.realms.get(realm.uri()).and_then(|realm| realm.logins.get(&method)) {
+                Some(LoginHook::Script(link)) => (link.least_loaded(), HookKey::Login(method)),
+                Some(LoginHook::Configuration) => {
+                    let realm = realm.uri().to_string();
+                    (answering.configuration.clone(), HookKey::ConfigLogin { realm, method })
+                }
+                None => (None, HookKey::Login(method)),
+            }
+        };
+        if let Some(mailbox) = mailbox {
+            // Refused work drops the reply, which the router takes as a failed function.
+            let _ = mailbox.work(Work::Authenticate { hook, login: Box::new(login), transport, reply });
+        }
+        answer
+    }
+
+    fn session_changed(&self, realm: &Arc<RealmHandle>, change: &SessionChange) {
+        let answering = self.answering.read();
+        let Some(realm_answering) = answering.realms.get(realm.uri()) else { return };
+        for link in &realm_answering.watchers {
+            if let Some(mailbox) = link.primary() {
+                let (name, argument) = lifecycle_of(realm.uri(), change);
+                // A script that cannot keep up misses lifecycle events as it misses others.
+                let _ = mailbox.work(Work::Lifecycle { name, argument });
+            }
+        }
+    }
+}
+
+fn lifecycle_of(realm: &Uri, change: &SessionChange) -> (&'static str, Value) {
+    let principal = &change.principal;
+    let session = Dict::new()
+        .with("realm", realm.as_str())
+        .with("session", change.session.value())
+        .with("authid", principal.authid.as_str())
+        .with("authrole", principal.authrole.as_str())
+        .with("authmethod", principal.authmethod.as_str())
+        .with("authprovider", principal.authprovider.as_str());
+    (if change.joined { "join" } else { "leave" }, session.into())
+}
+
+/// Telling the world.
+impl Host {
+    /// Log line and meta event of a switched-in version.
+    fn tell_reloaded(&self, realm: &Uri, script: &str, generation: u64) {
+        tracing::info!(%realm, script, generation, "script reloaded");
+        let dict = Dict::new().with("script", script).with("generation", generation);
+        self.tell(realm, uris::SCRIPT_ON_RELOAD, dict, None);
+    }
+
+    /// Log line and meta event of a version that failed; the traceback only for those it is granted to.
+    fn tell_failed(&self, realm: &Uri, script: &str, error: &LoadError) {
+        tracing::error!(%realm, script, "script not reloaded, the old version stays: {}\n{}",
+            error.message, error.traceback);
+        let dict = Dict::new().with("script", script).with("message", error.message.as_str());
+        let full = dict.clone().with("traceback", error.traceback.as_str());
+        self.tell(realm, uris::SCRIPT_ON_ERROR, dict, Some(full));
+    }
+
+    fn tell(&self, realm: &Uri, topic: Uri, dict: Dict, granted: Option<Dict>) {
+        let payload = |dict: Dict| Payload::of(Serializer::MsgPack, &[dict.into()], &Dict::new());
+        if let Some(handle) = self.router.realm(realm) {
+            handle.input(Input::Publish { topic, payload: payload(dict), granted: granted.map(payload) });
+        }
+    }
+
+    /// `p.on("shutdown")` handlers start; the scripts' sessions end with their realms.
+    pub fn shutdown(&self) {
+        let inner = self.inner.lock();
+        for entry in inner.scripts.values() {
+            if let Some(mailbox) = entry.script.link.primary() {
+                // Whoever has no room for it any more is not told.
+                let _ = mailbox.work(Work::Lifecycle { name: "shutdown", argument: Value::Null });
+            }
+        }
+    }
+
+    /// Waits until shutdown handlers and calls in flight have ended, at most `most`.
+    pub fn drain(&self, most: Duration) {
+        let until = Instant::now() + most;
+        let idle = || {
+            let inner = self.inner.lock();
+            inner.scripts.values().all(|entry| entry.script.link.least_loaded().is_none_or(|m| m.load() == 0))
+        };
+        while !idle() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

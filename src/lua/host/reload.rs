@@ -1,0 +1,296 @@
+//! Hot reload: one thread that waits for a reason (files changed, SIGHUP, a VM to replace) and acts on it.
+//!
+//! A file event is only a hint: what is reloaded is what differs in content from what was loaded.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::configuration::{Configuration, load_configuration};
+use super::{Entry, Host, Inner};
+use crate::lua::config::{Finding, changes_needing_restart};
+use crate::lua::watch::{Fingerprints, Watcher};
+use crate::server::settings::Settings;
+use crate::words::Uri;
+
+/// Why something may have to be loaded again.
+enum Reason {
+    /// Some watched file may have changed.
+    Files,
+    /// SIGHUP: load everything again, changed or not.
+    Everything,
+    /// A VM over its memory limit.
+    Recycle { realm: Uri, script: String },
+    Stop,
+}
+
+/// The handle of the reload thread; dropping it stops reloading.
+pub struct Reloader {
+    reasons: Sender<Reason>,
+}
+
+/// The state of the thread.
+struct Reloading {
+    host: Weak<Host>,
+    /// The configuration as named on the command line; `None`: the built-in one.
+    app: Option<PathBuf>,
+    watcher: Option<Watcher>,
+    configuration_files: Fingerprints,
+    recycled: Vec<(Uri, String, Instant)>,
+}
+
+/// A script that outgrows its memory again within this time waits before its next fresh VM.
+const RECYCLE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Reloader {
+    /// Watches and reloads from now on. `watch`: also when files change, not only on [`Reloader::everything`].
+    pub fn start(
+        host: &Arc<Host>,
+        app: Option<PathBuf>,
+        configuration: &Configuration,
+        watch: bool,
+    ) -> std::io::Result<Self> {
+        let (reasons, inbox) = channel();
+        let for_recycling = reasons.clone();
+        *host.recycle.lock() = Some(Arc::new(move |realm, script| {
+            // Without the thread nothing is reloaded, and the process is ending.
+            let _ = for_recycling.send(Reason::Recycle { realm, script });
+        }));
+        let for_files = reasons.clone();
+        let watcher = if watch {
+            let on_change = move || drop(for_files.send(Reason::Files));
+            match Watcher::start(on_change) {
+                Ok(watcher) => Some(watcher),
+                Err(error) => {
+                    tracing::warn!(%error, "files cannot be watched; SIGHUP still reloads");
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        let mut reloading = Reloading {
+            host: Arc::downgrade(host),
+            app,
+            watcher,
+            configuration_files: Fingerprints::of(&configuration.files),
+            recycled: Vec::new(),
+        };
+        reloading.watch(host);
+        std::thread::Builder::new().name("reload".into()).spawn(move || {
+            loop {
+                match inbox.recv_timeout(Duration::from_millis(500)) {
+                    Ok(Reason::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                    Ok(reason) => {
+                        let Some(host) = reloading.host.upgrade() else { return };
+                        reloading.act(&host, &reason);
+                    }
+                    Err(RecvTimeoutError::Timeout) => {
+                        let Some(host) = reloading.host.upgrade() else { return };
+                        host.sweep_overdue();
+                    }
+                }
+            }
+        })?;
+        Ok(Self { reasons })
+    }
+
+    /// Loads configuration and scripts again, changed or not (SIGHUP).
+    pub fn everything(&self) {
+        // The thread only ends with the process.
+        let _ = self.reasons.send(Reason::Everything);
+    }
+}
+
+impl Drop for Reloader {
+    fn drop(&mut self) {
+        // See `everything`.
+        let _ = self.reasons.send(Reason::Stop);
+    }
+}
+
+impl Reloading {
+    fn act(&mut self, host: &Arc<Host>, reason: &Reason) {
+        match reason {
+            Reason::Stop => {}
+            Reason::Recycle { realm, script } => self.recycle(host, realm, script),
+            Reason::Everything => {
+                self.reload_configuration(host);
+                host.reload_scripts(|_| true);
+            }
+            Reason::Files => {
+                let fingerprints = self.configuration_files.again();
+                if fingerprints != self.configuration_files {
+                    self.reload_configuration(host);
+                }
+                host.reload_scripts(Entry::has_changed);
+            }
+        }
+        self.watch(host);
+    }
+
+    /// All or nothing: a wrong configuration changes nothing.
+    fn reload_configuration(&mut self, host: &Arc<Host>) {
+        let Some(app) = &self.app else { return };
+        self.configuration_files = self.configuration_files.again();
+        match load_configuration(app, host.router.clock()) {
+            Ok(configuration) => {
+                self.configuration_files = Fingerprints::of(&configuration.files);
+                host.adopt(configuration);
+            }
+            Err(error) => {
+                for finding in &error.findings {
+                    tracing::error!("configuration not reloaded, the old one holds: {finding:#}");
+                }
+            }
+        }
+    }
+
+    fn recycle(&mut self, host: &Arc<Host>, realm: &Uri, script: &str) {
+        let now = Instant::now();
+        self.recycled.retain(|(.., at)| now.duration_since(*at) < RECYCLE_PAUSE);
+        if self.recycled.iter().any(|(r, s, _)| r == realm && s == script) {
+            std::thread::sleep(RECYCLE_PAUSE);
+        }
+        self.recycled.push((realm.clone(), script.to_owned(), Instant::now()));
+        tracing::warn!(%realm, script, "script stays over its memory limit: fresh VM");
+        host.reload_scripts(|entry| entry.script.link.realm.uri() == realm && entry.script.settings.name == script);
+    }
+
+    fn watch(&mut self, host: &Arc<Host>) {
+        if let Some(watcher) = &self.watcher {
+            let mut files = self.configuration_files.files();
+            files.extend(host.script_files());
+            watcher.watch(&files);
+        }
+    }
+}
+
+impl Entry {
+    /// Whether what was loaded, or what failed to, differs from the files now.
+    fn has_changed(&self) -> bool {
+        self.dependencies().iter().any(|dependency| {
+            let now = std::fs::read(&dependency.path).ok();
+            now.is_none_or(|contents| crate::lua::require::content_hash(&contents) != dependency.hash)
+        })
+    }
+
+    fn dependencies(&self) -> &[crate::lua::require::Dependency] {
+        match (&self.broken, &self.script.current) {
+            (Some(error), _) if !error.dependencies.is_empty() => &error.dependencies,
+            (_, Some(version)) => &version.declared.dependencies,
+            _ => &[],
+        }
+    }
+}
+
+impl Host {
+    /// The files of all scripts and of the modules they require.
+    fn script_files(&self) -> Vec<PathBuf> {
+        let inner = self.inner.lock();
+        let files = inner.scripts.values().flat_map(|entry| {
+            let dependencies = entry.dependencies().iter().map(|dependency| dependency.path.clone());
+            dependencies.chain([entry.script.settings.path.clone()])
+        });
+        files.collect()
+    }
+
+    fn reload_scripts(&self, which: impl Fn(&Entry) -> bool) {
+        let mut inner = self.inner.lock();
+        let due: Vec<_> =
+            inner.scripts.iter().filter(|(_, entry)| which(entry)).map(|(key, _)| key.clone()).collect();
+        if due.is_empty() {
+            return;
+        }
+        for key in due {
+            self.reload_one(&mut inner, &key);
+        }
+        self.publish_policies(&mut inner);
+    }
+
+    fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) {
+        match self.reload_script(inner, key) {
+            Ok(()) => {
+                let generation = inner.scripts.get(key).map_or(0, |entry| entry.script.generation());
+                self.tell_reloaded(&key.0, &key.1, generation);
+            }
+            Err(error) => self.tell_failed(&key.0, &key.1, &error),
+        }
+    }
+
+    /// Applies a new configuration: realms and policies, then scripts that came, went or changed their bounds.
+    fn adopt(&self, configuration: Configuration) {
+        let mut inner = self.inner.lock();
+        let old = std::mem::replace(&mut inner.settings, configuration.settings);
+        for change in changes_needing_restart(&old, &inner.settings) {
+            tracing::warn!("configuration: {change} (needs a restart)");
+        }
+        let retired = {
+            let mut answering = self.answering.write();
+            std::mem::replace(&mut answering.configuration, configuration.mailbox)
+        };
+        self.remove_scripts(&mut inner);
+        for change in self.router.apply(&inner.settings) {
+            tracing::warn!("configuration: {change} (needs a restart)");
+        }
+        self.add_scripts(&mut inner, &old);
+        self.publish_policies(&mut inner);
+        Configuration::retire(retired.as_ref());
+        tracing::info!("configuration reloaded");
+    }
+
+    fn remove_scripts(&self, inner: &mut Inner) {
+        let gone: Vec<_> = inner
+            .scripts
+            .keys()
+            .filter(|(realm, name)| {
+                let settings = inner.settings.realms.get(realm);
+                settings.is_none_or(|realm| !realm.scripts.iter().any(|script| script.name == *name))
+            })
+            .cloned()
+            .collect();
+        for key in gone {
+            if let Some(entry) = inner.scripts.remove(&key) {
+                tracing::info!(realm = %key.0, script = %key.1, "script removed");
+                entry.script.leave(Instant::now() + Duration::from_secs(1));
+            }
+        }
+    }
+
+    fn add_scripts(&self, inner: &mut Inner, old: &Settings) {
+        let settings = inner.settings.clone();
+        for (uri, realm) in &settings.realms {
+            for script in &realm.scripts {
+                let key = (uri.clone(), script.name.clone());
+                let before = old.realms.get(uri).and_then(|r| r.scripts.iter().find(|s| s.name == script.name));
+                match inner.scripts.get_mut(&key) {
+                    None => match self.add_script(inner, uri, realm, &script.name) {
+                        Ok(()) => tracing::info!(realm = %uri, script = %script.name, "script added"),
+                        Err(error) => self.tell_failed(uri, &script.name, &error),
+                    },
+                    Some(entry) if before != Some(script) => {
+                        entry.script.settings = script.clone();
+                        self.reload_one(inner, &key);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
+    /// What a version did not declare again goes even if its start handlers never end.
+    fn sweep_overdue(&self) {
+        for entry in self.inner.lock().scripts.values() {
+            entry.script.sweep();
+        }
+    }
+
+    /// Problems of users' roles that only the loaded scripts could settle.
+    pub fn undecided(&self, configuration: &Configuration) -> Vec<Finding> {
+        let answering = self.answering.read();
+        let authorized = |realm: &Uri| answering.realms.get(realm).is_some_and(|realm| realm.authorizer.is_some());
+        let open = configuration.undecided.iter().filter(|undecided| !authorized(&undecided.realm));
+        open.map(|undecided| undecided.finding.clone()).collect()
+    }
+}

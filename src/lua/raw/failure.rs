@@ -1,0 +1,111 @@
+//! What is told of a coroutine that failed: value, text, place and traceback, taken from its dead stack.
+#![allow(unsafe_code)]
+// Reason: error values and stacks of dead coroutines are reached through the C API.
+
+use std::ffi::c_int;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mlua::Value;
+use mlua::ffi::{self, lua_State};
+
+use super::coroutine::Coroutines;
+use super::protect::text_at;
+use super::refs::ValueRef;
+use super::watchdog;
+use crate::lua::vm::{ErrorKind, ScriptError, describe};
+
+impl Coroutines {
+    /// The error a coroutine ended in, its value on top of its stack.
+    pub(super) fn error_of(&self, thread: *mut lua_State, status: c_int) -> ScriptError {
+        // SAFETY: a failed coroutine keeps its stack, with the error on top. `location` raises nothing.
+        let (text, kind, location) = unsafe {
+            (
+                text_at(thread, -1),
+                ffi::lua_type(thread, -1),
+                watchdog::location(thread),
+            )
+        };
+        let traceback = self.traceback(thread);
+        let mut error = match text {
+            _ if status == ffi::LUA_ERRMEM => {
+                ScriptError::from_text("not enough memory".to_owned())
+            }
+            Some(text) => ScriptError::from_text(text),
+            None if kind == ffi::LUA_TUSERDATA => self.native_error(thread),
+            None => self.error_object(thread),
+        };
+        error.traceback = traceback;
+        error.location = location;
+        error
+    }
+
+    /// An error raised by a native function: mlua wraps it (and panics) in a userdata.
+    fn native_error(&self, thread: *mut lua_State) -> ScriptError {
+        // SAFETY: protected; pushes exactly one value. `exec_raw` resumes a panic it finds while converting.
+        let value = catch_unwind(AssertUnwindSafe(|| unsafe {
+            self.lua.exec_raw::<Value>((), |state| {
+                ffi::lua_pushvalue(thread, -1);
+                ffi::lua_xmove(thread, state, 1);
+            })
+        }));
+        match value {
+            Ok(Ok(Value::Error(error))) => ScriptError::from_text(describe(&error)),
+            Ok(Ok(_)) => self.error_object(thread),
+            Ok(Err(error)) => ScriptError::from_text(describe(&error)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                ScriptError::panic(text.unwrap_or_else(|| "unknown panic".to_owned()))
+            }
+        }
+    }
+
+    /// An error that is a table (or anything else): kept as it is, with its `tostring`.
+    fn error_object(&self, thread: *mut lua_State) -> ScriptError {
+        let (mut value, mut message) = (None, None);
+        let told = self.main.protect(&mut |state| {
+            // SAFETY: protected; `value` and `message` live outside. `luaL_tolstring` may run a script's `__tostring`,
+            // within the budget of the slice.
+            unsafe {
+                ffi::lua_pushvalue(thread, -1);
+                ffi::lua_xmove(thread, state, 1);
+                value = Some(ValueRef::new(state, 1, &self.dead));
+                ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
+                message = text_at(state, -1);
+            }
+        });
+        let message = message
+            .or_else(|| told.err())
+            .unwrap_or_else(|| "error object".to_owned());
+        ScriptError {
+            kind: ErrorKind::Raised(value),
+            message,
+            traceback: String::new(),
+            location: None,
+        }
+    }
+
+    /// The traceback of a coroutine that does not run, without our own frames. Works at the memory limit too.
+    pub(super) fn traceback(&self, thread: *mut lua_State) -> String {
+        let mut text = None;
+        let lifted = self.lua.set_memory_limit(0);
+        // A failure leaves the text empty, which is all there is to say about it.
+        let _ = self.main.protect(&mut |state| {
+            // SAFETY: protected; `text` lives outside.
+            unsafe {
+                ffi::luaL_traceback(state, thread, std::ptr::null(), 0);
+                text = text_at(state, -1);
+            }
+        });
+        if let Ok(limit) = lifted {
+            let _ = self.lua.set_memory_limit(limit);
+        }
+        let own = format!("\t{}:", super::PRELUDE_NAME);
+        let lines: Vec<_> = text
+            .iter()
+            .flat_map(|t| t.lines())
+            .filter(|l| !l.starts_with(&own))
+            .collect();
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,147 @@
+//! A connection without a session: drives `core::Handshake`, asks login functions, joins the realm.
+
+use std::cell::Cell;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rand::RngCore;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::{Connection, Stage};
+use crate::core::policy::RealmPolicy;
+use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Refusal, Step};
+use crate::server::outbox::Room;
+use crate::server::realm::Link;
+use crate::server::router::Shared;
+use crate::wire::{self, Message};
+use crate::words::{SessionId, Uri};
+
+impl Connection {
+    /// Runs one step of the login and what follows from it.
+    pub(super) fn log_in(&mut self, work: impl FnOnce(&mut Handshake, &mut core::Context<'_>) -> Step) {
+        let mut handshake = match mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Login(handshake) | Stage::Asking(handshake, _) => handshake,
+            other => return self.stage = other,
+        };
+        let shared = self.shared.clone();
+        let step = self.with_context(&shared, |context| work(&mut handshake, context));
+        self.stage = Stage::Login(handshake);
+        match step {
+            Step::Send(message) => {
+                self.send(&message);
+                self.set_deadline(Instant::now().checked_add(self.limits.auth));
+            }
+            Step::Ask(login) => self.ask(*login),
+            Step::Join { realm, join } => self.join(&realm, *join),
+            Step::Refuse(refusal) => self.refuse(&refusal),
+            Step::Close => self.close(1000),
+        }
+    }
+
+    fn with_context<R>(&mut self, shared: &Shared, work: impl FnOnce(&mut core::Context<'_>) -> R) -> R {
+        let realms = Drawing { shared, drawn: Cell::new(None) };
+        let mut random = rand::rng();
+        let mut context = core::Context { now: shared.clock().now(), realms: &realms, random: &mut random };
+        let result = work(&mut context);
+        if let Some(id) = realms.drawn.get() {
+            self.forget_login();
+            self.drawn = Some(id);
+        }
+        result
+    }
+
+    pub(super) fn forget_login(&mut self) {
+        if let Some(id) = self.drawn.take() {
+            self.shared.ids().release(id);
+        }
+    }
+
+    fn ask(&mut self, login: Login) {
+        let answer = self.shared.hooks().current().zip(self.shared.realm(&login.realm));
+        let Some((hooks, realm)) = answer else {
+            let failure = AuthFailure::Failed("no script host is there to ask".into());
+            return self.log_in(|handshake, context| handshake.answer(context, Err(failure)));
+        };
+        let within = login.within;
+        let answer = hooks.authenticate(&realm, login, self.transport.clone());
+        if let Stage::Login(handshake) = mem::replace(&mut self.stage, Stage::Over) {
+            self.enter(Stage::Asking(handshake, answer), Some(within));
+        }
+    }
+
+    /// True: the function has answered.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> bool {
+        let Stage::Asking(_, answer) = &mut self.stage else { return false };
+        let Poll::Ready(answer) = Pin::new(answer).poll(cx) else { return false };
+        let answer = answer.unwrap_or_else(|_| Err(AuthFailure::Failed("the function is gone".into())));
+        self.log_in(|handshake, context| handshake.answer(context, answer));
+        true
+    }
+
+    fn join(&mut self, realm: &Uri, join: Join) {
+        let Some(handle) = self.shared.realm(realm) else {
+            return self.refuse(&Refusal::NoSuchRealm(realm.clone()));
+        };
+        let (session, principal) = (join.session, join.principal.clone());
+        let link = Link::Remote { outbox: self.outbox.clone(), format: self.format };
+        if handle.step_of(Some(session), |step| step.join(join, link)).is_err() {
+            return self.refuse(&match self.shared.is_shutting_down() {
+                true => Refusal::ShuttingDown,
+                false => Refusal::NoSuchRealm(realm.clone()),
+            });
+        }
+        // From here on the realm gives the id back.
+        self.drawn = None;
+        self.seat.settle();
+        self.outbox.belongs_to(&handle, session);
+        info!(
+            %session, realm = %realm, authid = principal.authid, role = principal.authrole,
+            method = principal.authmethod, peer = %self.transport.peer_name(), "login"
+        );
+        self.enter(Stage::Open { realm: handle, session }, self.idle.every);
+    }
+
+    pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        info!(peer = %self.transport.peer_name(), "refused: {refusal}");
+        self.send(&Message::Abort(refusal.abort()));
+        self.close(if refusal.is_violation() { 1002 } else { 1000 });
+    }
+
+    /// Sends a message of the login.
+    fn send(&self, message: &Message) {
+        let mut octets = Vec::new();
+        match wire::encode(self.format.serializer, message, &mut octets) {
+            Ok(()) if octets.len() <= self.format.limit => {
+                let _ = self.outbox.push(self.format.framing.header(octets.len()), &octets, Room::Always);
+            }
+            Ok(()) => debug!(peer = %self.transport.peer_name(), "message above the peer's limit"),
+            Err(error) => debug!(peer = %self.transport.peer_name(), "message not encodable: {error}"),
+        }
+    }
+}
+
+/// What a login may know of the router; remembers the session id it drew.
+struct Drawing<'a> {
+    shared: &'a Shared,
+    drawn: Cell<Option<SessionId>>,
+}
+
+impl core::Realms for Drawing<'_> {
+    fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>> {
+        self.shared.realm(realm).map(|realm| realm.policy())
+    }
+
+    fn draw_session(&self, random: &mut dyn RngCore) -> SessionId {
+        let id = self.shared.ids().draw(random);
+        self.drawn.set(Some(id));
+        id
+    }
+
+    fn shutting_down(&self) -> bool {
+        self.shared.is_shutting_down()
+    }
+}
+

@@ -1,0 +1,322 @@
+//! A small WAMP client for tests: WebSocket or RawSocket, over TCP or a unix socket, every serializer. Waits for
+//! what it expects, with a time-out; never sleeps.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use perilune::core::credentials::{AnonymousUser, AuthPolicy};
+use perilune::core::policy::{Action, Actions, Disclosure, RealmPolicy, RolePolicy, Rule};
+use perilune::server::settings::{Address, ListenerSettings, RealmSettings, Settings};
+use perilune::server::{BoundAddress, Listener, Router};
+use perilune::wire::*;
+use perilune::words::{Dict, MatchPolicy, RequestId, SessionId, Uri, Value};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message as Frame};
+
+/// Longer than anything here takes, shorter than anybody's patience.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+pub const REALM: &str = "realm1";
+
+pub fn uri(text: &str) -> Uri {
+    Uri::from(text)
+}
+
+/// Anonymous everybody may do everything in `realm1`; one listener on a free port.
+pub fn settings() -> Settings {
+    let rule = Rule {
+        uri: uri(""),
+        match_policy: MatchPolicy::Prefix,
+        allow: Actions::all(),
+        disclose_caller: Disclosure::OnRequest,
+        disclose_publisher: Disclosure::OnRequest,
+    };
+    let role = RolePolicy { rules: vec![rule], ..RolePolicy::default() };
+    let policy = RealmPolicy {
+        auth: AuthPolicy { anonymous: Some(AnonymousUser { role: "guest".into() }), ..AuthPolicy::default() },
+        roles: [("guest".to_owned(), role.into())].into(),
+        ..RealmPolicy::default()
+    };
+    Settings {
+        listeners: vec![ListenerSettings::at(Address::Tcp("127.0.0.1:0".into()))],
+        realms: [(uri(REALM), RealmSettings { policy, ..RealmSettings::default() })].into(),
+        ..Settings::default()
+    }
+}
+
+/// Starts a router in this process; hands back where its first listener is.
+pub async fn start(settings: &Settings) -> (Router, SocketAddr) {
+    let router = Router::new(settings);
+    let mut first = None;
+    for listener in &settings.listeners {
+        let listener = Listener::bind(listener).await.expect("binds");
+        if let BoundAddress::Tcp { address, .. } = listener.address() {
+            first.get_or_insert(*address);
+        }
+        router.serve(listener);
+    }
+    (router, first.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap()))
+}
+
+/// Waits for something, but not for ever.
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("in time")
+}
+
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+pub type BoxedIo = Box<dyn Io>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    WebSocket,
+    RawSocket,
+}
+
+pub enum Transport {
+    WebSocket(Box<WebSocketStream<BoxedIo>>),
+    RawSocket(BoxedIo),
+}
+
+/// What arrived instead of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// A WebSocket close frame with this code.
+    Closed(u16),
+    /// The end of the stream.
+    Eof,
+}
+
+pub struct Client {
+    pub transport: Transport,
+    pub serializer: Serializer,
+    pub session: Option<SessionId>,
+    requests: u64,
+}
+
+pub async fn tcp(address: SocketAddr) -> BoxedIo {
+    Box::new(soon(TcpStream::connect(address)).await.expect("connects"))
+}
+
+pub async fn unix(path: &Path) -> BoxedIo {
+    Box::new(soon(UnixStream::connect(path)).await.expect("connects"))
+}
+
+impl Client {
+    /// A transport without a session.
+    pub async fn open(io: BoxedIo, kind: Kind, serializer: Serializer) -> Self {
+        let transport = match kind {
+            Kind::WebSocket => {
+                let mut request = "ws://localhost/ws".into_client_request().unwrap();
+                let protocol = format!("wamp.2.{}", serializer.name());
+                request.headers_mut().insert("Sec-WebSocket-Protocol", protocol.parse().unwrap());
+                let (stream, _) =
+                    soon(tokio_tungstenite::client_async(request, io)).await.expect("upgrades");
+                Transport::WebSocket(Box::new(stream))
+            }
+            Kind::RawSocket => {
+                let mut io = io;
+                let code = 0xF0 | (serializer as u8 + 1);
+                io.write_all(&[0x7F, code, 0, 0]).await.unwrap();
+                let mut reply = [0; 4];
+                soon(io.read_exact(&mut reply)).await.expect("answers");
+                assert_eq!((reply[0], reply[1] & 0x0F), (0x7F, code & 0x0F));
+                Transport::RawSocket(io)
+            }
+        };
+        Self { transport, serializer, session: None, requests: 0 }
+    }
+
+    /// An anonymous session in `realm1` over TCP.
+    pub async fn join(address: SocketAddr, kind: Kind, serializer: Serializer) -> Self {
+        Self::join_on(tcp(address).await, kind, serializer).await
+    }
+
+    /// An anonymous session in `realm1`.
+    pub async fn join_on(io: BoxedIo, kind: Kind, serializer: Serializer) -> Self {
+        let mut client = Self::open(io, kind, serializer).await;
+        client.hello().await;
+        client
+    }
+
+    /// An anonymous session on a RawSocket whose handshake is done.
+    pub async fn join_raw(io: BoxedIo, serializer: Serializer) -> Self {
+        let transport = Transport::RawSocket(io);
+        let mut client = Self { transport, serializer, session: None, requests: 0 };
+        client.hello().await;
+        client
+    }
+
+    /// Logs in anonymously.
+    pub async fn hello(&mut self) {
+        self.send(&hello(REALM)).await;
+        match self.message().await {
+            Message::Welcome(welcome) => self.session = Some(welcome.session),
+            other => panic!("expected WELCOME, got {other:?}"),
+        }
+    }
+
+    pub async fn send(&mut self, message: &Message) {
+        let mut octets = Vec::new();
+        encode(self.serializer, message, &mut octets).expect("encodes");
+        self.send_octets(octets).await;
+    }
+
+    /// Octets framed as one message.
+    pub async fn send_octets(&mut self, octets: Vec<u8>) {
+        match &mut self.transport {
+            Transport::WebSocket(stream) => {
+                let frame = match self.serializer {
+                    Serializer::Json => Frame::Text(String::from_utf8(octets).expect("JSON is text").into()),
+                    Serializer::MsgPack | Serializer::Cbor => Frame::Binary(octets.into()),
+                };
+                soon(stream.send(frame)).await.expect("sends");
+            }
+            Transport::RawSocket(io) => {
+                let mut frame = (octets.len() as u32).to_be_bytes().to_vec();
+                frame.extend(octets);
+                soon(io.write_all(&frame)).await.expect("sends");
+            }
+        }
+    }
+
+    /// The next message, or how the transport ended.
+    pub async fn next(&mut self) -> Result<Message, Ended> {
+        let octets = match &mut self.transport {
+            Transport::WebSocket(stream) => loop {
+                match soon(stream.next()).await {
+                    Some(Ok(Frame::Text(text))) => break Bytes::from(text),
+                    Some(Ok(Frame::Binary(octets))) => break octets,
+                    Some(Ok(Frame::Close(Some(CloseFrame { code, .. })))) => return Err(Ended::Closed(code.into())),
+                    Some(Ok(Frame::Close(None))) => return Err(Ended::Closed(1005)),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Err(Ended::Eof),
+                }
+            },
+            Transport::RawSocket(io) => {
+                let mut header = [0; 4];
+                if soon(io.read_exact(&mut header)).await.is_err() {
+                    return Err(Ended::Eof);
+                }
+                assert_eq!(header[0], 0, "a message frame");
+                let mut octets = vec![0; u32::from_be_bytes(header) as usize];
+                soon(io.read_exact(&mut octets)).await.expect("a whole frame");
+                octets.into()
+            }
+        };
+        Ok(decode(self.serializer, &octets, NESTING).expect("the router's messages decode"))
+    }
+
+    pub async fn message(&mut self) -> Message {
+        self.next().await.expect("a message")
+    }
+
+    pub async fn ended(&mut self) -> Ended {
+        match self.next().await {
+            Err(ended) => ended,
+            Ok(message) => panic!("expected the end, got {message:?}"),
+        }
+    }
+
+    pub fn request(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId::from_raw(self.requests)
+    }
+
+    pub async fn register(&mut self, procedure: &str) {
+        let request = self.request();
+        let (options, procedure) = (RegisterOptions::default(), uri(procedure));
+        self.send(&Message::Register(Register { request, options, procedure })).await;
+        match self.message().await {
+            Message::Registered(registered) => assert_eq!(registered.request, request),
+            other => panic!("expected REGISTERED, got {other:?}"),
+        }
+    }
+
+    pub async fn subscribe(&mut self, topic: &str) {
+        let request = self.request();
+        let (options, topic) = (SubscribeOptions::default(), uri(topic));
+        self.send(&Message::Subscribe(Subscribe { request, options, topic })).await;
+        match self.message().await {
+            Message::Subscribed(subscribed) => assert_eq!(subscribed.request, request),
+            other => panic!("expected SUBSCRIBED, got {other:?}"),
+        }
+    }
+
+    /// Sends a CALL.
+    pub async fn call(&mut self, procedure: &str, args: &[Value]) -> RequestId {
+        let request = self.request();
+        let payload = Payload::of(self.serializer, args, &Dict::new());
+        let options = CallOptions::default();
+        self.send(&Message::Call(Call { request, options, procedure: uri(procedure), payload })).await;
+        request
+    }
+
+    /// Answers the next INVOCATION with its own arguments.
+    pub async fn echo(&mut self) {
+        match self.message().await {
+            Message::Invocation(Invocation { request, payload, .. }) => {
+                self.send(&Message::Yield(Yield { request, progress: false, passthru: None, payload })).await;
+            }
+            other => panic!("expected INVOCATION, got {other:?}"),
+        }
+    }
+
+    /// Sends a PUBLISH without acknowledgement.
+    pub async fn publish(&mut self, topic: &str, args: &[Value]) {
+        let request = self.request();
+        let payload = Payload::of(self.serializer, args, &Dict::new());
+        let options = PublishOptions::default();
+        self.send(&Message::Publish(Publish { request, options, topic: uri(topic), payload })).await;
+    }
+
+    /// The arguments of the RESULT to a request.
+    pub async fn result(&mut self, request: RequestId) -> Vec<Value> {
+        match self.message().await {
+            Message::Result(result) => {
+                assert_eq!(result.request, request);
+                result.payload.values().expect("values").0
+            }
+            other => panic!("expected RESULT, got {other:?}"),
+        }
+    }
+
+    /// The arguments of the next EVENT.
+    pub async fn event(&mut self) -> Vec<Value> {
+        match self.message().await {
+            Message::Event(event) => event.payload.values().expect("values").0,
+            other => panic!("expected EVENT, got {other:?}"),
+        }
+    }
+
+    /// The reason of the next message, a GOODBYE or an ABORT.
+    pub async fn reason(&mut self) -> String {
+        match self.message().await {
+            Message::Goodbye(Goodbye { reason, .. }) | Message::Abort(Abort { reason, .. }) => reason.to_string(),
+            other => panic!("expected GOODBYE or ABORT, got {other:?}"),
+        }
+    }
+
+    pub async fn goodbye(&mut self, reason: &str) {
+        self.send(&Message::Goodbye(Goodbye { message: None, reason: uri(reason) })).await;
+    }
+}
+
+pub fn hello(realm: &str) -> Message {
+    let features = Some(ClientFeatures::default());
+    let roles = ClientRoles { publisher: features, subscriber: features, caller: features, callee: features };
+    Message::Hello(Box::new(Hello { realm: Some(uri(realm)), roles, ..Hello::default() }))
+}
+
+/// The set of one action, for rules.
+pub fn only(action: Action) -> Actions {
+    [action].into_iter().collect()
+}

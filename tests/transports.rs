@@ -1,0 +1,554 @@
+//! Transports end to end, in one process: every way in, every limit filled, every way out.
+
+mod support;
+
+use std::time::Duration;
+
+use perilune::core::policy::SlowPolicy;
+use perilune::server::settings::{Address, ListenerSettings, RealmSettings, Settings, TlsSettings};
+use perilune::server::{ListenError, Listener};
+use perilune::wire::{Goodbye, Invocation, Message, Payload, Serializer, Yield};
+use perilune::words::{Dict, Value};
+use support::{BoxedIo, Client, Ended, Kind, REALM, settings, soon, start, tcp, unix, uri};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::rustls::{self, pki_types::CertificateDer};
+use tokio_tungstenite::tungstenite::protocol::Message as Frame;
+
+/// All ways to speak.
+fn ways() -> Vec<(Kind, Serializer)> {
+    let kinds = [Kind::WebSocket, Kind::RawSocket];
+    kinds.into_iter().flat_map(|kind| Serializer::ALL.map(|serializer| (kind, serializer))).collect()
+}
+
+/// The realm's settings, to change them.
+fn realm(settings: &mut Settings) -> &mut RealmSettings {
+    settings.realms.get_mut(REALM).expect("realm1")
+}
+
+fn text(length: usize) -> Value {
+    Value::Str("x".repeat(length))
+}
+
+#[tokio::test]
+async fn ser_01_rs_13_calls_and_events_between_all_transports() {
+    let (_router, address) = start(&settings()).await;
+    let values = vec![Value::Int(-7), Value::Str("ö".into()), Value::Bytes(vec![0, 255].into()), Value::Null];
+    for (kind, serializer) in ways() {
+        let mut callee = Client::join(address, kind, serializer).await;
+        callee.register("com.echo").await;
+        callee.subscribe("com.topic").await;
+        for (kind, serializer) in ways() {
+            let mut caller = Client::join(address, kind, serializer).await;
+            let request = caller.call("com.echo", &values).await;
+            callee.echo().await;
+            assert_eq!(caller.result(request).await, values, "{kind:?} {serializer:?}");
+            caller.publish("com.topic", &values).await;
+            assert_eq!(callee.event().await, values, "{kind:?} {serializer:?}");
+        }
+        callee.goodbye("wamp.close.normal").await;
+        assert_eq!(callee.reason().await, "wamp.close.goodbye_and_out");
+    }
+}
+
+#[tokio::test]
+async fn ses_25_ses_32_goodbye_then_another_hello_on_the_same_transport() {
+    let (router, address) = start(&settings()).await;
+    for (kind, serializer) in ways() {
+        let mut client = Client::join(address, kind, serializer).await;
+        let first = client.session;
+        client.goodbye("wamp.close.normal").await;
+        assert_eq!(client.reason().await, "wamp.close.goodbye_and_out");
+        assert_eq!(router.realm(REALM).unwrap().session_count(), 0);
+        client.hello().await;
+        assert_ne!(client.session, first);
+        drop(client);
+    }
+}
+
+#[tokio::test]
+async fn ses_14_ses_27_ws_06_shutdown_says_goodbye_to_everybody() {
+    let (router, address) = start(&settings()).await;
+    let mut polite = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let mut raw = Client::join(address, Kind::RawSocket, Serializer::Cbor).await;
+    let mut early = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+    let clients = async {
+        assert_eq!(polite.reason().await, "wamp.close.system_shutdown");
+        polite.send(&Message::Goodbye(Goodbye { message: None, reason: uri("wamp.close.goodbye_and_out") })).await;
+        assert_eq!(polite.ended().await, Ended::Closed(1001));
+        assert_eq!(early.reason().await, "wamp.close.system_shutdown");
+        assert_eq!(early.ended().await, Ended::Closed(1001));
+        assert_eq!(raw.reason().await, "wamp.close.system_shutdown");
+        raw.goodbye("wamp.close.goodbye_and_out").await;
+        assert_eq!(raw.ended().await, Ended::Eof);
+        drop((polite, raw, early));
+    };
+    soon(async { tokio::join!(router.shutdown(), clients) }).await;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn ses_29_a_client_that_never_says_goodbye_is_left() {
+    let mut settings = settings();
+    settings.limits.goodbye = Duration::from_millis(50);
+    let (router, address) = start(&settings).await;
+    let mut silent = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    soon(router.shutdown()).await;
+    assert_eq!(silent.reason().await, "wamp.close.system_shutdown");
+    assert_eq!(silent.ended().await, Ended::Closed(1001));
+}
+
+#[tokio::test]
+async fn vio_01_violations_abort_and_close() {
+    let (_router, address) = start(&settings()).await;
+    let broken: [&[u8]; 3] = [b"[48, 1", b"[99]", b"[1,\"realm1\",{\"roles\":{\"caller\":{}}}]"];
+    for octets in broken {
+        let mut client = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+        client.send_octets(octets.to_vec()).await;
+        assert_eq!(client.reason().await, "wamp.error.protocol_violation");
+        assert_eq!(client.ended().await, Ended::Closed(1002));
+    }
+    for octets in [&b"{}"[..], b"[48,1,{},\"a.b\"]"] {
+        let mut client = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+        client.send_octets(octets.to_vec()).await;
+        assert_eq!(client.reason().await, "wamp.error.protocol_violation", "before a session");
+        assert_eq!(client.ended().await, Ended::Closed(1002));
+    }
+    let mut raw = Client::join(address, Kind::RawSocket, Serializer::MsgPack).await;
+    raw.send_octets(vec![0xC1]).await;
+    assert_eq!(raw.reason().await, "wamp.error.protocol_violation");
+    assert_eq!(raw.ended().await, Ended::Eof);
+}
+
+#[tokio::test]
+async fn ws_04_ws_05_wrong_frames_end_with_their_code() {
+    let (router, address) = start(&settings()).await;
+    let mut settings = settings();
+    settings.listeners[0].message = 1000;
+    let small = Listener::bind(&settings.listeners[0]).await.unwrap();
+    let perilune::server::BoundAddress::Tcp { address: small_address, .. } = *small.address() else { panic!() };
+    router.serve(small);
+
+    let mut binary = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let support::Transport::WebSocket(stream) = &mut binary.transport else { unreachable!() };
+    futures_util::SinkExt::send(stream.as_mut(), Frame::Binary(b"[1]".to_vec().into())).await.unwrap();
+    assert_eq!(binary.reason().await, "wamp.error.protocol_violation");
+    assert_eq!(binary.ended().await, Ended::Closed(1002));
+
+    let mut large = Client::join(small_address, Kind::WebSocket, Serializer::Json).await;
+    large.call("com.echo", &[text(2000)]).await;
+    assert_eq!(large.ended().await, Ended::Closed(1009));
+
+    let mut raw = Client::join(small_address, Kind::RawSocket, Serializer::Json).await;
+    raw.call("com.echo", &[text(600)]).await;
+    assert_eq!(raw.ended().await, Ended::Eof, "1000 is announced as 512");
+}
+
+#[tokio::test]
+async fn ws_05_rs_10_pings_are_answered_also_before_hello() {
+    let (_router, address) = start(&settings()).await;
+    let mut client = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+    let support::Transport::WebSocket(stream) = &mut client.transport else { unreachable!() };
+    futures_util::SinkExt::send(stream.as_mut(), Frame::Ping(b"abc".to_vec().into())).await.unwrap();
+    let pong = soon(futures_util::StreamExt::next(stream.as_mut())).await.unwrap().unwrap();
+    assert_eq!(pong, Frame::Pong(b"abc".to_vec().into()));
+
+    let mut raw = Client::open(tcp(address).await, Kind::RawSocket, Serializer::Json).await;
+    let support::Transport::RawSocket(io) = &mut raw.transport else { unreachable!() };
+    io.write_all(&[1, 0, 0, 2, 0x61, 0x62]).await.unwrap();
+    let mut pong = [0; 6];
+    soon(io.read_exact(&mut pong)).await.unwrap();
+    assert_eq!(pong, [2, 0, 0, 2, 0x61, 0x62]);
+    raw.hello().await;
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_pinged_and_left_after_three_missed_pongs() {
+    let mut settings = settings();
+    settings.listeners[0].idle_ping = Some(Duration::from_millis(30));
+    let (router, address) = start(&settings).await;
+    let mut raw = Client::join(address, Kind::RawSocket, Serializer::Json).await;
+    let support::Transport::RawSocket(io) = &mut raw.transport else { unreachable!() };
+    let mut pings = 0;
+    let mut header = [0; 4];
+    while soon(io.read_exact(&mut header)).await.is_ok() {
+        assert_eq!(header, [1, 0, 0, 8], "a PING");
+        let mut payload = [0; 8];
+        soon(io.read_exact(&mut payload)).await.unwrap();
+        pings += 1;
+        if pings == 1 {
+            io.write_all(&[[2, 0, 0, 8].as_slice(), &payload].concat()).await.unwrap();
+        }
+    }
+    assert_eq!(pings, 1 + 3);
+    assert_eq!(router.realm(REALM).unwrap().session_count(), 0);
+}
+
+#[tokio::test]
+async fn rs_03_rs_06_rawsocket_handshakes() {
+    let (_router, address) = start(&settings()).await;
+    for (octets, answer) in [
+        ([0x7F, 0xF1, 0, 0], [0x7F, 0xB1, 0, 0]),
+        ([0x7F, 0xF0, 0, 0], [0x7F, 0x10, 0, 0]),
+        ([0x7F, 0xF4, 0, 0], [0x7F, 0x10, 0, 0]),
+        ([0x7F, 0xF1, 0, 1], [0x7F, 0x30, 0, 0]),
+    ] {
+        let mut io = tcp(address).await;
+        for octet in octets {
+            io.write_all(&[octet]).await.unwrap();
+            io.flush().await.unwrap();
+        }
+        let mut reply = [0; 4];
+        soon(io.read_exact(&mut reply)).await.unwrap();
+        assert_eq!(reply, answer, "{octets:02x?}");
+        if answer[1] & 0x0F == 0 {
+            assert_eq!(soon(io.read(&mut reply)).await.unwrap(), 0, "closed");
+        }
+    }
+    // Glued to the first frame: HELLO comes in the same packet.
+    let hello = br#"[1,"realm1",{"roles":{"caller":{}}}]"#;
+    let mut glued = vec![0x7F, 0xF1, 0, 0, 0, 0, 0, hello.len() as u8];
+    glued.extend(hello);
+    let mut io = tcp(address).await;
+    io.write_all(&glued).await.unwrap();
+    let mut reply = [0; 10];
+    soon(io.read_exact(&mut reply)).await.unwrap();
+    assert_eq!((&reply[..4], &reply[8..]), (&[0x7F, 0xB1, 0, 0][..], &b"[2"[..]));
+}
+
+#[tokio::test]
+async fn rs_11_msg_18_nothing_above_the_clients_limit_is_sent() {
+    let (_router, address) = start(&settings()).await;
+    let mut io = tcp(address).await;
+    io.write_all(&[0x7F, 0x11, 0, 0]).await.unwrap();
+    let mut reply = [0; 4];
+    soon(io.read_exact(&mut reply)).await.unwrap();
+    let mut small = Client::join_raw(io, Serializer::Json).await;
+    small.subscribe("com.topic").await;
+    let mut other = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    other.publish("com.topic", &[text(2000)]).await;
+    other.publish("com.topic", &[Value::Int(1)]).await;
+    assert_eq!(small.event().await, [Value::Int(1)], "the event of 2000 octets is dropped");
+}
+
+#[tokio::test]
+async fn tls_02_unix_sockets_with_mode_and_stale_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("perilune.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "a stale socket file");
+    let mut settings = settings();
+    settings.listeners = vec![ListenerSettings::at(Address::Unix { path: path.clone(), mode: 0o600 })];
+    let (router, _) = start(&settings).await;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let again = Listener::bind(&settings.listeners[0]).await;
+    assert!(matches!(again, Err(ListenError::InUse { .. })), "a living one is not replaced");
+
+    for (kind, serializer) in ways() {
+        let mut client = Client::join_on(unix(&path).await, kind, serializer).await;
+        client.register("com.echo").await;
+        let request = client.call("com.echo", &[Value::Int(1)]).await;
+        client.echo().await;
+        assert_eq!(client.result(request).await, [Value::Int(1)]);
+    }
+    soon(router.shutdown()).await;
+    assert!(!path.exists(), "removed at stop");
+
+    std::fs::write(&path, "precious").unwrap();
+    let not_ours = Listener::bind(&settings.listeners[0]).await;
+    assert!(matches!(not_ours, Err(ListenError::NotASocket { .. })));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_taken_port_says_what_to_do() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = Listener::bind(&ListenerSettings::at(Address::Tcp(address.clone()))).await.err().unwrap();
+    assert!(error.to_string().contains(&address) && error.to_string().contains("--listen"), "{error}");
+}
+
+/// One HTTP request in, the whole answer out.
+async fn http(address: std::net::SocketAddr, request: &str) -> String {
+    let mut io = tcp(address).await;
+    io.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon(io.read_to_string(&mut answer)).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn ws_03_http_answers() {
+    let (_router, address) = start(&settings()).await;
+    let answer = http(address, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let answer = http(address, &format!("{upgrade}Sec-WebSocket-Protocol: chat\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let answer = http(
+        address,
+        &format!("{upgrade}Sec-WebSocket-Protocol: wamp.2.json\r\nOrigin: http://evil.example\r\n\r\n"),
+    )
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
+#[tokio::test]
+async fn rs_04_garbage_is_closed() {
+    let (_router, address) = start(&settings()).await;
+    for garbage in [&b"\x00\x01\x02\x03"[..], b"SSH-2.0-x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"] {
+        let mut io = tcp(address).await;
+        io.write_all(garbage).await.unwrap();
+        let mut rest = Vec::new();
+        // Closed, perhaps by a reset, as octets were left unread.
+        let _ = soon(io.read_to_end(&mut rest)).await;
+        assert!(!rest.starts_with(b"\x7F"));
+    }
+}
+
+#[tokio::test]
+async fn ses_15_half_open_handshakes_are_closed() {
+    let mut settings = settings();
+    settings.limits.handshake = Duration::from_millis(50);
+    let (_router, address) = start(&settings).await;
+    for start in [&b""[..], b"\x7F", b"GET /ws HTTP/1.1\r\nHost: x\r\n"] {
+        let mut io = tcp(address).await;
+        io.write_all(start).await.unwrap();
+        let mut rest = Vec::new();
+        soon(io.read_to_end(&mut rest)).await.unwrap();
+        assert!(rest.is_empty());
+    }
+    for (kind, serializer) in ways() {
+        let mut client = Client::open(tcp(address).await, kind, serializer).await;
+        let ended = client.ended().await;
+        assert!(matches!(ended, Ended::Closed(1000) | Ended::Eof), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn rs_03_connections_beyond_the_limit_are_refused() {
+    let mut settings = settings();
+    settings.limits.connections = 1;
+    let (_router, address) = start(&settings).await;
+    let first = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let answer = http(address, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    let mut raw = tcp(address).await;
+    raw.write_all(&[0x7F, 0xF1, 0, 0]).await.unwrap();
+    let mut reply = [0; 4];
+    soon(raw.read_exact(&mut reply)).await.unwrap();
+    assert_eq!(reply, [0x7F, 0x40, 0, 0]);
+    drop(first);
+}
+
+#[tokio::test]
+async fn the_oldest_connection_without_login_makes_room() {
+    let mut settings = settings();
+    settings.limits.unauthenticated = 2;
+    let (_router, address) = start(&settings).await;
+    let mut session = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let mut oldest = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+    let mut middle = Client::open(tcp(address).await, Kind::RawSocket, Serializer::Json).await;
+    let mut newest = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+    assert_eq!(oldest.ended().await, Ended::Closed(1013));
+    middle.hello().await;
+    newest.hello().await;
+    session.subscribe("com.still.there").await;
+}
+
+/// Publishes until the queue of a subscriber that does not read is full, whatever the sockets hold.
+async fn flood(publisher: &mut Client) {
+    let value = [text(100_000)];
+    for _ in 0..150 {
+        publisher.publish("com.flood", &value).await;
+    }
+    // An acknowledged request: everything before it has been handled.
+    publisher.subscribe("com.flushed").await;
+}
+
+#[tokio::test]
+async fn a_slow_subscriber_misses_events_and_nobody_waits() {
+    let mut settings = settings();
+    settings.limits.queue = 300_000;
+    let (_router, address) = start(&settings).await;
+    let mut watcher = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    watcher.subscribe("perilune.session.on_slow").await;
+    let mut slow = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    slow.subscribe("com.flood").await;
+    let mut publisher = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    flood(&mut publisher).await;
+    assert!(!watcher.event().await.is_empty(), "on_slow tells who");
+    let mut received = 0;
+    publisher.publish("com.flood", &[Value::Int(1)]).await;
+    while let Ok(Ok(message)) = tokio::time::timeout(Duration::from_millis(500), slow.next()).await {
+        assert!(matches!(message, Message::Event(_)));
+        received += 1;
+    }
+    assert!((1..150).contains(&received), "some of the events: {received}");
+    publisher.publish("com.flood", &[Value::Int(2)]).await;
+    assert_eq!(slow.event().await, [Value::Int(2)], "and it goes on");
+}
+
+#[tokio::test]
+async fn a_slow_subscriber_is_closed_where_the_policy_says_so() {
+    let mut settings = settings();
+    settings.limits.queue = 300_000;
+    realm(&mut settings).policy.slow = SlowPolicy::Close;
+    let (router, address) = start(&settings).await;
+    let mut slow = Client::join(address, Kind::RawSocket, Serializer::MsgPack).await;
+    slow.subscribe("com.flood").await;
+    let mut publisher = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    flood(&mut publisher).await;
+    assert_eq!(router.realm(REALM).unwrap().session_count(), 1);
+    loop {
+        match slow.next().await {
+            Ok(Message::Event(_)) => {}
+            Ok(Message::Goodbye(goodbye)) => break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer"),
+            other => panic!("expected GOODBYE, got {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_callee_with_a_full_queue_is_unavailable() {
+    let mut settings = settings();
+    settings.limits.queue = 300_000;
+    let (_router, address) = start(&settings).await;
+    let mut callee = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    callee.register("com.slow").await;
+    let mut caller = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let value = [text(100_000)];
+    for _ in 0..150 {
+        caller.call("com.slow", &value).await;
+    }
+    match caller.message().await {
+        Message::Error(error) => assert_eq!(&*error.error, "wamp.error.unavailable"),
+        other => panic!("expected ERROR, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_read_its_results_is_closed() {
+    let mut settings = settings();
+    settings.limits.queue = 300_000;
+    let (_router, address) = start(&settings).await;
+    let mut callee = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    callee.register("com.big").await;
+    let mut caller = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let mut answers = Vec::new();
+    for _ in 0..150 {
+        caller.call("com.big", &[]).await;
+    }
+    for _ in 0..150 {
+        let Message::Invocation(Invocation { request, .. }) = callee.message().await else { panic!("INVOCATION") };
+        answers.push(request);
+    }
+    let payload = Payload::of(Serializer::Json, &[text(100_000)], &Dict::new());
+    for request in answers {
+        let payload = payload.clone();
+        callee.send(&Message::Yield(Yield { request, progress: false, passthru: None, payload })).await;
+    }
+    loop {
+        match caller.next().await {
+            Ok(Message::Result(_)) => {}
+            Ok(Message::Goodbye(goodbye)) => break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer"),
+            other => panic!("expected GOODBYE, got {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn when_all_queues_are_full_the_largest_goes_first() {
+    let mut settings = settings();
+    settings.limits.queue = usize::MAX;
+    settings.limits.queues_total = 2_000_000;
+    let (router, address) = start(&settings).await;
+    let mut slow = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    slow.subscribe("com.flood").await;
+    let mut publisher = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    flood(&mut publisher).await;
+    soon(async {
+        while router.realm(REALM).unwrap().session_count() > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    publisher.subscribe("com.still.there").await;
+    loop {
+        match slow.next().await {
+            Ok(Message::Event(_)) => {}
+            Ok(Message::Goodbye(goodbye)) => break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer"),
+            other => panic!("expected GOODBYE, got {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_configuration_holds_at_once() {
+    let mut settings = settings();
+    let (router, address) = start(&settings).await;
+    let mut client = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let policy = realm(&mut settings).clone();
+    settings.realms.insert(uri("realm2"), policy);
+    settings.realms.remove(REALM);
+    settings.listeners[0].message = 17;
+    assert_eq!(router.apply(&settings), ["listen"]);
+    assert_eq!(client.reason().await, "wamp.close.close_realm");
+    let mut other = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+    other.send(&support::hello(REALM)).await;
+    assert_eq!(other.reason().await, "wamp.error.no_such_realm");
+    let mut other = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+    other.send(&support::hello("realm2")).await;
+    assert!(matches!(other.message().await, Message::Welcome(_)));
+}
+
+/// Certificate and key for `localhost`, as files.
+fn certificate(folder: &std::path::Path) -> (TlsSettings, CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    (TlsSettings { cert, key }, made.cert.der().clone())
+}
+
+async fn tls(address: std::net::SocketAddr, trusted: CertificateDer<'static>) -> std::io::Result<BoxedIo> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = connector.connect("localhost".try_into().unwrap(), tcp(address).await);
+    Ok(Box::new(soon(stream).await?))
+}
+
+#[tokio::test]
+async fn rs_13_tls_carries_everything_and_certificates_are_reloaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (files, first) = certificate(folder.path());
+    let mut settings = settings();
+    settings.listeners[0].tls = Some(files.clone());
+    let (router, address) = start(&settings).await;
+    for (kind, serializer) in ways() {
+        let mut client = Client::join_on(tls(address, first.clone()).await.unwrap(), kind, serializer).await;
+        client.register("com.echo").await;
+        let request = client.call("com.echo", &[text(50_000)]).await;
+        client.echo().await;
+        assert_eq!(client.result(request).await, [text(50_000)]);
+    }
+    let (_, second) = certificate(folder.path());
+    assert!(router.reload_certificates().is_empty());
+    assert!(tls(address, first).await.is_err(), "the old certificate is gone");
+    assert!(tls(address, second.clone()).await.is_ok());
+
+    std::fs::write(&files.key, "nonsense").unwrap();
+    let errors = router.reload_certificates();
+    assert!(errors.len() == 1 && errors[0].to_string().contains("key.pem"), "{errors:?}");
+    assert!(tls(address, second).await.is_ok(), "what cannot be read changes nothing");
+    std::fs::remove_file(&files.cert).unwrap();
+    let error = Listener::bind(&settings.listeners[0]).await.err().unwrap();
+    assert!(error.to_string().contains("cert.pem"), "{error}");
+}
