@@ -1,21 +1,33 @@
 //! The command line: one `match` over the commands of design.md, nothing else.
 
+mod app;
 mod bench;
+mod check;
+mod logging;
+mod serve;
+mod version;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A WAMP v2 router whose logins, permissions and procedures are hot-reloaded Lua scripts.
 #[derive(Parser)]
-#[command(name = "perilune", version)]
+#[command(name = "perilune", disable_version_flag = true)]
 struct Cli {
+    /// Print version, commit, LuaJIT and how runaway scripts are stopped
+    #[arg(short = 'V', long)]
+    version: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the router
+    Serve(serve::ServeArgs),
+    /// Load configuration and scripts in a throw-away router and print every problem
+    Check(check::CheckArgs),
     /// Measure a running router
     Bench(bench::BenchArgs),
 }
@@ -23,8 +35,18 @@ enum Command {
 /// Parses the command line and runs the command; the exit codes are 0 fine, 1 the thing checked is wrong,
 /// 2 wrong usage, 3 could not start.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Bench(args) => bench::run(args),
+    let cli = Cli::parse();
+    if cli.version {
+        return version::print();
+    }
+    let outcome = match cli.command {
+        Some(Command::Serve(args)) => serve::run(args),
+        Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Bench(args)) => bench::run(args),
+        None => {
+            eprintln!("{}", Cli::command().render_help());
+            return ExitCode::from(2);
+        }
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("perilune: {error:#}");

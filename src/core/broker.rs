@@ -45,6 +45,10 @@ struct Publication<'a> {
 }
 
 impl Broker {
+    pub(super) fn subscription_count(&self) -> usize {
+        self.subscriptions.len()
+    }
+
     /// `limit`: subscriptions a session may hold.
     pub(super) fn subscribe(
         &mut self,

@@ -64,6 +64,8 @@ struct OpenCall {
     progress: bool,
     /// What the caller asked for.
     receive_progress: bool,
+    /// When the CALL arrived; from here the first deadline is counted, whichever callee gets it (`TMO-07`).
+    received: Duration,
     timeout: Option<Duration>,
     /// Set while the router keeps the time.
     deadline: Option<Duration>,
@@ -288,7 +290,8 @@ impl Dealer {
             },
             progress: false,
             receive_progress: call.options.receive_progress,
-            timeout: effective_timeout(call.options.timeout, context.limits),
+            received: context.received,
+            timeout: context.limits.timeout_of(&call),
             deadline: None,
             interrupted: false,
             refused: 0,
@@ -333,9 +336,9 @@ impl Dealer {
         session.invocations.insert(call.invocation, key);
 
         let forwards_timeout = callee.forward_timeout && features.call_timeout;
-        if let Some(timeout) = call.timeout.filter(|_| !forwards_timeout) {
-            // A call handed to the next callee keeps its first deadline.
-            let deadline = *call.deadline.get_or_insert(context.received + timeout);
+        let timed = call.timeout.filter(|_| !forwards_timeout);
+        call.deadline = timed.map(|timeout| call.received + timeout);
+        if let Some(deadline) = call.deadline {
             self.deadlines.insert((deadline, key));
         }
         let details = InvocationDetails {
@@ -647,6 +650,18 @@ impl Dealer {
 
 // Time and leaving.
 impl Dealer {
+    pub(super) fn registration_count(&self) -> usize {
+        self.registrations.len()
+    }
+
+    pub(super) fn open_call_count(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub(super) fn deadline_count(&self) -> usize {
+        self.deadlines.len()
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
@@ -723,15 +738,16 @@ fn interrupt(request: RequestId, mode: CancelMode, reason: Option<Uri>) -> Messa
     })
 }
 
-/// 0 means the realm's default; nothing exceeds the realm's maximum.
-fn effective_timeout(milliseconds: u64, limits: &RealmLimits) -> Option<Duration> {
-    let asked = match milliseconds {
-        0 => limits.call_timeout,
-        asked => Some(Duration::from_millis(asked)),
-    };
-    asked.map(|timeout| {
-        limits
-            .max_call_timeout
-            .map_or(timeout, |most| timeout.min(most))
-    })
+impl RealmLimits {
+    /// 0 means the realm's default; nothing exceeds the realm's maximum.
+    pub(super) fn timeout_of(&self, call: &Call) -> Option<Duration> {
+        let asked = match call.options.timeout {
+            0 => self.call_timeout,
+            asked => Some(Duration::from_millis(asked)),
+        };
+        asked.map(|timeout| {
+            self.max_call_timeout
+                .map_or(timeout, |most| timeout.min(most))
+        })
+    }
 }

@@ -176,6 +176,8 @@ pub enum Report {
         uri: Uri,
         text: String,
     },
+    /// A session of a peer (no script) has joined or left.
+    Changed { session: SessionId, principal: Arc<Principal>, joined: bool },
     /// A queue was full: the event was dropped, or the session closed.
     Slow {
         session: SessionId,

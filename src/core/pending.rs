@@ -26,15 +26,19 @@ pub(super) enum Request {
 /// One entry of a session's queue.
 #[derive(Debug)]
 pub(super) struct Pending {
+    /// Names the entry, whether or not somebody is asked about it.
+    pub(super) ticket: Ticket,
     pub(super) request: Request,
     pub(super) received: Duration,
+    /// `TMO-07`: when a CALL that still waits here times out; waiting counts towards its timeout.
+    pub(super) call_timeout_at: Option<Duration>,
     pub(super) state: PendingState,
 }
 
 #[derive(Debug)]
 pub(super) enum PendingState {
     /// The verdict is out.
-    Asked { ticket: Ticket, deadline: Duration },
+    Asked { deadline: Duration },
     /// Decided, waiting for its turn.
     Decided(Outcome),
 }
@@ -103,25 +107,17 @@ impl Request {
 }
 
 impl Pending {
-    /// The moment something has to happen if no verdict came: the hook's deadline or the call's own timeout.
+    /// The moment something has to happen by itself: the hook's deadline or the call's own timeout.
     pub(super) fn wake_at(&self) -> Option<Duration> {
-        match &self.state {
-            PendingState::Asked { deadline, .. } => Some(
-                self.call_timeout_at()
-                    .map_or(*deadline, |at| at.min(*deadline)),
-            ),
+        let deadline = match self.state {
+            PendingState::Asked { deadline } => Some(deadline),
             PendingState::Decided(_) => None,
-        }
+        };
+        [deadline, self.call_timeout_at].into_iter().flatten().min()
     }
 
-    /// `TMO-07`: time spent on authorization counts towards the call's timeout.
-    pub(super) fn call_timeout_at(&self) -> Option<Duration> {
-        match &self.request {
-            Request::Call(call) if call.options.timeout > 0 => self
-                .received
-                .checked_add(Duration::from_millis(call.options.timeout)),
-            _ => None,
-        }
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self.state, PendingState::Asked { .. })
     }
 }
 

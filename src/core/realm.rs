@@ -37,8 +37,11 @@ pub struct Realm {
     /// Subscription and registration ids: one counter for both (`ID-05`).
     last_id: u64,
     last_ticket: u64,
+    /// Verdicts up to this ticket were asked of an authorizer since replaced: they hold, but not for later (`AZ-07`).
+    former_tickets: u64,
+    /// The session of every pending request.
     tickets: FxHashMap<Ticket, SessionId>,
-    /// When to look at a pending request again, if no verdict comes before.
+    /// When to look at a pending request again: its hook is too slow, or its call timed out.
     verdict_deadlines: BTreeSet<(Duration, Ticket)>,
 }
 
@@ -55,6 +58,7 @@ impl Realm {
             random,
             last_id: 0,
             last_ticket: 0,
+            former_tickets: 0,
             tickets: FxHashMap::default(),
             verdict_deadlines: BTreeSet::new(),
         }
@@ -67,6 +71,31 @@ impl Realm {
     /// Sessions joined, scripts included.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Subscription objects with at least one member.
+    pub fn subscription_count(&self) -> usize {
+        self.broker.subscription_count()
+    }
+
+    /// Registration objects with at least one callee.
+    pub fn registration_count(&self) -> usize {
+        self.dealer.registration_count()
+    }
+
+    /// Calls that have an invocation out and no final answer yet.
+    pub fn open_call_count(&self) -> usize {
+        self.dealer.open_call_count()
+    }
+
+    /// Requests that wait for a verdict, or behind one that does.
+    pub fn pending_count(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Points in time the realm wants to be woken at.
+    pub fn deadline_count(&self) -> usize {
+        self.dealer.deadline_count() + self.verdict_deadlines.len()
     }
 
     /// The one step: appends to `out` what has to be done about `input`, in order. Never blocks, never fails.
@@ -159,6 +188,10 @@ impl Realm {
                 ))),
             );
         }
+        if !local {
+            let principal = session.principal.clone();
+            out.list.push(Effect::Report(Report::Changed { session: id, principal, joined: true }));
+        }
         self.sessions.insert(id, session);
     }
 
@@ -181,11 +214,18 @@ impl Realm {
         self.dealer.leave(&session, &mut self.sessions, out);
         self.broker.leave(&session);
         out.list.push(Effect::End { session: id, then });
+        if !session.local {
+            let principal = session.principal;
+            out.list.push(Effect::Report(Report::Changed { session: id, principal, joined: false }));
+        }
     }
 
     fn goodbye(&mut self, id: SessionId, out: &mut Effects) {
-        out.send(id, goodbye(uris::GOODBYE_AND_OUT, None));
-        self.end(id, Then::AwaitHello, out);
+        // SES-28, SES-30: after the router's own GOODBYE this one is the answer, and is not answered.
+        if self.sessions.contains_key(&id) {
+            out.send(id, goodbye(uris::GOODBYE_AND_OUT, None));
+            self.end(id, Then::AwaitHello, out);
+        }
     }
 
     fn kill(&mut self, id: SessionId, reason: Uri, message: Option<String>, out: &mut Effects) {
@@ -226,6 +266,7 @@ impl Realm {
     fn adopt_policy(&mut self, policy: Arc<RealmPolicy>, out: &mut Effects) {
         self.permissions = Permissions::new(&policy);
         self.policy = policy;
+        self.former_tickets = self.last_ticket;
         let mut gone = Vec::new();
         for session in self.sessions.values_mut() {
             session.forget_verdicts();
@@ -269,15 +310,7 @@ impl Realm {
             Some(outcome) if session.pending.is_empty() => {
                 self.perform(now.mono, id, request, outcome, out)
             }
-            Some(outcome) => {
-                let state = PendingState::Decided(outcome);
-                session.pending.push_back(Pending {
-                    request,
-                    received: now.mono,
-                    state,
-                });
-                self.pause_if_full(id, out);
-            }
+            Some(outcome) => self.queue(now, id, request, PendingState::Decided(outcome), out),
             None => self.ask(now, id, request, out),
         }
     }
@@ -403,7 +436,7 @@ impl Realm {
                 // CAN-20: the invocation is never sent, the verdict is dropped.
                 self.forget_ticket(&pending);
                 out.fail_call(id, cancel.request, uris::CANCELED, "the call was canceled");
-                self.resume_if_room(id, out);
+                self.release(id, out);
             }
             None => self.dealer.cancel(&id, cancel, &mut self.sessions, out),
         }
@@ -431,10 +464,8 @@ impl Realm {
         let Some(subject) = request.subject() else {
             return;
         };
-        self.last_ticket += 1;
-        let ticket = Ticket(self.last_ticket);
-        out.list.push(Effect::Authorize(Box::new(AuthorizeRequest {
-            ticket,
+        let question = AuthorizeRequest {
+            ticket: Ticket(self.last_ticket + 1), // the one `queue` gives out
             session: id,
             principal: session.principal.clone(),
             action: subject.action,
@@ -442,44 +473,69 @@ impl Realm {
             match_policy: subject.match_policy,
             disclose_me: subject.disclose_me,
             by_role: session.role.is_some() && asks_role(&self.permissions, session, &request),
-        })));
-        let state = PendingState::Asked {
-            ticket,
-            deadline: now.mono + self.policy.limits.hook,
+        };
+        out.list.push(Effect::Authorize(Box::new(question)));
+        let deadline = now.mono + self.policy.limits.hook;
+        self.queue(now, id, request, PendingState::Asked { deadline }, out);
+    }
+
+    /// Puts a request at the end of its session's queue.
+    fn queue(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        request: Request,
+        state: PendingState,
+        out: &mut Effects,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        self.last_ticket += 1;
+        let timeout = match &request {
+            Request::Call(call) => self.policy.limits.timeout_of(call),
+            _ => None,
         };
         let pending = Pending {
+            ticket: Ticket(self.last_ticket),
             request,
             received: now.mono,
+            call_timeout_at: timeout.map(|timeout| now.mono + timeout),
             state,
         };
         if let Some(at) = pending.wake_at() {
-            self.verdict_deadlines.insert((at, ticket));
+            self.verdict_deadlines.insert((at, pending.ticket));
         }
+        self.tickets.insert(pending.ticket, id);
         session.pending.push_back(pending);
-        self.tickets.insert(ticket, id);
         self.pause_if_full(id, out);
     }
 
     fn verdict(&mut self, now: Now, ticket: Ticket, verdict: Verdict, out: &mut Effects) {
-        let Some(id) = self.tickets.remove(&ticket) else {
+        let Some(id) = self.tickets.get(&ticket).copied() else {
             return;
         };
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let asked = session.pending.iter_mut().find(
-            |pending| matches!(pending.state, PendingState::Asked { ticket: waiting, .. } if waiting == ticket),
-        );
+        let asked = session
+            .pending
+            .iter_mut()
+            .find(|pending| pending.ticket == ticket && pending.is_asked());
         let Some(pending) = asked else { return };
-        if let Some(at) = pending.wake_at() {
-            self.verdict_deadlines.remove(&(at, ticket));
-        }
+        let woken_at = pending.wake_at();
         let Some(subject) = pending.request.subject() else {
             return;
         };
         let (action, uri, match_policy) =
             (subject.action, subject.uri.clone(), subject.match_policy);
         pending.state = PendingState::Decided(outcome(&verdict, action, &uri));
+        if let Some(at) = woken_at {
+            self.verdict_deadlines.remove(&(at, ticket));
+        }
+        if let Some(at) = pending.wake_at() {
+            self.verdict_deadlines.insert((at, ticket));
+        }
         let cache = match &verdict {
             Verdict::Allow { cache, .. } | Verdict::Deny { cache } => *cache,
             Verdict::Failed(text) => {
@@ -496,6 +552,7 @@ impl Realm {
         };
         let key = (action, match_policy, uri.detached());
         match cache {
+            _ if ticket.0 <= self.former_tickets => {}
             CacheFor::Never => {}
             CacheFor::Session => session.cache_verdict(key, verdict, None),
             CacheFor::Time(time) => session.cache_verdict(key, verdict, Some(now.mono + time)),
@@ -506,22 +563,16 @@ impl Realm {
     /// Carries out what stands decided at the head of the session's queue.
     fn release(&mut self, id: SessionId, out: &mut Effects) {
         while let Some(session) = self.sessions.get_mut(&id) {
-            match session.pending.front() {
-                Some(Pending {
-                    state: PendingState::Decided(_),
-                    ..
-                }) => {}
-                Some(_) | None => break,
+            if session.pending.front().is_none_or(Pending::is_asked) {
+                break;
             }
-            let Some(Pending {
-                request,
-                received,
-                state: PendingState::Decided(outcome),
-            }) = session.pending.pop_front()
-            else {
+            let Some(pending) = session.pending.pop_front() else {
                 break;
             };
-            self.perform(received, id, request, outcome, out);
+            self.forget_ticket(&pending);
+            if let PendingState::Decided(outcome) = pending.state {
+                self.perform(pending.received, id, pending.request, outcome, out);
+            }
         }
         self.resume_if_room(id, out);
     }
@@ -545,22 +596,19 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let at = session.pending.iter().position(
-            |pending| matches!(pending.state, PendingState::Asked { ticket: waiting, .. } if waiting == ticket),
-        );
-        let Some(at) = at else { return };
-        if session.pending[at]
-            .call_timeout_at()
-            .is_some_and(|timeout| timeout <= now.mono)
-        {
-            self.tickets.remove(&ticket);
+        let Some(at) = session
+            .pending
+            .iter()
+            .position(|pending| pending.ticket == ticket)
+        else {
+            return;
+        };
+        let call_timeout_at = session.pending[at].call_timeout_at;
+        if call_timeout_at.is_some_and(|timeout| timeout <= now.mono) {
             if let Some(pending) = session.pending.remove(at) {
-                out.fail_call(
-                    id,
-                    pending.request.id(),
-                    uris::TIMEOUT,
-                    "the call timed out",
-                );
+                self.forget_ticket(&pending);
+                let request = pending.request.id();
+                out.fail_call(id, request, uris::TIMEOUT, "the call timed out");
             }
             return self.release(id, out);
         }
@@ -569,11 +617,9 @@ impl Realm {
     }
 
     fn forget_ticket(&mut self, pending: &Pending) {
-        if let PendingState::Asked { ticket, .. } = pending.state {
-            self.tickets.remove(&ticket);
-            if let Some(at) = pending.wake_at() {
-                self.verdict_deadlines.remove(&(at, ticket));
-            }
+        self.tickets.remove(&pending.ticket);
+        if let Some(at) = pending.wake_at() {
+            self.verdict_deadlines.remove(&(at, pending.ticket));
         }
     }
 
@@ -611,6 +657,9 @@ impl Realm {
         cause: Undelivered,
         out: &mut Effects,
     ) {
+        if !self.sessions.contains_key(&to) {
+            return; // It ended in the same step.
+        }
         match message {
             Message::Event(_) if cause == Undelivered::QueueFull => {
                 self.slow_subscriber(now, to, out)

@@ -84,3 +84,8 @@ fn is_stopped(count: u64, compiled: bool) -> bool {
             .get::<f64>("n")
             .is_ok_and(|n| n < count as f64)
 }
+
+/// LuaJIT's own version text.
+pub fn luajit_version() -> String {
+    super::raw::protect::luajit_version()
+}

@@ -7,7 +7,9 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::realm::RealmHandle;
+use crate::core::credentials::Principal;
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login};
+use crate::words::SessionId;
 
 /// Answers logins and permissions by function. Without it, whatever would be asked is refused.
 pub trait Hooks: Send + Sync {
@@ -23,6 +25,17 @@ pub trait Hooks: Send + Sync {
         login: Login,
         transport: Arc<TransportInfo>,
     ) -> oneshot::Receiver<Result<Granted, AuthFailure>>;
+
+    /// Tells of a session that joined or left. Called without any lock, in order; must not wait.
+    fn session_changed(&self, realm: &Arc<RealmHandle>, change: &SessionChange);
+}
+
+/// A session of a peer has joined or left.
+#[derive(Debug, Clone)]
+pub struct SessionChange {
+    pub session: SessionId,
+    pub principal: Arc<Principal>,
+    pub joined: bool,
 }
 
 /// What login functions learn of the connection.

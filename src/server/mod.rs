@@ -20,7 +20,7 @@ mod websocket;
 
 pub use clock::Clock;
 pub use files::raise_open_files;
-pub use hooks::{Hooks, TransportInfo};
+pub use hooks::{Hooks, SessionChange, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmHandle, RealmStep};
 pub use router::Router;

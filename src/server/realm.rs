@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::clock::Clock;
 use super::frames::Framing;
-use super::hooks::HookSlot;
+use super::hooks::{HookSlot, SessionChange};
 use super::outbox::{Outbox, Room};
 use super::session_ids::SessionIds;
 use crate::core::policy::RealmPolicy;
@@ -94,6 +94,7 @@ struct Encoded {
 struct Afterwards {
     wakers: Vec<Waker>,
     questions: Vec<AuthorizeRequest>,
+    changes: Vec<SessionChange>,
 }
 
 /// The realm while it is locked: several inputs through this are one atomic step.
@@ -187,6 +188,9 @@ impl RealmHandle {
             waker.wake();
         }
         if let Some(hooks) = hooks {
+            for change in &afterwards.changes {
+                hooks.session_changed(self, change);
+            }
             for request in afterwards.questions {
                 hooks.authorize(self, request);
             }
@@ -277,6 +281,9 @@ impl RealmStep<'_> {
                     Effect::End { session, then } => self.end(session, then),
                     Effect::Pause { session } => self.pause(session, true),
                     Effect::Resume { session } => self.pause(session, false),
+                    Effect::Report(Report::Changed { session, principal, joined }) => {
+                        self.afterwards.changes.push(SessionChange { session, principal, joined });
+                    }
                     Effect::Report(report) => log(&self.state.core, &report),
                 }
             }
@@ -422,6 +429,7 @@ fn log(realm: &Realm, report: &Report) {
         Report::Slow { session, closed: false } => {
             info!(%session, %realm, "slow consumer: its queue is full, events are dropped");
         }
+        Report::Changed { .. } => {}
         Report::Slow { session, closed: true } => {
             info!(%session, %realm, "slow consumer: its queue is full, the session is closed");
         }

@@ -14,7 +14,7 @@ use crate::lua::config::{self, ConfigError, Finding, HookKind, LoadedConfig, Und
 use crate::lua::raw::objects::Classes;
 use crate::lua::vm::spawn_vm_thread;
 use crate::server::Clock;
-use crate::server::settings::Settings;
+use crate::server::settings::{Address, ListenerSettings, Settings};
 
 /// A loaded configuration.
 pub struct Configuration {
@@ -39,6 +39,14 @@ impl Configuration {
             app_dir: PathBuf::from("."),
             mailbox: None,
         }
+    }
+
+    /// The same, listening at `addresses` instead, if there are any.
+    pub fn listening_on(mut self, addresses: &[Address]) -> Self {
+        if !addresses.is_empty() {
+            self.settings.listeners = addresses.iter().cloned().map(ListenerSettings::at).collect();
+        }
+        self
     }
 
     /// Its VM is not needed any more.
@@ -86,36 +94,14 @@ fn run(
 ) {
     // Whoever asked waits for this report.
     let tell = |outcome| drop(report.send(outcome));
-    let LoadedConfig { settings, hooks, vm, files, warnings, undecided } = match config::load(app) {
+    let LoadedConfig { settings, files, warnings, undecided, .. } = match config::load(app) {
         Ok(loaded) => loaded,
         Err(error) => return tell(Err(error)),
     };
-    let context = Context::new(None, 0, 0, clock);
-    *context.vm.borrow_mut() = Rc::downgrade(&vm);
-    context.phase.set(Phase::Active);
-    for hook in hooks {
-        let realm = hook.realm.to_string();
-        let key = match hook.kind {
-            HookKind::Auth(method) => HookKey::ConfigLogin { realm, method },
-            HookKind::Role(role) => HookKey::Role { realm, role },
-        };
-        context.hooks.borrow_mut().insert(key, hook.function);
-    }
-    let functions = !context.hooks.borrow().is_empty();
     let app_dir = files.first().and_then(|file| file.parent()).map(Path::to_owned).unwrap_or_default();
     let configuration = Configuration { settings, warnings, undecided, files, app_dir, mailbox: None };
-    let booted = empty_module(vm, context);
-    tell(Ok(Loaded { configuration, functions }));
-    if let (true, Ok(booted)) = (functions, booted) {
-        let bounds = Bounds {
-            deadline: Some(DEADLINE),
-            handlers: HANDLERS,
-            dev: false,
-            recycle: Arc::new(|| {}),
-            started: Arc::new(|| {}),
-        };
-        Worker::new(booted, mailbox, bounds, config::FILE_NAME.to_owned()).serve();
-    }
+    let _ = (mailbox, clock);
+    tell(Ok(Loaded { configuration, functions: false }));
 }
 
 /// The configuration has no session, so no objects of one are ever made in its VM.

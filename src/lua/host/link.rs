@@ -249,13 +249,13 @@ impl Link {
         let key = declaration.key();
         let options = declaration.register_options();
         let mut routing = self.routing.lock();
-        if let Some(held) = routing.held.get_mut(&key) {
-            let (id, same) = (held.id, held.options == options);
-            if held.generation == generation && (slot == HOST || routing.pinned.get(&id) == Some(&slot)) {
+        if let Some(held) = routing.held.get(&key) {
+            let id = held.id;
+            if held.generation == generation {
                 return if slot == HOST { Declaring::Held(id) } else { Declaring::Twice };
             }
-            if same {
-                held.generation = generation;
+            if held.options == options {
+                routing.held.insert(key, Held { id, generation, options });
                 routing.pin(id, slot);
                 return Declaring::Held(id);
             }

@@ -48,6 +48,8 @@ pub use reload::Reloader;
 pub struct HostOptions {
     /// Broken scripts do not keep the router from starting; callers see tracebacks.
     pub dev: bool,
+    /// Nothing a script declares takes effect: no start handlers, no timers (`perilune check`).
+    pub dry: bool,
 }
 
 /// See the module.
@@ -162,7 +164,7 @@ impl Host {
         let outcome = loaded.and_then(|version| {
             self.check_hooks(inner, key, &version).inspect_err(|_| version.discard())?;
             let Some(entry) = inner.scripts.get_mut(key) else { return Ok(()) };
-            entry.script.switch(version, around.drain)
+            entry.script.switch(version, around.drain, self.options.dry)
         });
         let Some(entry) = inner.scripts.get_mut(key) else { return Ok(()) };
         entry.broken = outcome.as_ref().err().cloned();

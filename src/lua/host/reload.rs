@@ -11,7 +11,7 @@ use super::configuration::{Configuration, load_configuration};
 use super::{Entry, Host, Inner};
 use crate::lua::config::{Finding, changes_needing_restart};
 use crate::lua::watch::{Fingerprints, Watcher};
-use crate::server::settings::Settings;
+use crate::server::settings::{Address, Settings};
 use crate::words::Uri;
 
 /// Why something may have to be loaded again.
@@ -35,6 +35,8 @@ struct Reloading {
     host: Weak<Host>,
     /// The configuration as named on the command line; `None`: the built-in one.
     app: Option<PathBuf>,
+    /// Addresses of the command line, which replace the configured ones.
+    listen: Vec<Address>,
     watcher: Option<Watcher>,
     configuration_files: Fingerprints,
     recycled: Vec<(Uri, String, Instant)>,
@@ -48,6 +50,7 @@ impl Reloader {
     pub fn start(
         host: &Arc<Host>,
         app: Option<PathBuf>,
+        listen: Vec<Address>,
         configuration: &Configuration,
         watch: bool,
     ) -> std::io::Result<Self> {
@@ -73,6 +76,7 @@ impl Reloader {
         let mut reloading = Reloading {
             host: Arc::downgrade(host),
             app,
+            listen,
             watcher,
             configuration_files: Fingerprints::of(&configuration.files),
             recycled: Vec::new(),
@@ -120,7 +124,7 @@ impl Reloading {
                 host.reload_scripts(|_| true);
             }
             Reason::Files => {
-                let fingerprints = self.configuration_files.again();
+                let fingerprints = self.configuration_files.now();
                 if fingerprints != self.configuration_files {
                     self.reload_configuration(host);
                 }
@@ -133,9 +137,10 @@ impl Reloading {
     /// All or nothing: a wrong configuration changes nothing.
     fn reload_configuration(&mut self, host: &Arc<Host>) {
         let Some(app) = &self.app else { return };
-        self.configuration_files = self.configuration_files.again();
+        self.configuration_files = self.configuration_files.now();
         match load_configuration(app, host.router.clock()) {
             Ok(configuration) => {
+                let configuration = configuration.listening_on(&self.listen);
                 self.configuration_files = Fingerprints::of(&configuration.files);
                 host.adopt(configuration);
             }

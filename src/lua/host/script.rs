@@ -182,12 +182,12 @@ impl Script {
         }
     }
 
-    /// Puts a loaded version in the place of the current one, in one step of the realm.
-    pub(super) fn switch(&mut self, mut version: Version, drain: Duration) -> Result<(), LoadError> {
+    /// Puts a loaded version in the place of the current one, in one step of the realm. `dry`: it stays asleep.
+    pub(super) fn switch(&mut self, mut version: Version, drain: Duration, dry: bool) -> Result<(), LoadError> {
         let old_primary = self.current.as_ref().and_then(|old| old.instances.first());
         let outcome = match old_primary {
             Some(old) => self.switch_by(&old.mailbox, &version),
-            None => switch_now(&self.link, &version.plan(None, false)),
+            None => switch_now(&self.link, &Plan { dry, ..version.plan(None, false) }),
         };
         if let Err(reason) = outcome {
             version.discard();
@@ -249,6 +249,7 @@ impl Version {
             topics: self.declared.topics.clone(),
             state,
             reload,
+            dry: false,
         }
     }
 
@@ -274,6 +275,7 @@ struct Plan {
     topics: Vec<Declaration>,
     state: Option<Vec<u8>>,
     reload: bool,
+    dry: bool,
 }
 
 /// The one step: declarations, then whom messages go to, then the word to the new VMs. All or nothing.
@@ -290,6 +292,9 @@ fn switch_now(link: &Arc<Link>, plan: &Plan) -> Result<(), String> {
         };
         let slots = plan.instances.iter().map(|(slot, _)| *slot).collect();
         link.switch_to(slots, plan.generation);
+        if plan.dry {
+            return Ok(());
+        }
         for (index, (_, mailbox)) in plan.instances.iter().enumerate() {
             let primary = index == 0;
             mailbox.control(Control::Activate(Box::new(Activation {

@@ -45,7 +45,7 @@ pub(super) struct Worker {
 }
 
 /// The bounds of a script that its thread enforces.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Bounds {
     pub(super) deadline: Option<Duration>,
     pub(super) handlers: usize,

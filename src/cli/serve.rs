@@ -1,0 +1,149 @@
+//! `perilune serve`: from the command line to a running router, and down again.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::app;
+use super::logging::{self, LogFormat, LogLevel};
+use crate::lua::config::parse_address;
+use crate::lua::guard::{self, GuardMode};
+use crate::lua::host::{Configuration, Host, HostOptions, Reloader};
+use crate::server::settings::Address;
+use crate::server::{Listener, Router, raise_open_files};
+
+#[derive(Args)]
+pub(super) struct ServeArgs {
+    /// A folder with perilune.lua, or such a file [default: ./perilune.lua, else ./scripts/smart-home, else a
+    /// built-in application]
+    app: Option<PathBuf>,
+    /// Listen here instead of where the configuration says: host:port or unix:/path; repeatable
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    listen: Vec<Address>,
+    /// Do not reload when files change (SIGHUP still reloads)
+    #[arg(long)]
+    no_watch: bool,
+    /// For development: start with broken scripts, show callers tracebacks
+    #[arg(long)]
+    dev: bool,
+    #[arg(long, value_enum, default_value = "info")]
+    log_level: LogLevel,
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Exit code for "could not start".
+const NOT_STARTED: u8 = 3;
+
+/// How long handlers in flight may go on at shutdown.
+const SHUTDOWN_DRAIN: Duration = Duration::from_secs(2);
+
+pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    logging::start(args.log_level, args.log_format);
+    if let Err(error) = raise_open_files() {
+        warn!(%error, "the limit on open files was not raised");
+    }
+    if guard::self_test()? == GuardMode::Interpreted {
+        warn!("this build of LuaJIT lost its hook checks: scripts run interpreted (slower), still guarded");
+    }
+    let app = app::find(args.app.clone());
+    let configuration = match app::load(app.as_deref(), &args.listen) {
+        Ok(configuration) => configuration,
+        Err(error) => {
+            app::print(&error.findings, &mut io::stderr())?;
+            return Ok(ExitCode::from(NOT_STARTED));
+        }
+    };
+    announce(app.as_ref(), &configuration);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(serve(&args, app, configuration));
+    // Tasks of peers that do not close their end must not hold up the exit.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    code
+}
+
+fn announce(app: Option<&PathBuf>, configuration: &Configuration) {
+    match app {
+        Some(app) => info!(app = %app.display(), "perilune {}", env!("CARGO_PKG_VERSION")),
+        None => warn!(
+            "no perilune.lua here: built-in application, realm \"realm1\", anonymous with full rights, \
+             loopback only. For development only."
+        ),
+    }
+    for warning in &configuration.warnings {
+        warn!("{warning}");
+    }
+}
+
+async fn serve(
+    args: &ServeArgs,
+    app: Option<PathBuf>,
+    configuration: Configuration,
+) -> anyhow::Result<ExitCode> {
+    // Listening comes first: a taken port is told before any script has run.
+    let mut listeners = Vec::new();
+    for settings in &configuration.settings.listeners {
+        match Listener::bind(settings).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => {
+                error!("{error}");
+                return Ok(ExitCode::from(NOT_STARTED));
+            }
+        }
+    }
+    let router = Arc::new(Router::new(&configuration.settings));
+    let host =
+        Host::new(router.clone(), &configuration, HostOptions { dev: args.dev, ..HostOptions::default() });
+    let mut findings = tokio::task::block_in_place(|| host.load_all());
+    findings.extend(host.undecided(&configuration));
+    for finding in &findings {
+        error!("{finding:#}");
+    }
+    if !findings.is_empty() && !args.dev {
+        error!("not started: {} problem(s); `perilune check` shows them, --dev starts anyway", findings.len());
+        return Ok(ExitCode::from(NOT_STARTED));
+    }
+    let reloader = Reloader::start(&host, app, args.listen.clone(), &configuration, !args.no_watch)?;
+    {
+        let mut stdout = io::stdout().lock();
+        for listener in &listeners {
+            writeln!(stdout, "listening on {}", listener.address())?;
+        }
+        stdout.flush()?;
+    }
+    for listener in listeners {
+        router.serve(listener);
+    }
+    until_stopped(&reloader).await?;
+    info!("shutting down");
+    tokio::task::block_in_place(|| {
+        host.shutdown();
+        host.drain(SHUTDOWN_DRAIN);
+    });
+    router.shutdown().await;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// SIGHUP reloads; SIGINT and SIGTERM end it.
+async fn until_stopped(reloader: &Reloader) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                info!("SIGHUP: reloading everything");
+                reloader.everything();
+            }
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
