@@ -35,7 +35,7 @@ function p.map(map) end
 ---@return perilune.bytes
 function p.bytes(octets) end
 
----For `return p.result(args, kwargs)` in a procedure: both kinds of results. Nowhere else in a value.
+---For `return p.result(args, kwargs)`: both kinds of results. Not inside other values. In procedures.
 ---@param args? any[] default: none
 ---@param kwargs? table<string, any> default: none
 ---@return perilune.result

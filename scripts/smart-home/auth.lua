@@ -22,7 +22,7 @@ p.authenticate("wampcra", function(login)
 end)
 
 p.on("join", function(session)
-  p.log.info(("%s came in"):format(session.authid), { role = session.authrole })
+  p.log.info(("%s came in as %s"):format(session.authid, session.authrole))
 end)
 
 p.on("leave", function(session)

@@ -18,7 +18,7 @@ local function weather(showering, fan)
   return fan and 40 or 52, 0.2
 end
 
-p.every(PERIOD, function()
+local function read()
   local air = p.state
   air.reading = (air.reading or 0) + 1
   local showering = air.reading % SHOWER_EVERY < SHOWER_LASTS
@@ -29,4 +29,7 @@ p.every(PERIOD, function()
   p.log.info(("%s: %.1f °C, %.0f %%%s"):format(ROOM, air.temperature, air.humidity, shower))
   sensors.publish(ROOM, "temperature", air.temperature, "°C")
   sensors.publish(ROOM, "humidity", air.humidity, "%")
-end)
+end
+
+p.on("start", read)
+p.every(PERIOD, read)

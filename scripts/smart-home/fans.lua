@@ -19,8 +19,8 @@ p.register("dcs.fan.control", function(call)
 
   if fans[room] ~= on then
     fans[room] = on
-    local who = call.details.caller_authid or "a rule"
-    p.log.info(("%s: the fan is %s"):format(room, on and "ON" or "off"), { by = who })
+    local who = call.details.caller_authid or "the rule"
+    p.log.info(("%s: the fan is %s, says %s"):format(room, on and "ON" or "off", who))
   end
   return on
 end)

@@ -27,7 +27,7 @@ local function check()
   local now, room = status()
   if now ~= p.state.status then
     p.publish("status.change", { now }, { before = p.state.status, room = room })
-    p.log.info("status: " .. now, { room = room })
+    p.log.info("status: " .. now .. (room and (" (" .. room .. ")") or ""))
     p.state.status = now
   end
 end
@@ -53,13 +53,12 @@ p.register("get.time", function()
   return os.date("!%Y-%m-%dT%H:%M:%SZ")
 end)
 
--- What to try next, once: not again when this file is saved.
-p.on("start", function()
-  if p.state.told then
-    return
+-- What to try next: told once, not again when this file is saved.
+p.after(5, function()
+  if not p.state.told then
+    p.state.told = true
+    p.log.info("The home is alive. Change it while it runs; in another terminal, in the same folder:")
+    p.log.info("  sed -i 's/LIMIT = 65/LIMIT = 50/' scripts/smart-home/rules.lua")
+    p.log.info("and the fan of the bath room starts at 50 %. README.md goes on from here.")
   end
-  p.state.told = true
-  p.log.info("The home is alive. Change it while it runs; in another terminal, from the same folder:")
-  p.log.info("  sed -i 's/LIMIT = 65/LIMIT = 50/' scripts/smart-home/rules.lua")
-  p.log.info("and the fan of the bath room starts at 50 %. README.md goes on from here.")
 end)

@@ -6,7 +6,7 @@ local sensors = require "sensors"
 local ROOM = "living room"
 local PERIOD = 4 -- seconds between two readings
 
-p.every(PERIOD, function()
+local function read()
   -- p.state goes from the old version of a script to the new one: saving this file does not change the weather.
   local air = p.state
   air.temperature = sensors.drift(air.temperature or 21, 22, 0.1)
@@ -15,4 +15,7 @@ p.every(PERIOD, function()
   p.log.info(("%s: %.1f °C, %.0f %%"):format(ROOM, air.temperature, air.humidity))
   sensors.publish(ROOM, "temperature", air.temperature, "°C")
   sensors.publish(ROOM, "humidity", air.humidity, "%")
-end)
+end
+
+p.on("start", read)
+p.every(PERIOD, read)
