@@ -1,7 +1,8 @@
 //! The configuration from the outside: whole files in, `Settings` or findings out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use perilune::core::credentials::{
 use perilune::core::policy::{
     Action, Actions, Disclosure, RealmLimits, RealmPolicy, RequestIds, RolePolicy, Rule, SlowPolicy,
 };
-use perilune::lua::config::{self, ConfigError, HookKind, LoadedConfig};
+use perilune::lua::config::{self, ConfigError, ConfigHook, Finding, HookKind, LoadedConfig, UndecidedRole};
+use perilune::lua::vm::{ErrorKind, Slice, Vm, spawn_vm_thread};
+use perilune::lua::watch::Fingerprints;
 use perilune::server::settings::{
     Address, HttpSettings, ListenerSettings, RealmHostLimits, RealmSettings, RouterLimits, ScriptSettings, Settings,
     TlsSettings,
@@ -29,14 +32,59 @@ fn app(files: &[(&str, &str)]) -> tempfile::TempDir {
     folder
 }
 
-fn load(source: &str) -> Result<LoadedConfig, ConfigError> {
-    config::load(app(&[("perilune.lua", source), ("rooms.lua", "")]).path())
+/// What of a configuration can leave the thread of its VM.
+#[derive(Debug)]
+struct Loaded {
+    settings: Settings,
+    /// Kind and line of each.
+    hooks: Vec<(String, Option<u32>)>,
+    files: Vec<PathBuf>,
+    watched: Vec<PathBuf>,
+    fingerprints: Fingerprints,
+    warnings: Vec<Finding>,
+    undecided: Vec<UndecidedRole>,
+}
+
+impl From<LoadedConfig> for Loaded {
+    fn from(config: LoadedConfig) -> Loaded {
+        Loaded {
+            watched: config.watched(),
+            hooks: config.hooks.iter().map(|hook| (format!("{:?}", hook.kind), hook.line)).collect(),
+            settings: config.settings,
+            files: config.files,
+            fingerprints: config.fingerprints,
+            warnings: config.warnings,
+            undecided: config.undecided,
+        }
+    }
+}
+
+fn on_vm_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (send, receive) = std::sync::mpsc::channel();
+    spawn_vm_thread("config", move || send.send(body()).unwrap_or_default()).expect("a thread");
+    receive.recv().expect("no panic")
+}
+
+fn load_at(path: &Path) -> Result<Loaded, ConfigError> {
+    let path = path.to_owned();
+    on_vm_thread(move || config::load(&path).map(Loaded::from))
+}
+
+fn load(source: &str) -> Result<Loaded, ConfigError> {
+    load_at(app(&[("perilune.lua", source), ("rooms.lua", "")]).path())
+}
+
+/// Loads a configuration and goes on with it on its thread.
+fn with_config(source: &str, body: impl FnOnce(LoadedConfig) + Send + 'static) {
+    let folder = app(&[("perilune.lua", source)]);
+    let path = folder.path().to_owned();
+    on_vm_thread(move || body(config::load(&path).expect("fine")));
 }
 
 /// The findings of a configuration, with the folder's name cut off.
 fn findings_of(folder: &Path) -> String {
     let prefix = format!("{}/", folder.display());
-    config::load(folder).expect_err("a refusal").to_string().replace(&prefix, "")
+    load_at(folder).expect_err("a refusal").to_string().replace(&prefix, "")
 }
 
 #[track_caller]
@@ -361,19 +409,37 @@ fn lua_errors_in_deep_folders_and_modules() {
     let config = format!("{deep}/perilune.lua");
     let module = format!("{deep}/users/home.lua");
     let folder = app(&[(&config, "\nreturn require 'users.home'"), (&module, "\n\nreturn = 1")]);
-    let error = config::load(&folder.path().join(deep)).expect_err("refused");
+    let error = load_at(&folder.path().join(deep)).expect_err("refused");
     assert_eq!(error.findings[0].file, folder.path().join(&module));
     assert_eq!(error.findings[0].line, Some(3));
     let folder = app(&[("perilune.lua", "\nlocal nowhere = require 'nowhere'\nreturn nowhere")]);
     let text = findings_of(folder.path());
-    assert_eq!(text, "perilune.lua:2: module \"nowhere\" not found: neither nowhere.lua nor nowhere/init.lua exists");
-    let folder = app(&[("perilune.lua", "return require 'a'"), ("a.lua", "return require 'a'")]);
-    assert!(findings_of(folder.path()).contains("module \"a\" requires itself"));
+    assert_eq!(
+        text,
+        "perilune.lua:2: module 'nowhere' not found: no built-in module 'nowhere', no file 'nowhere.lua', \
+         no file 'nowhere/init.lua'"
+    );
+    let folder = app(&[("perilune.lua", "return require 'a'"), ("a.lua", "local a = require 'a'")]);
+    assert_eq!(findings_of(folder.path()), "a.lua:1: cyclic require: a -> a");
 }
 
 #[test]
 fn a_configuration_that_never_ends_is_stopped() {
-    refused("while true do end", "perilune.lua:1: the configuration took longer than 5 s");
+    let cpu_time = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a clock");
+        Duration::from_nanos(text.split(' ').next().expect("CPU time").parse().expect("a number"))
+    };
+    for source in ["\nwhile true do end", "\nwhile true do pcall(error) end"] {
+        let folder = app(&[("perilune.lua", source)]);
+        let path = folder.path().to_owned();
+        let (error, used) = on_vm_thread(move || {
+            let error = config::load(&path).map(Loaded::from).expect_err("stopped");
+            (error, cpu_time())
+        });
+        let text = error.to_string();
+        assert!(text.ends_with("perilune.lua:2: the configuration took longer than 2 s"), "{text}");
+        assert!(used < Duration::from_millis(2500), "{source}: {used:?}");
+    }
 }
 
 #[test]
@@ -383,7 +449,7 @@ fn missing_files() {
         findings_of(folder.path()).split_once(": ").map(|(_, text)| text),
         Some("the folder holds no perilune.lua")
     );
-    let error = config::load(&folder.path().join("nowhere")).expect_err("refused");
+    let error = load_at(&folder.path().join("nowhere")).expect_err("refused");
     assert!(error.to_string().ends_with("/nowhere: no such file or folder"), "{error}");
 }
 
@@ -438,7 +504,7 @@ fn functions_become_hooks() {
     assert!(policy.roles["boss"].function && policy.roles["mixed"].function);
     assert_eq!(policy.roles["mixed"].rules.len(), 1);
     assert_eq!(policy.roles["mixed"].slow, Some(SlowPolicy::Close));
-    let mut kinds: Vec<_> = loaded.hooks.iter().map(|hook| (format!("{:?}", hook.kind), hook.line)).collect();
+    let mut kinds = loaded.hooks;
     kinds.sort();
     assert_eq!(
         kinds,
@@ -448,11 +514,104 @@ fn functions_become_hooks() {
             (format!("{:?}", HookKind::Role("mixed".into())), Some(4)),
         ]
     );
-    let login = loaded.lua.create_table().expect("a table");
-    login.set("authid", "joe").expect("set");
-    let hook = loaded.hooks.iter().find(|hook| hook.kind == HookKind::Auth(AuthMethod::Ticket)).expect("there");
-    let verdict: mlua::Table = hook.function.call(login).expect("an answer");
-    assert_eq!(verdict.get::<String>("role").expect("a role"), "joe");
+}
+
+fn start(vm: &Rc<Vm>, hook: &ConfigHook) -> Slice {
+    vm.start(&hook.function, &mut |_| Ok(0), &mut |_, _| Ok(()))
+}
+
+#[test]
+fn hooks_run_in_the_bounds_of_a_handler() {
+    let source = "return { realms = { home = { auth = {
+        ticket = function() asked = (asked or 0) + 1 end,
+        wampcra = function() while true do pcall(error) end end,
+    } } } }";
+    with_config(source, |loaded| {
+        let hook = |method| loaded.hooks.iter().find(|hook| hook.kind == HookKind::Auth(method)).expect("there");
+        assert!(matches!(start(&loaded.vm, hook(AuthMethod::Ticket)), Slice::Finished));
+        match start(&loaded.vm, hook(AuthMethod::WampCra)) {
+            Slice::Failed(error) => assert!(matches!(error.kind, ErrorKind::Time), "{error:?}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(start(&loaded.vm, hook(AuthMethod::Ticket)), Slice::Finished));
+        assert_eq!(loaded.vm.lua().globals().get::<u32>("asked").expect("a number"), 2);
+    });
+}
+
+/// What a configuration may do and what not.
+#[test]
+fn configurations_read_and_nothing_else() {
+    let folder = app(&[("perilune.lua", "return {}"), ("secret.txt", "hush\n")]);
+    let secret = folder.path().join("secret.txt");
+    let source = format!(
+        "local path = {secret:?}
+         local file = assert(io.open(path))
+         assert(file:read('*l') == 'hush')
+         assert(not file:write('x'))
+         file:close()
+         for line in io.lines(path) do assert(line == 'hush') end
+         assert(io.open('/no/such/file') == nil)
+         assert(env 'PATH' == os.getenv('PATH') and env 'PATH')
+         assert(not (io.popen or io.output or io.tmpfile or os.execute or os.remove or os.rename or os.exit))
+         assert(not (load or loadstring or loadfile or dofile or ffi or jit or getfenv))
+         assert(not pcall(require, 'ffi') and not pcall(require, 'io'))
+         return {{ realms = {{}} }}"
+    );
+    assert_eq!(load(&source).map(|loaded| loaded.warnings).map_err(|error| error.to_string()), Ok(Vec::new()));
+    assert_eq!(std::fs::read_to_string(secret).expect("there"), "hush\n");
+    refused(
+        "\nlocal p = require 'perilune'",
+        "perilune.lua:2: 'perilune' is for scripts: the configuration has no session",
+    );
+}
+
+/// The configuration's metamethods would run outside the bounds: its values are read raw.
+#[test]
+fn metamethods_are_not_called() {
+    let trap = "local function trap() while true do end end
+        local function trapped(t) return setmetatable(t, { __index = trap, __pairs = trap, __len = trap, __tostring = trap,
+            __eq = trap, __call = trap, __ipairs = trap }) end ";
+    let source = format!(
+        "{trap} return trapped {{ realms = trapped {{ home = trapped {{
+             roles = trapped {{ guest = trapped {{ trapped {{ uri = 'a', allow = trapped {{ 'call' }} }} }} }},
+             auth = trapped {{ anonymous = trapped {{ role = 'guest' }} }} }} }} }}"
+    );
+    assert_eq!(load(&source).expect("fine").settings.realms["home"].policy.roles["guest"].rules.len(), 1);
+}
+
+#[test]
+fn large_configurations() {
+    let source = "local users, rules = {}, {}
+        for i = 1, 20000 do users['user' .. i] = { secret = 's' .. i, role = 'guest' } end
+        for i = 1, 20000 do rules[i] = { uri = 'a.' .. i, allow = { 'call' } } end
+        return { realms = { home = { roles = { guest = rules }, auth = { ticket = { users = users } } } } }";
+    let policy = load(source).expect("fine").settings.realms["home"].policy.clone();
+    assert_eq!(policy.auth.ticket.expect("offered").len(), 20000);
+    assert_eq!(policy.roles["guest"].rules.len(), 20000);
+}
+
+/// What a reload of the configuration depends on, also of one that was refused.
+#[test]
+fn fingerprints_cover_what_was_read_or_missing() {
+    let folder = app(&[
+        ("perilune.lua", "return { realms = require 'realms' }"),
+        ("realms/init.lua", "return { home = { scripts = { 'rooms.lua' } } }"),
+    ]);
+    let changed = |before: &Fingerprints| {
+        let changed = before.changed(&before.now());
+        changed.iter().map(|path| path.strip_prefix(folder.path()).expect("in it").to_owned()).collect::<Vec<_>>()
+    };
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    let refused = load_at(folder.path()).expect_err("no rooms.lua").fingerprints;
+    assert_eq!(changed(&refused), [PathBuf::new(); 0]);
+    write("rooms.lua", "");
+    assert_eq!(changed(&refused), [Path::new("rooms.lua")]);
+    let loaded = load_at(folder.path()).expect("fine").fingerprints;
+    assert_eq!(changed(&loaded), [PathBuf::new(); 0]);
+    write("perilune.lua", "return { realms = require 'realms' } -- new");
+    write("realms/init.lua", "return { home = {} }");
+    write("realms.lua", "return {}");
+    assert_eq!(changed(&loaded), ["perilune.lua", "realms/init.lua", "realms.lua"].map(PathBuf::from));
 }
 
 const FULL: &str = r#"
@@ -576,7 +735,7 @@ fn full_home() -> RealmPolicy {
 #[test]
 fn a_full_configuration() {
     let folder = full_app();
-    let loaded = config::load(folder.path()).map_err(|err| err.to_string()).expect("fine");
+    let loaded = load_at(folder.path()).map_err(|err| err.to_string()).expect("fine");
     let at = |name: &str| folder.path().join(name);
     let alarm = ScriptSettings {
         instances: 2,
@@ -614,7 +773,7 @@ fn a_full_configuration() {
     assert_eq!(loaded.undecided, []);
     let config = ["perilune.lua", "users.lua", "tls/cert.pem", "tls/key.pem"].map(at);
     assert_eq!(loaded.files, config);
-    assert_eq!(loaded.watched().len(), 6);
+    assert_eq!(loaded.watched.len(), 6);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! watcher knows what a reload depends on. The running and caching is in `prelude.lua`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 
 use mlua::chunk::ChunkMode;
@@ -38,22 +38,25 @@ pub fn content_hash(contents: &[u8]) -> [u8; 32] {
 pub(super) struct Modules {
     /// Where to look, in order, and what chunk names are relative to (the last).
     roots: Vec<PathBuf>,
-    trusted: bool,
+    /// Whether links may lead out of the roots.
+    links_out: bool,
     builtin: RefCell<HashMap<String, Loader>>,
     dependencies: RefCell<Vec<Dependency>>,
+    absent: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Modules {
-    pub(super) fn new(script_dir: &Path, app_dir: &Path, trusted: bool) -> Modules {
+    pub(super) fn new(script_dir: &Path, app_dir: &Path, links_out: bool) -> Modules {
         let mut roots = vec![script_dir.to_owned()];
         if app_dir != script_dir {
             roots.push(app_dir.to_owned());
         }
         Modules {
             roots,
-            trusted,
+            links_out,
             builtin: RefCell::default(),
             dependencies: RefCell::default(),
+            absent: RefCell::default(),
         }
     }
 
@@ -63,6 +66,11 @@ impl Modules {
 
     pub(super) fn dependencies(&self) -> Vec<Dependency> {
         self.dependencies.borrow().clone()
+    }
+
+    /// Files looked for in vain.
+    pub(super) fn absent(&self) -> Vec<PathBuf> {
+        self.absent.borrow().iter().cloned().collect()
     }
 
     /// The loader of a module (a function that returns its value) and where it came from.
@@ -86,6 +94,7 @@ impl Modules {
                     return Ok((function, candidate.display().to_string()));
                 }
                 tried.push_str(&format!("\n\tno file '{}'", candidate.display()));
+                self.absent.borrow_mut().insert(candidate);
             }
         }
         Err(mlua::Error::runtime(format!(
@@ -99,7 +108,7 @@ impl Modules {
         let unreadable =
             |error: std::io::Error| ScriptError::host(&format!("{}: {error}", path.display()));
         let real = path.canonicalize().map_err(unreadable)?;
-        if !self.trusted
+        if !self.links_out
             && !self
                 .roots
                 .iter()

@@ -33,6 +33,8 @@ pub struct VmOptions {
     pub cpu: Duration,
     /// Opens `io`, `os`, `debug`, `ffi`, bytecode and files outside the two folders. Default false.
     pub trusted: bool,
+    /// Modules may be symbolic links to files outside the two folders. Default false, and always so if trusted.
+    pub links_out: bool,
     /// The script's own folder, first place `require` looks.
     pub script_dir: PathBuf,
     /// The app folder, the second; names in messages are relative to it.
@@ -56,6 +58,7 @@ impl VmOptions {
             memory: 64 << 20,
             cpu: Duration::from_millis(100),
             trusted: false,
+            links_out: false,
             script_dir: dir.to_owned(),
             app_dir: dir.to_owned(),
             print: Arc::new(|text| tracing::info!("{text}")),
@@ -176,7 +179,7 @@ impl Vm {
         let modules = Rc::new(Modules::new(
             &options.script_dir,
             &options.app_dir,
-            options.trusted,
+            options.trusted || options.links_out,
         ));
         let hosted = sandbox::install(&lua, options, &modules).map_err(failed)?;
         for install in extra {
@@ -224,6 +227,11 @@ impl Vm {
         self.modules.dependencies()
     }
 
+    /// Every file that `require` looked for before it found another, or none: one that appears there is used next time.
+    pub fn absent(&self) -> Vec<PathBuf> {
+        self.modules.absent()
+    }
+
     /// Starts `function` as a handler and runs it until it returns, waits or fails. `push` puts the arguments on the
     /// given state, `read` takes the results (called only if it returns within this slice).
     pub fn start(&self, function: &FunctionRef, push: Push<'_>, read: Read<'_>) -> Slice {
@@ -239,6 +247,12 @@ impl Vm {
         read: Read<'_>,
     ) -> Slice {
         self.coroutines.start(function, budget, push, read)
+    }
+
+    /// Runs a function without arguments to its end (it must not wait) and returns its first result, nil if there is
+    /// none. Touch that with raw access only: its metatable may be the script's.
+    pub fn run_to_value(&self, function: &FunctionRef, budget: Duration) -> Result<Value, ScriptError> {
+        self.coroutines.run_to_value(function, budget)
     }
 
     /// Goes on with a waiting handler: its waiting function returns the pushed values, or raises the first of them.
@@ -300,6 +314,12 @@ impl Vm {
     /// See [`sandbox::waiting_function`].
     pub fn waiting_function(&self, begin: Function) -> mlua::Result<Function> {
         sandbox::waiting_function(self.lua(), begin)
+    }
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -71,6 +71,11 @@ impl Fingerprints {
         }
     }
 
+    /// Reads further files. Blocks.
+    pub fn add(&mut self, files: &[PathBuf]) {
+        self.files.extend(Fingerprints::of(files).files);
+    }
+
     /// The files, in the order of their names.
     pub fn files(&self) -> Vec<PathBuf> {
         self.files.keys().cloned().collect()

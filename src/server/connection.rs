@@ -35,6 +35,9 @@ const ROUNDS: usize = 8;
 /// Missed pongs after which a peer is taken for dead.
 const MISSED_PONGS: u32 = 3;
 
+/// For the end of the transport of a peer that owes us a GOODBYE.
+const LAST_WAIT: Duration = Duration::from_millis(200);
+
 /// What a connection is made of once it speaks WAMP.
 pub(crate) struct Parts {
     pub(crate) io: Stream,
@@ -117,7 +120,8 @@ enum Closing {
 /// When the peer was last heard, and how it answers pings.
 struct Idle {
     every: Option<Duration>,
-    heard: Instant,
+    /// On the router's clock.
+    heard: Duration,
     missed: u32,
     ponged: bool,
 }
@@ -141,7 +145,7 @@ impl Connection {
             flushed: true,
             timer: Box::pin(tokio::time::sleep_until(parts.hello_by)),
             deadline: Some(parts.hello_by),
-            idle: Idle { every: parts.idle_ping, heard: Instant::now(), missed: 0, ponged: false },
+            idle: Idle { every: parts.idle_ping, heard: shared.clock().now().mono, missed: 0, ponged: false },
             close_code: None,
             io: parts.io,
             outbox: parts.outbox,
@@ -329,7 +333,11 @@ impl Connection {
                     self.log_in(|handshake, _| handshake.timeout());
                 }
                 Stage::Open { .. } => self.idle_for_long(),
-                Stage::Leaving => self.close(1000),
+                Stage::Leaving => {
+                    // Who does not say GOODBYE in time is hardly waited for again.
+                    self.close(1000);
+                    self.set_deadline(Some(Instant::now() + self.limits.goodbye.min(LAST_WAIT)));
+                }
                 Stage::Closing(_) => self.stage = Stage::Over,
                 Stage::Over => {}
             }
@@ -339,7 +347,7 @@ impl Connection {
     /// The idle time may be up: ping, or give the peer up.
     fn idle_for_long(&mut self) {
         let Some(every) = self.idle.every else { return };
-        let silent = self.idle.heard.elapsed();
+        let silent = self.shared.clock().now().mono.saturating_sub(self.idle.heard);
         if silent < every || self.paused {
             return self.set_deadline(Some(Instant::now() + every.saturating_sub(silent).max(every / 8)));
         }

@@ -53,7 +53,7 @@ pub enum ListenError {
     #[error("{} exists and is not a socket: remove it, or choose another path", .path.display())]
     NotASocket { path: PathBuf },
     #[error("TLS on {address}: {error}")]
-    Tls { address: String, error: TlsError },
+    Tls { address: String, error: Box<TlsError> },
     #[error("listening on {address} failed: {error}")]
     Other { address: String, error: io::Error },
 }
@@ -96,7 +96,7 @@ impl Listener {
         match &settings.address {
             Address::Tcp(address) => {
                 let tls = settings.tls.as_ref().map(Tls::load).transpose();
-                let tls = tls.map_err(|error| ListenError::Tls { address: address.clone(), error })?.map(Arc::new);
+                let tls = tls.map_err(|error| ListenError::Tls { address: address.clone(), error: Box::new(error) })?.map(Arc::new);
                 let socket = TcpListener::bind(address).await.map_err(|error| refusal(address, error))?;
                 let bound = socket.local_addr().map_err(|error| refusal(address, error))?;
                 let path = shown_path(&settings.paths);
@@ -154,6 +154,7 @@ impl Listener {
                 tokio::spawn(newcomer.serve(io));
             }
             Err(limit) => {
+                metrics::counter!("perilune_connections_refused_total").increment(1);
                 info!(peer = %name(peer), "connection refused: {limit}");
                 match refusals.clone().try_acquire_owned() {
                     // Without a TLS handshake there is nothing one could say.

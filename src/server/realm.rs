@@ -31,6 +31,7 @@ use crate::words::{SessionId, Uri};
 /// Both methods are called while the realm is locked: they must not wait and must not call the realm.
 pub trait LocalSession: Send + Sync {
     /// Takes a message, or hands it back if its queue is full.
+    #[allow(clippy::result_large_err, reason = "the message comes back, as the core wants it")]
     fn deliver(&self, message: Message) -> Result<(), Message>;
     /// The session has left the realm; nothing is delivered any more.
     fn ended(&self, then: Then);
@@ -246,6 +247,11 @@ impl Drop for RealmHandle {
 }
 
 impl RealmStep<'_> {
+    /// The time of this step.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
     /// Feeds one input and performs what follows from it.
     pub fn input(&mut self, input: Input) {
         if let Input::Policy(policy) = &input {

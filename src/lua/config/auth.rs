@@ -108,7 +108,7 @@ fn users<U>(realm: &mut RealmDraft, node: &Node, user: fn(&mut RealmDraft, &Node
         node.problem("needs `users`");
         return BTreeMap::new();
     };
-    users.named("an authid").into_iter().filter_map(|(authid, node)| Some((authid, user(realm, &node)?))).collect()
+    users.named("an authid").filter_map(|(authid, node)| Some((authid, user(realm, &node)?))).collect()
 }
 
 #[derive(Default)]

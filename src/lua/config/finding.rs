@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::lua::watch::Fingerprints;
+
 /// One problem and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -48,6 +50,8 @@ pub struct ConfigError {
     pub findings: Vec<Finding>,
     /// What would have been said beside it.
     pub warnings: Vec<Finding>,
+    /// What was read (or looked for in vain) until then: another try makes sense once one of these changes.
+    pub fingerprints: Fingerprints,
 }
 
 impl fmt::Display for ConfigError {

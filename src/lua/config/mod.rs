@@ -21,12 +21,16 @@ mod vm;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::{Function, Lua, Value};
+use mlua::Value;
 
 use crate::core::credentials::{AnonymousUser, AuthMethod};
 use crate::core::policy::{Actions, Disclosure, RolePolicy, Rule};
+use crate::lua::require::{Dependency, content_hash};
+use crate::lua::vm::{FunctionRef, Vm};
+use crate::lua::watch::Fingerprints;
 use crate::server::settings::{RealmSettings, Settings};
 use crate::words::{MatchPolicy, Uri};
 
@@ -50,10 +54,13 @@ pub struct LoadedConfig {
     /// `RolePolicy::function`), these are what to call.
     pub hooks: Vec<ConfigHook>,
     /// The VM the hooks live in.
-    pub lua: Lua,
+    pub vm: Rc<Vm>,
     /// The configuration file, the modules it requires and the certificates it names: a change of one of them asks
     /// for a reload of the configuration. Scripts are in `settings`; [`LoadedConfig::watched`] has all.
     pub files: Vec<PathBuf>,
+    /// The contents `files` were read with, and the absence of modules looked for elsewhere first: a difference asks for
+    /// a reload.
+    pub fingerprints: Fingerprints,
     /// Allowed, but probably not meant.
     pub warnings: Vec<Finding>,
     /// To be settled when the scripts are loaded: see [`UndecidedRole`].
@@ -73,7 +80,8 @@ impl LoadedConfig {
 pub struct ConfigHook {
     pub realm: Uri,
     pub kind: HookKind,
-    pub function: Function,
+    /// To be called with `Vm::start` of the configuration's VM, on its thread.
+    pub function: Rc<FunctionRef>,
     /// Where it is written, for error messages.
     pub file: PathBuf,
     pub line: Option<u32>,
@@ -98,46 +106,68 @@ pub struct UndecidedRole {
 
 /// Loads a configuration: `app` is the file, or the folder that holds `perilune.lua`.
 ///
-/// Blocks: reads files, runs Lua (for at most five seconds).
+/// To be called on a thread that hosts VMs (`vm::spawn_vm_thread`): the hooks stay there. Blocks: reads files, runs Lua
+/// (for at most two seconds).
 pub fn load(app: &Path) -> Result<LoadedConfig, ConfigError> {
-    let only = |finding| ConfigError { findings: vec![finding], warnings: Vec::new() };
-    let file = config_file(app).map_err(only)?;
-    let text = std::fs::read_to_string(&file)
-        .map_err(|err| only(Finding::of_file(&file, format!("cannot be read: {err}"))))?;
+    let file =
+        config_file(app).map_err(|finding| refusal(finding, Fingerprints::of(&[app.into(), app.join(FILE_NAME)])))?;
+    let read = std::fs::read_to_string(&file);
+    let known = || Fingerprints::of(std::slice::from_ref(&file));
+    let text = read.map_err(|err| refusal(Finding::of_file(&file, format!("cannot be read: {err}")), known()))?;
     let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
-    let of_lua = |err: mlua::Error, files: &[PathBuf]| only(vm::finding_of_error(&err, &file, files));
-    let (lua, touched) = vm::config_vm(&folder).map_err(|err| of_lua(err, &[]))?;
-    let value = vm::evaluate(&lua, &file, &text).map_err(|err| of_lua(err, &touched.borrow().files))?;
+    let lua =
+        vm::ConfigVm::open(&file, &folder).map_err(|error| refusal(Finding::of_file(&file, error.message), known()))?;
+    let value = lua.evaluate(&text);
+    let mut loaded = lua.vm.dependencies();
+    loaded.push(Dependency { path: file.clone(), hash: content_hash(text.as_bytes()) });
+    let fingerprints = Fingerprints::of_loaded(&loaded, &lua.vm.absent());
+    let value = value.map_err(|error| refusal(lua.finding(&error), fingerprints.clone()))?;
     let source = Source {
-        file: file.clone(),
+        file,
         folder,
         locator: Locator::new(&text),
+        vm: lua.vm.clone(),
         findings: RefCell::default(),
         warnings: RefCell::default(),
         files: RefCell::default(),
         lacking: Cell::new(false),
     };
-    let draft = read(&source, value);
-    let mut warnings = source.warnings.into_inner();
-    let mut findings = source.findings.into_inner();
+    let draft = read_settings(&source, value);
+    lua.bound();
+    finish(source, draft, &lua, fingerprints)
+}
+
+fn refusal(finding: Finding, fingerprints: Fingerprints) -> ConfigError {
+    ConfigError { findings: vec![finding], warnings: Vec::new(), fingerprints }
+}
+
+fn finish(
+    source: Source,
+    draft: Option<router::Draft>,
+    lua: &vm::ConfigVm,
+    mut fingerprints: Fingerprints,
+) -> Result<LoadedConfig, ConfigError> {
+    let (file, mut warnings, mut findings) = (source.file, source.warnings.into_inner(), source.findings.into_inner());
     findings.sort_by(|a, b| (a.line, &a.message).cmp(&(b.line, &b.message)));
     warnings.sort_by(|a, b| (a.line, &a.message).cmp(&(b.line, &b.message)));
     if source.lacking.get() {
-        for name in &touched.borrow().unset {
+        for name in lua.unset() {
             warnings.push(Finding::at(&file, 1, format!("the environment variable {name} is not set")));
         }
     }
+    let others = source.files.into_inner();
+    fingerprints.add(&others);
     let Some(draft) = draft.filter(|_| findings.is_empty()) else {
-        return Err(ConfigError { findings, warnings });
+        return Err(ConfigError { findings, warnings, fingerprints });
     };
     let mut files = vec![file];
-    files.extend(touched.borrow().files.iter().cloned());
-    files.extend(source.files.into_inner());
+    files.extend(lua.modules());
+    files.extend(others);
     let router::Draft { settings, hooks, undecided, .. } = draft;
-    Ok(LoadedConfig { settings, hooks, lua, files, warnings, undecided })
+    Ok(LoadedConfig { settings, hooks, vm: lua.vm.clone(), files, fingerprints, warnings, undecided })
 }
 
-fn read(source: &Source, value: Value) -> Option<router::Draft> {
+fn read_settings(source: &Source, value: Value) -> Option<router::Draft> {
     let root = Node { source, path: Default::default(), value };
     if !root.value.is_table() {
         root.say(format!("the file must return a table, not {}", root.value.type_name()));

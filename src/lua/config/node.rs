@@ -2,8 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path as FilePath, PathBuf};
+use std::rc::Rc;
 
 use mlua::{Table, Value};
+
+use crate::lua::vm::{Vm, describe};
 
 use super::finding::Finding;
 use super::keys::{Fields, Reads, nearest};
@@ -15,6 +18,8 @@ pub(super) struct Source {
     /// What paths in it are relative to.
     pub(super) folder: PathBuf,
     pub(super) locator: Locator,
+    /// Where the values live.
+    pub(super) vm: Rc<Vm>,
     pub(super) findings: RefCell<Vec<Finding>>,
     pub(super) warnings: RefCell<Vec<Finding>>,
     /// Files other than Lua that the settings depend on (certificates).
@@ -63,8 +68,7 @@ impl<'s> Node<'s> {
 
     /// The value of a key, if it is there.
     pub(super) fn child(&self, key: &str) -> Option<Node<'s>> {
-        let value = self.value.as_table()?.raw_get::<Value>(key).ok().filter(|value| !value.is_nil())?;
-        Some(self.below(Step::Key(key.into()), value))
+        self.get(key, &Step::Key(key.into()))
     }
 
     fn below(&self, step: Step, value: Value) -> Node<'s> {
@@ -122,51 +126,83 @@ impl<'s> Node<'s> {
     }
 
     /// Everything in a table, keys sorted before items; keys that are neither text nor item numbers are complained of.
-    fn entries(&self) -> Vec<(Step, Node<'s>)> {
+    ///
+    /// A VM has some 8,000 handles of values only, and tables of users may be larger: one value is held at a time.
+    fn entries(&self) -> impl Iterator<Item = (Step, Node<'s>)> {
+        self.steps().into_iter().filter_map(|step| {
+            let node = match &step {
+                Step::Key(name) => self.get(name.as_str(), &step),
+                Step::Item(number) => self.get(*number, &step),
+            };
+            Some((step, node?))
+        })
+    }
+
+    fn steps(&self) -> Vec<Step> {
         let Some(table) = self.value.as_table() else {
             return Vec::new();
         };
-        let mut entries = Vec::new();
-        for (key, value) in table.pairs::<Value, Value>().flatten() {
+        let mut steps = Vec::new();
+        for pair in table.pairs::<Value, Value>() {
+            let key = match pair {
+                Ok((key, _)) => key,
+                Err(error) => {
+                    self.unreadable(&error);
+                    break;
+                }
+            };
             let step = match &key {
                 Value::Integer(number) => usize::try_from(*number).ok().filter(|number| *number > 0).map(Step::Item),
                 Value::String(text) => text.to_str().ok().map(|text| Step::Key(text.to_owned())),
                 _ => None,
             };
             match step {
-                Some(step) => entries.push((step.clone(), self.below(step, value))),
+                Some(step) => steps.push(step),
                 None => self.problem(format!("has a key that is neither text nor an item number: {}", described(&key))),
             }
         }
-        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-        entries
+        steps.sort();
+        steps
+    }
+
+    /// The value of a key, without metamethods, if it is there.
+    fn get(&self, key: impl mlua::IntoLua, step: &Step) -> Option<Node<'s>> {
+        match self.value.as_table()?.raw_get::<Value>(key) {
+            Ok(Value::Nil) => None,
+            Ok(value) => Some(self.below(step.clone(), value)),
+            Err(error) => {
+                self.unreadable(&error);
+                None
+            }
+        }
+    }
+
+    fn unreadable(&self, error: &mlua::Error) {
+        self.problem(format!("cannot be read: {}", describe(error)));
     }
 
     /// The entries of a table whose keys are names of the user's choice.
-    pub(super) fn named(&self, what: &str) -> Vec<(String, Node<'s>)> {
-        if self.table("a table").is_none() {
-            return Vec::new();
-        }
-        let mut named = Vec::new();
-        for (step, node) in self.entries() {
+    pub(super) fn named(&self, what: &'static str) -> impl Iterator<Item = (String, Node<'s>)> {
+        let entries = self.table("a table").map(|_| self.entries()).into_iter().flatten();
+        entries.filter_map(move |(step, node)| {
             match step {
                 Step::Key(name) if name.is_empty() => node.problem(format!("is empty: not {what}")),
-                Step::Key(name) => named.push((name, node)),
+                Step::Key(name) => return Some((name, node)),
                 Step::Item(_) => node.problem(format!("is a list item where {what} is expected")),
             }
-        }
-        named
+            None
+        })
     }
 
     /// The items of a list; what is not one is complained about by the caller, or here if there are no keys to read.
-    pub(super) fn items(&self) -> Vec<Node<'s>> {
-        self.entries().into_iter().filter(|(step, _)| matches!(step, Step::Item(_))).map(|(_, node)| node).collect()
+    pub(super) fn items(&self) -> impl Iterator<Item = Node<'s>> {
+        self.entries().filter(|(step, _)| matches!(step, Step::Item(_))).map(|(_, node)| node)
     }
 
     /// A list and nothing else.
-    pub(super) fn list(&self) -> Vec<Node<'s>> {
+    pub(super) fn list(&self) -> impl Iterator<Item = Node<'s>> {
         if self.table("a list").is_some() {
-            for (_, node) in self.entries().iter().filter(|(step, _)| matches!(step, Step::Key(_))) {
+            for (_, node) in self.entries().filter(|(step, _)| matches!(step, Step::Key(_))) {
                 node.problem("is a key where list items are expected");
             }
         }
@@ -177,7 +213,7 @@ impl<'s> Node<'s> {
     pub(super) fn texts(&self) -> Vec<(String, Node<'s>)> {
         let nodes = match &self.value {
             Value::String(_) => vec![Node { source: self.source, path: self.path.clone(), value: self.value.clone() }],
-            Value::Table(_) => self.list(),
+            Value::Table(_) => self.list().collect(),
             _ => {
                 self.wrong_type("a string or a list of strings");
                 Vec::new()
@@ -223,6 +259,8 @@ impl<'s> Node<'s> {
             self.say(format!("{} is a folder, not a file", path.display()));
             return None;
         }
+        // Its creation asks for another try.
+        self.source.files.borrow_mut().push(path.clone());
         let hint = similar_file(&path).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
         self.say(format!("{} does not exist{hint}", path.display()));
         None

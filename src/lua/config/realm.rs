@@ -1,11 +1,13 @@
 //! One realm of a configuration: its roles, scripts, limits and rules of URIs; logins are in `auth`.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use mlua::Value;
 
 use crate::core::policy::{Action, Actions, Disclosure, RequestIds, RolePolicy, Rule, SlowPolicy};
+use crate::lua::vm::describe;
 use crate::server::settings::{RealmSettings, ScriptSettings};
 use crate::words::{MatchPolicy, Uri, UriRules};
 
@@ -37,7 +39,13 @@ impl RealmDraft {
     pub(super) fn hook(&mut self, kind: HookKind, node: &Node, function: &mlua::Function) {
         let place = node.finding("");
         let (file, line) = (place.file, place.line);
-        self.hooks.push(ConfigHook { realm: self.name.clone(), kind, function: function.clone(), file, line });
+        match node.source.vm.reference(function) {
+            Ok(function) => {
+                let (realm, function) = (self.name.clone(), Rc::new(function));
+                self.hooks.push(ConfigHook { realm, kind, function, file, line });
+            }
+            Err(error) => node.say(format!("the function cannot be kept: {}", describe(&error))),
+        }
     }
 }
 
@@ -144,11 +152,13 @@ fn script_name<'s>(node: &Node<'s>) -> Option<(String, Node<'s>)> {
     let place = match &node.value {
         Value::Table(_) => {
             let mut items = node.items();
-            if items.len() != 1 {
-                node.problem("must name one file: { \"file.lua\", memory = \"64MB\" }");
-                return None;
+            match (items.next(), items.next()) {
+                (Some(item), None) => item,
+                _ => {
+                    node.problem("must name one file: { \"file.lua\", memory = \"64MB\" }");
+                    return None;
+                }
             }
-            items.pop()?
         }
         value => Node { source: node.source, path: node.path.clone(), value: value.clone() },
     };

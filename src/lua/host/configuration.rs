@@ -13,6 +13,7 @@ use super::worker::{Bounds, Worker};
 use crate::lua::config::{self, ConfigError, Finding, HookKind, LoadedConfig, UndecidedRole};
 use crate::lua::raw::objects::Classes;
 use crate::lua::vm::spawn_vm_thread;
+use crate::lua::watch::Fingerprints;
 use crate::server::Clock;
 use crate::server::settings::{Address, ListenerSettings, Settings};
 
@@ -71,6 +72,7 @@ pub fn load_configuration(app: &Path, clock: Clock) -> Result<Configuration, Con
     let failed = |text: &str| ConfigError {
         findings: vec![Finding::of_file(app, text.to_owned())],
         warnings: Vec::new(),
+        fingerprints: Fingerprints::default(),
     };
     spawned.map_err(|error| failed(&format!("no thread for the configuration: {error}")))?;
     match reported.recv() {

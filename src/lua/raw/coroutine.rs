@@ -18,7 +18,7 @@ use slab::Slab;
 use super::protect::Main;
 use super::refs::{Dead, FunctionRef, ValueRef, sweep};
 use super::watchdog;
-use crate::lua::vm::{ErrorKind, ScriptError};
+use crate::lua::vm::{ErrorKind, ScriptError, describe};
 
 /// Idle coroutines kept for the next handler.
 const POOL: usize = 64;
@@ -194,6 +194,30 @@ impl Coroutines {
         };
         self.busy.set(false);
         slice
+    }
+
+    /// [`Coroutines::start`] without arguments, to the function's first result (nil if there is none). To wait is an
+    /// error.
+    pub fn run_to_value(&self, function: &FunctionRef, budget: Duration) -> Result<Value, ScriptError> {
+        let mut result = None;
+        let slice = self.start(function, budget, &mut |_| Ok(0), &mut |state, count| {
+            if count > 0 {
+                // SAFETY: `state` is this VM's, protected, with `count` values; `result` lives outside.
+                result = Some(unsafe { self.reference_at(state, 1) });
+            }
+            Ok(())
+        });
+        match slice {
+            Slice::Finished => match result {
+                None => Ok(Value::Nil),
+                Some(result) => self.value(&result).map_err(|error| ScriptError::from_text(describe(&error))),
+            },
+            Slice::Waiting { id, .. } => {
+                self.cancel(id);
+                Err(ScriptError::host("cannot wait here"))
+            }
+            Slice::Failed(error) => Err(error),
+        }
     }
 
     /// Goes on with a waiting coroutine. An id that waits no more fails with [`ErrorKind::Host`].

@@ -96,6 +96,7 @@ impl Connection {
         // From here on the realm gives the id back.
         self.drawn = None;
         self.seat.settle();
+        metrics::counter!("perilune_logins_total").increment(1);
         self.outbox.belongs_to(&handle, session);
         info!(
             %session, realm = %realm, authid = principal.authid, role = principal.authrole,
@@ -105,6 +106,7 @@ impl Connection {
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        metrics::counter!("perilune_logins_refused_total").increment(1);
         info!(peer = %self.transport.peer_name(), "refused: {refusal}");
         self.send(&Message::Abort(refusal.abort()));
         self.close(if refusal.is_violation() { 1002 } else { 1000 });

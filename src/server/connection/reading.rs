@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::Instant;
 use tracing::info;
 
 use super::{Connection, Stage};
@@ -38,17 +37,16 @@ impl Connection {
                 self.peer_ended();
                 return Ok(true);
             }
-            self.idle.heard = Instant::now();
             self.idle.missed = 0;
         }
-        if self.deaf {
+        let heard = self.idle.heard;
+        self.buffered = !self.deaf && self.consume(cx);
+        if self.deaf || self.input.is_empty() {
             self.input = BytesMut::new();
-            self.buffered = false;
-            return Ok(true);
         }
-        self.buffered = self.consume(cx);
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
+        if self.idle.heard == heard {
+            // No realm has looked at the clock for these octets.
+            self.idle.heard = self.shared.clock().now().mono;
         }
         Ok(true)
     }
@@ -143,7 +141,10 @@ impl Connection {
             inputs.last(),
             Some(Input::Message { message: Message::Goodbye(_) | Message::Abort(_), .. })
         );
-        realm.step_of(Some(*session), |step| inputs.drain(..).for_each(|input| step.input(input)));
+        self.idle.heard = realm.step_of(Some(*session), |step| {
+            inputs.drain(..).for_each(|input| step.input(input));
+            step.now().mono
+        });
         let flags = self.outbox.look(cx.waker());
         self.obey(flags);
         if goodbye && matches!(self.stage, Stage::Leaving) {
