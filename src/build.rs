@@ -3,9 +3,13 @@
 use std::process::Command;
 
 fn main() {
-    let commit = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
+    let commit = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--abbrev=12"])
+        .output();
     let commit = match commit {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
         // A source archive has no repository.
         _ => "no commit".to_owned(),
     };

@@ -12,12 +12,14 @@ use perilune::core::credentials::{
 use perilune::core::policy::{
     Action, Actions, Disclosure, RealmLimits, RealmPolicy, RequestIds, RolePolicy, Rule, SlowPolicy,
 };
-use perilune::lua::config::{self, ConfigError, ConfigHook, Finding, HookKind, LoadedConfig, UndecidedRole};
+use perilune::lua::config::{
+    self, ConfigError, ConfigHook, Finding, HookKind, LoadedConfig, UndecidedRole,
+};
 use perilune::lua::vm::{ErrorKind, Slice, Vm, spawn_vm_thread};
 use perilune::lua::watch::Fingerprints;
 use perilune::server::settings::{
-    Address, HttpSettings, ListenerSettings, RealmHostLimits, RealmSettings, RouterLimits, ScriptSettings, Settings,
-    TlsSettings,
+    Address, HttpSettings, ListenerSettings, RealmHostLimits, RealmSettings, RouterLimits,
+    ScriptSettings, Settings, TlsSettings,
 };
 use perilune::wire::Serializer;
 use perilune::words::{MatchPolicy, Uri, UriRules};
@@ -49,7 +51,11 @@ impl From<LoadedConfig> for Loaded {
     fn from(config: LoadedConfig) -> Loaded {
         Loaded {
             watched: config.watched(),
-            hooks: config.hooks.iter().map(|hook| (format!("{:?}", hook.kind), hook.line)).collect(),
+            hooks: config
+                .hooks
+                .iter()
+                .map(|hook| (format!("{:?}", hook.kind), hook.line))
+                .collect(),
             settings: config.settings,
             files: config.files,
             fingerprints: config.fingerprints,
@@ -84,7 +90,10 @@ fn with_config(source: &str, body: impl FnOnce(LoadedConfig) + Send + 'static) {
 /// The findings of a configuration, with the folder's name cut off.
 fn findings_of(folder: &Path) -> String {
     let prefix = format!("{}/", folder.display());
-    load_at(folder).expect_err("a refusal").to_string().replace(&prefix, "")
+    load_at(folder)
+        .expect_err("a refusal")
+        .to_string()
+        .replace(&prefix, "")
 }
 
 #[track_caller]
@@ -114,12 +123,18 @@ fn all_refused_in_realm(cases: &[(&str, &str)]) {
 #[test]
 fn misspelt_keys_name_the_nearest() {
     all_refused(&[
-        ("return {\n  limts = {},\n}", "perilune.lua:2: unknown key `limts`, did you mean `limits`?"),
+        (
+            "return {\n  limts = {},\n}",
+            "perilune.lua:2: unknown key `limts`, did you mean `limits`?",
+        ),
         (
             "return {\n  realms = {\n    home = {\n      auth = {\n        tikcet = {} } } } }",
             "perilune.lua:5: `realms.home.auth`: unknown key `tikcet`, did you mean `ticket`?",
         ),
-        ("return { quux = 1 }", "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, realms, http, shared"),
+        (
+            "return { quux = 1 }",
+            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, realms, http, shared",
+        ),
         (
             "return {\n listen = {\n { addr = ':0',\n orgins = '*' } } }",
             "perilune.lua:4: `listen[1]`: unknown key `orgins`, did you mean `origins`?",
@@ -134,8 +149,14 @@ fn misspelt_keys_name_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_refused_by_name() {
     all_refused(&[
-        ("return { compat = 'wiola' }", "perilune.lua:1: `compat` is not in this version"),
-        ("return { http = {\n metrics = '/m' } }", "perilune.lua:2: `http`: `metrics` is not in this version"),
+        (
+            "return { compat = 'wiola' }",
+            "perilune.lua:1: `compat` is not in this version",
+        ),
+        (
+            "return { http = {\n metrics = '/m' } }",
+            "perilune.lua:2: `http`: `metrics` is not in this version",
+        ),
         (
             "return { limits = { login_failures = 5 } }",
             "perilune.lua:1: `limits`: `login_failures` is not in this version",
@@ -146,8 +167,14 @@ fn keys_of_later_versions_are_refused_by_name() {
         ),
     ]);
     all_refused_in_realm(&[
-        ("auth = { scram = {} }", "perilune.lua:1: `realms.home.auth`: `scram` is not in this version"),
-        ("history = {}", "perilune.lua:1: `realms.home`: `history` is not in this version"),
+        (
+            "auth = { scram = {} }",
+            "perilune.lua:1: `realms.home.auth`: `scram` is not in this version",
+        ),
+        (
+            "history = {}",
+            "perilune.lua:1: `realms.home`: `history` is not in this version",
+        ),
     ]);
 }
 
@@ -174,11 +201,26 @@ fn limits_stand_where_they_hold() {
 #[test]
 fn wrong_values() {
     all_refused(&[
-        ("return 5", "perilune.lua:1: the file must return a table, not integer"),
-        ("return { listen = 5 }", "perilune.lua:1: `listen` must be an address or a table with `addr`, not a number"),
-        ("return { realms = {}, 'x' }", "perilune.lua:1: `[1]` is a list item where a key is expected"),
-        ("return { realms = { 'x' } }", "perilune.lua:1: `realms[1]` is a list item where a realm's name is expected"),
-        ("return { limits = { queue = {} } }", "perilune.lua:1: `limits.queue` must be a size or false, not a table"),
+        (
+            "return 5",
+            "perilune.lua:1: the file must return a table, not integer",
+        ),
+        (
+            "return { listen = 5 }",
+            "perilune.lua:1: `listen` must be an address or a table with `addr`, not a number",
+        ),
+        (
+            "return { realms = {}, 'x' }",
+            "perilune.lua:1: `[1]` is a list item where a key is expected",
+        ),
+        (
+            "return { realms = { 'x' } }",
+            "perilune.lua:1: `realms[1]` is a list item where a realm's name is expected",
+        ),
+        (
+            "return { limits = { queue = {} } }",
+            "perilune.lua:1: `limits.queue` must be a size or false, not a table",
+        ),
         (
             "return { limits = {\n queue = '1XB' } }",
             "perilune.lua:2: `limits.queue` must be a size like \"64MB\" (units: B, KB, MB, GB), not \"1XB\"",
@@ -195,7 +237,10 @@ fn wrong_values() {
             "return { limits = { connections = -1 } }",
             "perilune.lua:1: `limits.connections` must be at least 1 (`false` means no limit)",
         ),
-        ("return { limits = { connections = 1.5 } }", "perilune.lua:1: `limits.connections` must be a whole number"),
+        (
+            "return { limits = { connections = 1.5 } }",
+            "perilune.lua:1: `limits.connections` must be a whole number",
+        ),
         (
             "return { limits = { connections = '5' } }",
             "perilune.lua:1: `limits.connections` must be a number, not the string \"5\"",
@@ -212,7 +257,10 @@ fn wrong_values() {
             "return { limits = { nesting = false } }",
             "perilune.lua:1: `limits.nesting` must be a whole number from 8 to 1000",
         ),
-        ("return { http = { health = 'x' } }", "perilune.lua:1: `http.health` must be a path like \"/ws\", not \"x\""),
+        (
+            "return { http = { health = 'x' } }",
+            "perilune.lua:1: `http.health` must be a path like \"/ws\", not \"x\"",
+        ),
         (
             "return { shared = { x = 'rooter' } }",
             "perilune.lua:1: `shared.x` must be \"router\", not \"rooter\", did you mean \"router\"?",
@@ -223,14 +271,20 @@ fn wrong_values() {
             "uris = 'lose'",
             "perilune.lua:1: `realms.home.uris` must be \"loose\" or \"strict\", not \"lose\", did you mean \"loose\"?",
         ),
-        ("slow = true", "perilune.lua:1: `realms.home.slow` must be a string, not true"),
+        (
+            "slow = true",
+            "perilune.lua:1: `realms.home.slow` must be a string, not true",
+        ),
     ]);
 }
 
 #[test]
 fn listeners_that_cannot_be() {
     all_refused(&[
-        ("return { listen = {} }", "perilune.lua:1: `listen` names no address"),
+        (
+            "return { listen = {} }",
+            "perilune.lua:1: `listen` names no address",
+        ),
         (
             "return { listen = {\n ':80',\n { addr = '0.0.0.0:80' } } }",
             "perilune.lua:3: a second listener on 0.0.0.0:80",
@@ -239,7 +293,10 @@ fn listeners_that_cannot_be() {
             "return { listen = 'here' }",
             "perilune.lua:1: `listen` is wrong: \"here\" is not an address like 127.0.0.1:8080, [::1]:8080, :8080 or unix:/path",
         ),
-        ("return { listen = { mode = '0600' } }", "perilune.lua:1: `listen` needs `addr`"),
+        (
+            "return { listen = { mode = '0600' } }",
+            "perilune.lua:1: `listen` needs `addr`",
+        ),
         (
             "return { listen = { addr = ':0', mode = '0600' } }",
             "perilune.lua:1: `listen.mode` is for unix sockets only",
@@ -283,13 +340,22 @@ fn realms_that_cannot_be() {
             "auth = { ticket = { users = { joe = {\n role = 'admin', secret = 'x' } } } }",
             "perilune.lua:2: realm `home` has no role `admin`; its roles: guest",
         ),
-        ("auth = { anonymous = {} }", "perilune.lua:1: `realms.home.auth.anonymous` needs `role`"),
-        ("auth = { ticket = {} }", "perilune.lua:1: `realms.home.auth.ticket` needs `users`"),
+        (
+            "auth = { anonymous = {} }",
+            "perilune.lua:1: `realms.home.auth.anonymous` needs `role`",
+        ),
+        (
+            "auth = { ticket = {} }",
+            "perilune.lua:1: `realms.home.auth.ticket` needs `users`",
+        ),
         (
             "auth = { ticket = true }",
             "perilune.lua:1: `realms.home.auth.ticket` must be a table or a function, not true",
         ),
-        ("scripts = { 'rooms.lua',\n 'rooms.lua' }", "perilune.lua:2: the script rooms.lua is named twice"),
+        (
+            "scripts = { 'rooms.lua',\n 'rooms.lua' }",
+            "perilune.lua:2: the script rooms.lua is named twice",
+        ),
         (
             "scripts = { { memory = '1MB' } }",
             "perilune.lua:1: `realms.home.scripts[1]` must name one file: { \"file.lua\", memory = \"64MB\" }",
@@ -299,8 +365,14 @@ fn realms_that_cannot_be() {
             "perilune.lua:1: `realms.home.scripts[1].instances` must be a whole number from 1 to 256",
         ),
     ]);
-    let folder = app(&[("perilune.lua", &realm("scripts = {\n'room.lua' }")), ("rooms.lua", "")]);
-    assert_eq!(findings_of(folder.path()), "perilune.lua:2: room.lua does not exist, did you mean `rooms.lua`?");
+    let folder = app(&[
+        ("perilune.lua", &realm("scripts = {\n'room.lua' }")),
+        ("rooms.lua", ""),
+    ]);
+    assert_eq!(
+        findings_of(folder.path()),
+        "perilune.lua:2: room.lua does not exist, did you mean `rooms.lua`?"
+    );
 }
 
 #[test]
@@ -315,7 +387,10 @@ fn rules_that_cannot_be() {
             "`realms.home.roles.r[1].uri` with match \"exact\": \"a.\" is not a valid URI (no empty component)",
         ),
         ("{ allow = {} }", "`realms.home.roles.r[1]` needs `uri`"),
-        ("{ uri = 'a' }", "`realms.home.roles.r[1]` needs `allow` (an empty list refuses everything)"),
+        (
+            "{ uri = 'a' }",
+            "`realms.home.roles.r[1]` needs `allow` (an empty list refuses everything)",
+        ),
         (
             "{ uri = 'a', allow = { 'cal' } }",
             "`realms.home.roles.r[1].allow[1]` must be \"call\" or \"register\" or \"publish\" or \"subscribe\", not \"cal\", did you mean \"call\"?",
@@ -332,10 +407,14 @@ fn rules_that_cannot_be() {
             "{ uri = 'a', allow = {}, disclose = { caller = 'yes' } }",
             "`realms.home.roles.r[1].disclose.caller` must be true or false, not a string",
         ),
-        ("'call'", "`realms.home.roles.r[1]` must be a table, not a string"),
+        (
+            "'call'",
+            "`realms.home.roles.r[1]` must be a table, not a string",
+        ),
     ] {
         let line = if rule.contains('\n') { 2 } else { 1 };
-        let source = format!("return {{ realms = {{ home = {{ roles = {{ r = {{ {rule} }} }} }} }} }}");
+        let source =
+            format!("return {{ realms = {{ home = {{ roles = {{ r = {{ {rule} }} }} }} }} }}");
         refused(&source, &format!("perilune.lua:{line}: {problem}"));
     }
 }
@@ -347,11 +426,26 @@ fn cra_06_wampcra_users_that_cannot_be() {
         ("", " needs `secret`"),
         ("secret = ''", ".secret` is empty"),
         ("secret = 5", ".secret` must be a string, not a number"),
-        ("secret = 'a', password = 'b', salt = 'c'", " has both `secret` and `password`: give one"),
-        ("password = 'b'", " has a `password` without `salt`: give both, or the password as `secret`"),
-        ("secret = 'a', iterations = 1000", ".iterations` stands without `salt`"),
-        ("secret = 'a', keylen = 32", ".keylen` stands without `salt`"),
-        ("password = 'a', salt = 'b', iterations = 0", ".iterations` must be a whole number from 1 to 1000000"),
+        (
+            "secret = 'a', password = 'b', salt = 'c'",
+            " has both `secret` and `password`: give one",
+        ),
+        (
+            "password = 'b'",
+            " has a `password` without `salt`: give both, or the password as `secret`",
+        ),
+        (
+            "secret = 'a', iterations = 1000",
+            ".iterations` stands without `salt`",
+        ),
+        (
+            "secret = 'a', keylen = 32",
+            ".keylen` stands without `salt`",
+        ),
+        (
+            "password = 'a', salt = 'b', iterations = 0",
+            ".iterations` must be a whole number from 1 to 1000000",
+        ),
         (
             "secret = 'plain', salt = 'b'",
             ".secret` must be the derived key, 32 octets in Base64 (`keylen`); write the plain text as `password`",
@@ -359,7 +453,9 @@ fn cra_06_wampcra_users_that_cannot_be() {
     ] {
         let place = "`realms.home.auth.wampcra.users.ann";
         let tick = if problem.starts_with(' ') { "`" } else { "" };
-        let source = realm(&format!("auth = {{ wampcra = {{ users = {{ ann = {{ role = 'guest', {user} }} }} }} }}"));
+        let source = realm(&format!(
+            "auth = {{ wampcra = {{ users = {{ ann = {{ role = 'guest', {user} }} }} }} }}"
+        ));
         refused(&source, &format!("perilune.lua:1: {place}{tick}{problem}"));
     }
 }
@@ -370,15 +466,36 @@ fn cra_05_passwords_are_derived() {
     let users = "ann = { password = 'secret1', salt = 'mysalt', iterations = 100, keylen = 32, role = 'guest' },
                  bob = { secret = 'AAAAAAAAAAAAAAAAAAAAAA==', salt = 'x', keylen = 16, role = 'guest' },
                  eve = { secret = 'plain', role = 'guest' }";
-    let loaded = load(&realm(&format!("auth = {{ wampcra = {{ users = {{ {users} }} }} }}"))).expect("fine");
-    let users = loaded.settings.realms["home"].policy.auth.wampcra.as_ref().expect("offered");
+    let loaded = load(&realm(&format!(
+        "auth = {{ wampcra = {{ users = {{ {users} }} }} }}"
+    )))
+    .expect("fine");
+    let users = loaded.settings.realms["home"]
+        .policy
+        .auth
+        .wampcra
+        .as_ref()
+        .expect("offered");
     let mut key = [0; 32];
     pbkdf2::pbkdf2_hmac::<sha2::Sha256>(b"secret1", b"mysalt", 100, &mut key);
     let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key);
-    let salt = |salt: &str, iterations, keylen| Some(Salt { salt: salt.into(), iterations, keylen });
-    let user = |key: &str, salt| CraUser { key: Secret::new(key), role: "guest".into(), salt };
+    let salt = |salt: &str, iterations, keylen| {
+        Some(Salt {
+            salt: salt.into(),
+            iterations,
+            keylen,
+        })
+    };
+    let user = |key: &str, salt| CraUser {
+        key: Secret::new(key),
+        role: "guest".into(),
+        salt,
+    };
     assert_eq!(users["ann"], user(&text, salt("mysalt", 100, 32)));
-    assert_eq!(users["bob"], user("AAAAAAAAAAAAAAAAAAAAAA==", salt("x", 1000, 16)));
+    assert_eq!(
+        users["bob"],
+        user("AAAAAAAAAAAAAAAAAAAAAA==", salt("x", 1000, 16))
+    );
     assert_eq!(users["eve"], user("plain", None));
 }
 
@@ -394,10 +511,19 @@ fn all_problems_at_once_in_the_order_of_the_file() {
 
 #[test]
 fn lua_errors_keep_their_place() {
-    refused("return {\n  a = = 1 }", "perilune.lua:2: unexpected symbol near '='");
-    refused("local t\n\nlocal x = t.y\nreturn {}", "perilune.lua:3: attempt to index local 't' (a nil value)");
+    refused(
+        "return {\n  a = = 1 }",
+        "perilune.lua:2: unexpected symbol near '='",
+    );
+    refused(
+        "local t\n\nlocal x = t.y\nreturn {}",
+        "perilune.lua:3: attempt to index local 't' (a nil value)",
+    );
     refused("\nerror('no: 1: way')", "perilune.lua:2: no: 1: way");
-    refused("\nio.open('x', 'w')", "perilune.lua:2: a configuration only reads files (io.open mode \"w\")");
+    refused(
+        "\nio.open('x', 'w')",
+        "perilune.lua:2: a configuration only reads files (io.open mode \"w\")",
+    );
     let error = load("local function f()\n  error('x')\nend\nf()").expect_err("refused");
     let traceback = error.findings[0].traceback.as_deref().expect("a traceback");
     assert!(traceback.contains("perilune.lua:4"), "{traceback}");
@@ -408,26 +534,44 @@ fn lua_errors_in_deep_folders_and_modules() {
     let deep = "a_folder_with_a_long_name/another_folder_with_a_long_name/app";
     let config = format!("{deep}/perilune.lua");
     let module = format!("{deep}/users/home.lua");
-    let folder = app(&[(&config, "\nreturn require 'users.home'"), (&module, "\n\nreturn = 1")]);
+    let folder = app(&[
+        (&config, "\nreturn require 'users.home'"),
+        (&module, "\n\nreturn = 1"),
+    ]);
     let error = load_at(&folder.path().join(deep)).expect_err("refused");
     assert_eq!(error.findings[0].file, folder.path().join(&module));
     assert_eq!(error.findings[0].line, Some(3));
-    let folder = app(&[("perilune.lua", "\nlocal nowhere = require 'nowhere'\nreturn nowhere")]);
+    let folder = app(&[(
+        "perilune.lua",
+        "\nlocal nowhere = require 'nowhere'\nreturn nowhere",
+    )]);
     let text = findings_of(folder.path());
     assert_eq!(
         text,
         "perilune.lua:2: module 'nowhere' not found: no built-in module 'nowhere', no file 'nowhere.lua', \
          no file 'nowhere/init.lua'"
     );
-    let folder = app(&[("perilune.lua", "return require 'a'"), ("a.lua", "local a = require 'a'")]);
-    assert_eq!(findings_of(folder.path()), "a.lua:1: cyclic require: a -> a");
+    let folder = app(&[
+        ("perilune.lua", "return require 'a'"),
+        ("a.lua", "local a = require 'a'"),
+    ]);
+    assert_eq!(
+        findings_of(folder.path()),
+        "a.lua:1: cyclic require: a -> a"
+    );
 }
 
 #[test]
 fn a_configuration_that_never_ends_is_stopped() {
     let cpu_time = || {
         let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a clock");
-        Duration::from_nanos(text.split(' ').next().expect("CPU time").parse().expect("a number"))
+        Duration::from_nanos(
+            text.split(' ')
+                .next()
+                .expect("CPU time")
+                .parse()
+                .expect("a number"),
+        )
     };
     for source in ["\nwhile true do end", "\nwhile true do pcall(error) end"] {
         let folder = app(&[("perilune.lua", source)]);
@@ -437,7 +581,10 @@ fn a_configuration_that_never_ends_is_stopped() {
             (error, cpu_time())
         });
         let text = error.to_string();
-        assert!(text.ends_with("perilune.lua:2: the configuration took longer than 2 s"), "{text}");
+        assert!(
+            text.ends_with("perilune.lua:2: the configuration took longer than 2 s"),
+            "{text}"
+        );
         assert!(used < Duration::from_millis(2500), "{source}: {used:?}");
     }
 }
@@ -446,47 +593,107 @@ fn a_configuration_that_never_ends_is_stopped() {
 fn missing_files() {
     let folder = app(&[("other.lua", "")]);
     assert_eq!(
-        findings_of(folder.path()).split_once(": ").map(|(_, text)| text),
+        findings_of(folder.path())
+            .split_once(": ")
+            .map(|(_, text)| text),
         Some("the folder holds no perilune.lua")
     );
     let error = load_at(&folder.path().join("nowhere")).expect_err("refused");
-    assert!(error.to_string().ends_with("/nowhere: no such file or folder"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .ends_with("/nowhere: no such file or folder"),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_unset_variable_is_named_where_it_may_be_the_reason() {
-    let source = realm("auth = { ticket = { users = { joe = { secret = env 'PERILUNE_UNSET', role = 'guest' } } } }");
+    let source = realm(
+        "auth = { ticket = { users = { joe = { secret = env 'PERILUNE_UNSET', role = 'guest' } } } }",
+    );
     let error = load(&source).expect_err("refused");
-    assert!(error.to_string().ends_with("`realms.home.auth.ticket.users.joe` needs `secret`"), "{error}");
-    assert!(error.warnings[0].message.contains("PERILUNE_UNSET is not set"), "{error:?}");
-    assert!(load("return { listen = env 'PERILUNE_UNSET' or ':0', realms = {} }").expect("fine").warnings.is_empty());
+    assert!(
+        error
+            .to_string()
+            .ends_with("`realms.home.auth.ticket.users.joe` needs `secret`"),
+        "{error}"
+    );
+    assert!(
+        error.warnings[0]
+            .message
+            .contains("PERILUNE_UNSET is not set"),
+        "{error:?}"
+    );
+    assert!(
+        load("return { listen = env 'PERILUNE_UNSET' or ':0', realms = {} }")
+            .expect("fine")
+            .warnings
+            .is_empty()
+    );
 }
 
 #[test]
 fn secrets_are_never_shown() {
-    for user in ["{ secret = { 'hush' } }", "{ secret = 'hush', salt = 'x' }", "'hush'"] {
-        let error = load(&realm(&format!("auth = {{ wampcra = {{ users = {{ joe = {user} }} }} }}"))).expect_err(user);
+    for user in [
+        "{ secret = { 'hush' } }",
+        "{ secret = 'hush', salt = 'x' }",
+        "'hush'",
+    ] {
+        let error = load(&realm(&format!(
+            "auth = {{ wampcra = {{ users = {{ joe = {user} }} }} }}"
+        )))
+        .expect_err(user);
         assert!(!format!("{error:?}").contains("hush"), "{error}");
     }
 }
 
 #[test]
 fn a_realm_nobody_can_join_is_worth_a_warning() {
-    let warnings = |source| load(source).expect("fine").warnings.iter().map(|w| w.message.clone()).collect::<Vec<_>>();
-    assert_eq!(warnings("return {}"), ["there is no realm: nobody can join"]);
-    assert_eq!(warnings("return { realms = { home = {} } }"), ["realm `home` has no `auth`: nobody can join it"]);
-    assert_eq!(warnings("return { realms = { home = { scripts = { 'rooms.lua' } } } }"), [""; 0]);
+    let warnings = |source| {
+        load(source)
+            .expect("fine")
+            .warnings
+            .iter()
+            .map(|w| w.message.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warnings("return {}"),
+        ["there is no realm: nobody can join"]
+    );
+    assert_eq!(
+        warnings("return { realms = { home = {} } }"),
+        ["realm `home` has no `auth`: nobody can join it"]
+    );
+    assert_eq!(
+        warnings("return { realms = { home = { scripts = { 'rooms.lua' } } } }"),
+        [""; 0]
+    );
 }
 
 /// A script may bring `p.authorize`, so whether the role exists is known when the scripts are loaded.
 #[test]
 fn roles_are_undecided_where_scripts_may_authorize() {
-    let loaded = load(&realm("scripts = { 'rooms.lua' }, auth = { anonymous = { role = 'gest' } }")).expect("fine");
+    let loaded = load(&realm(
+        "scripts = { 'rooms.lua' }, auth = { anonymous = { role = 'gest' } }",
+    ))
+    .expect("fine");
     let message = &loaded.undecided[0].finding.message;
-    assert_eq!(message, "realm `home` has no role `gest`, did you mean `guest`?");
+    assert_eq!(
+        message,
+        "realm `home` has no role `gest`, did you mean `guest`?"
+    );
     // Script sessions are trusted: a login must not get their role by a gap in the configuration.
-    let error = load(&realm("scripts = { 'rooms.lua' }, auth = { anonymous = { role = 'script' } }"));
-    assert!(error.expect_err("refused").to_string().contains("has no role `script`"));
+    let error = load(&realm(
+        "scripts = { 'rooms.lua' }, auth = { anonymous = { role = 'script' } }",
+    ));
+    assert!(
+        error
+            .expect_err("refused")
+            .to_string()
+            .contains("has no role `script`")
+    );
 }
 
 #[test]
@@ -527,14 +734,34 @@ fn hooks_run_in_the_bounds_of_a_handler() {
         wampcra = function() while true do pcall(error) end end,
     } } } }";
     with_config(source, |loaded| {
-        let hook = |method| loaded.hooks.iter().find(|hook| hook.kind == HookKind::Auth(method)).expect("there");
-        assert!(matches!(start(&loaded.vm, hook(AuthMethod::Ticket)), Slice::Finished));
+        let hook = |method| {
+            loaded
+                .hooks
+                .iter()
+                .find(|hook| hook.kind == HookKind::Auth(method))
+                .expect("there")
+        };
+        assert!(matches!(
+            start(&loaded.vm, hook(AuthMethod::Ticket)),
+            Slice::Finished
+        ));
         match start(&loaded.vm, hook(AuthMethod::WampCra)) {
             Slice::Failed(error) => assert!(matches!(error.kind, ErrorKind::Time), "{error:?}"),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(start(&loaded.vm, hook(AuthMethod::Ticket)), Slice::Finished));
-        assert_eq!(loaded.vm.lua().globals().get::<u32>("asked").expect("a number"), 2);
+        assert!(matches!(
+            start(&loaded.vm, hook(AuthMethod::Ticket)),
+            Slice::Finished
+        ));
+        assert_eq!(
+            loaded
+                .vm
+                .lua()
+                .globals()
+                .get::<u32>("asked")
+                .expect("a number"),
+            2
+        );
     });
 }
 
@@ -557,7 +784,12 @@ fn configurations_read_and_nothing_else() {
          assert(not pcall(require, 'ffi') and not pcall(require, 'io'))
          return {{ realms = {{}} }}"
     );
-    assert_eq!(load(&source).map(|loaded| loaded.warnings).map_err(|error| error.to_string()), Ok(Vec::new()));
+    assert_eq!(
+        load(&source)
+            .map(|loaded| loaded.warnings)
+            .map_err(|error| error.to_string()),
+        Ok(Vec::new())
+    );
     assert_eq!(std::fs::read_to_string(secret).expect("there"), "hush\n");
     refused(
         "\nlocal p = require 'perilune'",
@@ -576,7 +808,14 @@ fn metamethods_are_not_called() {
              roles = trapped {{ guest = trapped {{ trapped {{ uri = 'a', allow = trapped {{ 'call' }} }} }} }},
              auth = trapped {{ anonymous = trapped {{ role = 'guest' }} }} }} }} }}"
     );
-    assert_eq!(load(&source).expect("fine").settings.realms["home"].policy.roles["guest"].rules.len(), 1);
+    assert_eq!(
+        load(&source).expect("fine").settings.realms["home"]
+            .policy
+            .roles["guest"]
+            .rules
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -585,7 +824,9 @@ fn large_configurations() {
         for i = 1, 20000 do users['user' .. i] = { secret = 's' .. i, role = 'guest' } end
         for i = 1, 20000 do rules[i] = { uri = 'a.' .. i, allow = { 'call' } } end
         return { realms = { home = { roles = { guest = rules }, auth = { ticket = { users = users } } } } }";
-    let policy = load(source).expect("fine").settings.realms["home"].policy.clone();
+    let policy = load(source).expect("fine").settings.realms["home"]
+        .policy
+        .clone();
     assert_eq!(policy.auth.ticket.expect("offered").len(), 20000);
     assert_eq!(policy.roles["guest"].rules.len(), 20000);
 }
@@ -595,23 +836,38 @@ fn large_configurations() {
 fn fingerprints_cover_what_was_read_or_missing() {
     let folder = app(&[
         ("perilune.lua", "return { realms = require 'realms' }"),
-        ("realms/init.lua", "return { home = { scripts = { 'rooms.lua' } } }"),
+        (
+            "realms/init.lua",
+            "return { home = { scripts = { 'rooms.lua' } } }",
+        ),
     ]);
     let changed = |before: &Fingerprints| {
         let changed = before.changed(&before.now());
-        changed.iter().map(|path| path.strip_prefix(folder.path()).expect("in it").to_owned()).collect::<Vec<_>>()
+        changed
+            .iter()
+            .map(|path| path.strip_prefix(folder.path()).expect("in it").to_owned())
+            .collect::<Vec<_>>()
     };
-    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
-    let refused = load_at(folder.path()).expect_err("no rooms.lua").fingerprints;
-    assert_eq!(changed(&refused), [PathBuf::new(); 0]);
+    let write =
+        |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    let refused = load_at(folder.path())
+        .expect_err("no rooms.lua")
+        .fingerprints;
+    assert_eq!(changed(&refused), Vec::<PathBuf>::new());
     write("rooms.lua", "");
     assert_eq!(changed(&refused), [Path::new("rooms.lua")]);
     let loaded = load_at(folder.path()).expect("fine").fingerprints;
-    assert_eq!(changed(&loaded), [PathBuf::new(); 0]);
-    write("perilune.lua", "return { realms = require 'realms' } -- new");
+    assert_eq!(changed(&loaded), Vec::<PathBuf>::new());
+    write(
+        "perilune.lua",
+        "return { realms = require 'realms' } -- new",
+    );
     write("realms/init.lua", "return { home = {} }");
     write("realms.lua", "return {}");
-    assert_eq!(changed(&loaded), ["perilune.lua", "realms/init.lua", "realms.lua"].map(PathBuf::from));
+    assert_eq!(
+        changed(&loaded),
+        ["perilune.lua", "realms/init.lua", "realms.lua"].map(PathBuf::from)
+    );
 }
 
 const FULL: &str = r#"
@@ -655,7 +911,10 @@ return {
 fn full_app() -> tempfile::TempDir {
     app(&[
         ("perilune.lua", FULL),
-        ("users.lua", "return { joe = { secret = 's3cret', role = 'resident' } }"),
+        (
+            "users.lua",
+            "return { joe = { secret = 's3cret', role = 'resident' } }",
+        ),
         ("rooms.lua", ""),
         ("deep/alarm.lua", ""),
         ("tls/cert.pem", ""),
@@ -671,17 +930,26 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
     };
     vec![
         plain(Address::Tcp("127.0.0.1:8080".into())),
-        plain(Address::Unix { path: folder.join("run/p.sock"), mode: 0o600 }),
+        plain(Address::Unix {
+            path: folder.join("run/p.sock"),
+            mode: 0o600,
+        }),
         ListenerSettings {
             address: Address::Tcp("0.0.0.0:8443".into()),
-            tls: Some(TlsSettings { cert: folder.join("tls/cert.pem"), key: folder.join("tls/key.pem") }),
+            tls: Some(TlsSettings {
+                cert: folder.join("tls/cert.pem"),
+                key: folder.join("tls/key.pem"),
+            }),
             paths: vec!["/wamp".into()],
             origins: Some(vec!["https://*.example.com".into()]),
             serializers: vec![Serializer::Json, Serializer::Cbor],
             message: 2 << 20,
             idle_ping: None,
         },
-        plain(Address::Unix { path: "/run/x.sock".into(), mode: 0o660 }),
+        plain(Address::Unix {
+            path: "/run/x.sock".into(),
+            mode: 0o660,
+        }),
     ]
 }
 
@@ -704,21 +972,38 @@ fn full_home() -> RealmPolicy {
         slow: Some(SlowPolicy::Close),
     };
     let resident = RolePolicy {
-        rules: vec![rule("", Actions::all(), Disclosure::Always, Disclosure::Never)],
+        rules: vec![rule(
+            "",
+            Actions::all(),
+            Disclosure::Always,
+            Disclosure::Never,
+        )],
         ..RolePolicy::default()
     };
-    let joe = TicketUser { secret: Secret::new("s3cret"), role: "resident".into() };
-    let ann = CraUser { key: Secret::new("s"), role: "resident".into(), salt: None };
+    let joe = TicketUser {
+        secret: Secret::new("s3cret"),
+        role: "resident".into(),
+    };
+    let ann = CraUser {
+        key: Secret::new("s"),
+        role: "resident".into(),
+        salt: None,
+    };
     RealmPolicy {
         uris: UriRules::Strict,
         request_ids: RequestIds::Strict,
         auth: AuthPolicy {
-            anonymous: Some(AnonymousUser { role: "guest".into() }),
+            anonymous: Some(AnonymousUser {
+                role: "guest".into(),
+            }),
             ticket: Some(BTreeMap::from([("joe".into(), joe)])),
             wampcra: Some(BTreeMap::from([("ann".into(), ann)])),
             hooks: BTreeSet::new(),
         },
-        roles: BTreeMap::from([("guest".into(), Arc::new(guest)), ("resident".into(), Arc::new(resident))]),
+        roles: BTreeMap::from([
+            ("guest".into(), Arc::new(guest)),
+            ("resident".into(), Arc::new(resident)),
+        ]),
         slow: SlowPolicy::Close,
         limits: RealmLimits {
             calls_in_flight: 5,
@@ -735,7 +1020,9 @@ fn full_home() -> RealmPolicy {
 #[test]
 fn a_full_configuration() {
     let folder = full_app();
-    let loaded = load_at(folder.path()).map_err(|err| err.to_string()).expect("fine");
+    let loaded = load_at(folder.path())
+        .map_err(|err| err.to_string())
+        .expect("fine");
     let at = |name: &str| folder.path().join(name);
     let alarm = ScriptSettings {
         instances: 2,
@@ -749,7 +1036,10 @@ fn a_full_configuration() {
     let home = RealmSettings {
         policy: full_home(),
         scripts: vec![ScriptSettings::new("rooms.lua", at("rooms.lua")), alarm],
-        host: RealmHostLimits { drain: config::NO_TIME_LIMIT, shared: 1 << 20 },
+        host: RealmHostLimits {
+            drain: config::NO_TIME_LIMIT,
+            shared: 1 << 20,
+        },
     };
     let mut other = RealmSettings::default();
     other.policy.auth.anonymous = Some(AnonymousUser { role: "x".into() });
@@ -765,7 +1055,9 @@ fn a_full_configuration() {
             handshake: Duration::from_millis(500),
             ..RouterLimits::default()
         },
-        http: HttpSettings { health: Some("/up".into()) },
+        http: HttpSettings {
+            health: Some("/up".into()),
+        },
         common_dictionaries: vec!["counters".into()],
     };
     assert_eq!(loaded.settings, expected);
@@ -780,13 +1072,19 @@ fn a_full_configuration() {
 fn limits_hold_for_the_default_listener_too() {
     let loaded = load("return { limits = { message = '2KB' }, realms = {} }").expect("fine");
     assert_eq!(loaded.settings.listeners[0].message, 2048);
-    assert_eq!(loaded.settings.listeners[0].address, Address::Tcp("127.0.0.1:8080".into()));
+    assert_eq!(
+        loaded.settings.listeners[0].address,
+        Address::Tcp("127.0.0.1:8080".into())
+    );
 }
 
 #[test]
 fn what_needs_a_restart() {
-    let settings =
-        |listen: &str| load(&format!("return {{ listen = {listen}, realms = {{}} }}")).expect("fine").settings;
+    let settings = |listen: &str| {
+        load(&format!("return {{ listen = {listen}, realms = {{}} }}"))
+            .expect("fine")
+            .settings
+    };
     let old = settings("{ '127.0.0.1:1', '127.0.0.1:2', '127.0.0.1:3' }");
     let new = settings(
         "{ { addr = '127.0.0.1:1', origins = '*' }, { addr = '127.0.0.1:2', \
@@ -794,7 +1092,11 @@ fn what_needs_a_restart() {
     );
     assert_eq!(
         config::changes_needing_restart(&old, &new),
-        ["`tls` of 127.0.0.1:2: turned on", "`listen`: 127.0.0.1:3 is no longer there", "`listen`: 127.0.0.1:4 is new",]
+        [
+            "`tls` of 127.0.0.1:2: turned on",
+            "`listen`: 127.0.0.1:3 is no longer there",
+            "`listen`: 127.0.0.1:4 is new",
+        ]
     );
     assert_eq!(config::changes_needing_restart(&old, &old), [""; 0]);
 }
@@ -802,7 +1104,10 @@ fn what_needs_a_restart() {
 #[test]
 fn the_built_in_app_lets_anybody_in_on_loopback() {
     let settings = config::built_in();
-    assert_eq!(settings.listeners, [ListenerSettings::at(Address::Tcp("127.0.0.1:8080".into()))]);
+    assert_eq!(
+        settings.listeners,
+        [ListenerSettings::at(Address::Tcp("127.0.0.1:8080".into()))]
+    );
     let policy = &settings.realms["realm1"].policy;
     let anonymous = policy.auth.anonymous.as_ref().expect("offered");
     assert!(policy.has_role(&anonymous.role));
@@ -818,7 +1123,16 @@ fn the_built_in_app_lets_anybody_in_on_loopback() {
 #[test]
 fn the_reference_tells_defaults() {
     let text = config::reference();
-    assert!(text.contains("| `queue` | size or `false` | 1 MB |"), "{text}");
-    assert!(text.contains("| `max_call_timeout` | duration or `false` | 10 min |"), "{text}");
-    assert!(text.contains("| `instances` | number, 1 to 256 | 1 |"), "{text}");
+    assert!(
+        text.contains("| `queue` | size or `false` | 1 MB |"),
+        "{text}"
+    );
+    assert!(
+        text.contains("| `max_call_timeout` | duration or `false` | 10 min |"),
+        "{text}"
+    );
+    assert!(
+        text.contains("| `instances` | number, 1 to 256 | 1 |"),
+        "{text}"
+    );
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use perilune::core::credentials::{AuthMethod, Principal};
 use perilune::core::policy::SCRIPT_ROLE;
-use perilune::core::{AuthFailure, AuthorizeRequest, CacheFor, Granted, Input, Join, Login, Then, Verdict};
+use perilune::core::{
+    AuthFailure, AuthorizeRequest, CacheFor, Granted, Input, Join, Login, Then, Verdict,
+};
 use perilune::server::settings::Settings;
-use perilune::server::{Hooks, LocalSession, RealmHandle, Router, TransportInfo};
+use perilune::server::{Hooks, LocalSession, RealmHandle, Router, SessionChange, TransportInfo};
 use perilune::wire::{ClientRoles, Message, Register, RegisterOptions, Serializer, Yield};
 use perilune::words::{Dict, RequestId, SessionId, Value};
 use support::{Client, Kind, REALM, hello, settings, soon, start, tcp, uri};
@@ -25,7 +27,11 @@ struct Script {
 
 impl LocalSession for Script {
     fn deliver(&self, message: Message) -> Result<(), Message> {
-        if self.full { Err(message) } else { self.messages.send(message).map_err(|error| error.0) }
+        if self.full {
+            Err(message)
+        } else {
+            self.messages.send(message).map_err(|error| error.0)
+        }
     }
 
     fn ended(&self, _: Then) {
@@ -41,20 +47,40 @@ fn join(session: SessionId) -> Join {
         authprovider: "static".into(),
         extra: Dict::new(),
     };
-    Join { session, principal, roles: ClientRoles::default(), local: true, peer: "rooms.lua".into() }
+    Join {
+        session,
+        principal,
+        roles: ClientRoles::default(),
+        local: true,
+        peer: "rooms.lua".into(),
+    }
 }
 
-fn script(router: &Router, full: bool) -> (Arc<Script>, SessionId, mpsc::UnboundedReceiver<Message>) {
+fn script(
+    router: &Router,
+    full: bool,
+) -> (Arc<Script>, SessionId, mpsc::UnboundedReceiver<Message>) {
     let (messages, receiver) = mpsc::unbounded_channel();
-    let script = Arc::new(Script { messages, ended: Notify::new(), full });
+    let script = Arc::new(Script {
+        messages,
+        ended: Notify::new(),
+        full,
+    });
     let session = router.draw_session();
     let realm = router.realm(REALM).unwrap();
     // Several inputs, one step: nobody sees the session without its procedure.
     realm.step(|step| {
         step.join_local(join(session), script.clone()).unwrap();
         let (options, procedure) = (RegisterOptions::default(), uri("com.script"));
-        let register = Register { request: RequestId::from_raw(1), options, procedure };
-        step.input(Input::Message { session, message: Message::Register(register) });
+        let register = Register {
+            request: RequestId::from_raw(1),
+            options,
+            procedure,
+        };
+        step.input(Input::Message {
+            session,
+            message: Message::Register(register),
+        });
     });
     (script, session, receiver)
 }
@@ -63,13 +89,25 @@ fn script(router: &Router, full: bool) -> (Arc<Script>, SessionId, mpsc::Unbound
 async fn a_local_session_is_called_and_ended() {
     let (router, address) = start(&settings()).await;
     let (script, session, mut messages) = script(&router, false);
-    assert!(matches!(soon(messages.recv()).await, Some(Message::Registered(_))), "and no WELCOME");
+    assert!(
+        matches!(soon(messages.recv()).await, Some(Message::Registered(_))),
+        "and no WELCOME"
+    );
     let mut caller = Client::join(address, Kind::WebSocket, Serializer::Cbor).await;
     let request = caller.call("com.script", &[Value::Int(1)]).await;
-    let Some(Message::Invocation(invocation)) = soon(messages.recv()).await else { panic!("INVOCATION") };
-    let answer =
-        Yield { request: invocation.request, progress: false, passthru: None, payload: invocation.payload };
-    router.realm(REALM).unwrap().input(Input::Message { session, message: Message::Yield(answer) });
+    let Some(Message::Invocation(invocation)) = soon(messages.recv()).await else {
+        panic!("INVOCATION")
+    };
+    let answer = Yield {
+        request: invocation.request,
+        progress: false,
+        passthru: None,
+        payload: invocation.payload,
+    };
+    router.realm(REALM).unwrap().input(Input::Message {
+        session,
+        message: Message::Yield(answer),
+    });
     assert_eq!(caller.result(request).await, [Value::Int(1)]);
     let leave = async move { assert_eq!(caller.reason().await, "wamp.close.system_shutdown") };
     soon(async { tokio::join!(router.shutdown(), leave) }).await;
@@ -83,7 +121,9 @@ async fn a_script_with_a_full_queue_is_unavailable() {
     let mut caller = Client::join(address, Kind::WebSocket, Serializer::Json).await;
     caller.call("com.script", &[]).await;
     let message = caller.message().await;
-    let Message::Error(error) = message else { panic!("expected ERROR, got {message:?}") };
+    let Message::Error(error) = message else {
+        panic!("expected ERROR, got {message:?}")
+    };
     // Its REGISTERED could not be delivered either, so the session may be gone altogether.
     assert!(["wamp.error.unavailable", "wamp.error.no_such_procedure"].contains(&&*error.error));
 }
@@ -99,12 +139,22 @@ struct Host {
 }
 
 impl Hooks for Host {
+    fn session_changed(&self, _: &Arc<RealmHandle>, _: &SessionChange) {}
+
     fn authorize(&self, realm: &Arc<RealmHandle>, request: AuthorizeRequest) {
         let verdict = match &*request.uri {
-            "com.good" => Verdict::Allow { disclose: false, cache: CacheFor::Never },
-            _ => Verdict::Deny { cache: CacheFor::Never },
+            "com.good" => Verdict::Allow {
+                disclose: false,
+                cache: CacheFor::Never,
+            },
+            _ => Verdict::Deny {
+                cache: CacheFor::Never,
+            },
         };
-        realm.input(Input::Verdict { ticket: request.ticket, verdict });
+        realm.input(Input::Verdict {
+            ticket: request.ticket,
+            verdict,
+        });
         self.asked.lock().push((Arc::downgrade(realm), request));
     }
 
@@ -145,33 +195,65 @@ async fn refused(address: std::net::SocketAddr) -> String {
 #[tokio::test]
 async fn dyn_functions_admit_and_permit() {
     let (router, address) = start(&hooked()).await;
-    let granted = Granted { role: "resident".into(), ..Granted::default() };
-    let host = Arc::new(Host { answer: Some(Ok(granted)), ..Host::default() });
+    let granted = Granted {
+        role: "resident".into(),
+        ..Granted::default()
+    };
+    let host = Arc::new(Host {
+        answer: Some(Ok(granted)),
+        ..Host::default()
+    });
     router.install_hooks(host.clone());
     let mut client = Client::join(address, Kind::WebSocket, Serializer::Json).await;
     client.register("com.good").await;
     let request = client.request();
     let (options, procedure) = (RegisterOptions::default(), uri("com.bad"));
-    client.send(&Message::Register(Register { request, options, procedure })).await;
+    client
+        .send(&Message::Register(Register {
+            request,
+            options,
+            procedure,
+        }))
+        .await;
     let message = client.message().await;
-    let Message::Error(error) = message else { panic!("expected ERROR, got {message:?}") };
+    let Message::Error(error) = message else {
+        panic!("expected ERROR, got {message:?}")
+    };
     assert_eq!(&*error.error, "wamp.error.not_authorized");
     let logins = host.logins.lock();
     let (login, transport) = &logins[0];
     assert_eq!(Some(login.session), client.session);
     assert_eq!((transport.kind, &*transport.path), ("websocket", "/ws"));
-    assert!(transport.headers.iter().any(|(name, _)| name == "sec-websocket-protocol"));
+    assert!(
+        transport
+            .headers
+            .iter()
+            .any(|(name, _)| name == "sec-websocket-protocol")
+    );
     assert_eq!(host.asked.lock().len(), 2);
 }
 
 #[tokio::test]
 async fn dyn_without_an_answer_nobody_comes_in() {
     let (router, address) = start(&hooked()).await;
-    assert_eq!(refused(address).await, "wamp.error.authentication_failed", "no script host");
+    assert_eq!(
+        refused(address).await,
+        "wamp.error.authentication_failed",
+        "no script host"
+    );
     router.install_hooks(Arc::new(Host::default()));
-    assert_eq!(refused(address).await, "wamp.error.authentication_failed", "no answer in time");
-    let no = Err(AuthFailure::Refused { reason: Some("the moon is full".into()) });
-    router.install_hooks(Arc::new(Host { answer: Some(no), ..Host::default() }));
+    assert_eq!(
+        refused(address).await,
+        "wamp.error.authentication_failed",
+        "no answer in time"
+    );
+    let no = Err(AuthFailure::Refused {
+        reason: Some("the moon is full".into()),
+    });
+    router.install_hooks(Arc::new(Host {
+        answer: Some(no),
+        ..Host::default()
+    }));
     assert_eq!(refused(address).await, "wamp.error.authentication_denied");
 }
 
@@ -179,11 +261,15 @@ async fn dyn_without_an_answer_nobody_comes_in() {
 async fn az_02_without_a_script_host_nothing_is_permitted() {
     let mut settings = hooked();
     let policy = &mut settings.realms.get_mut(REALM).unwrap().policy;
-    policy.auth.anonymous = Some(perilune::core::credentials::AnonymousUser { role: "guest".into() });
+    policy.auth.anonymous = Some(perilune::core::credentials::AnonymousUser {
+        role: "guest".into(),
+    });
     let (_router, address) = start(&settings).await;
     let mut client = Client::join(address, Kind::RawSocket, Serializer::MsgPack).await;
     client.call("com.good", &[]).await;
     let message = client.message().await;
-    let Message::Error(error) = message else { panic!("expected ERROR, got {message:?}") };
+    let Message::Error(error) = message else {
+        panic!("expected ERROR, got {message:?}")
+    };
     assert_eq!(&*error.error, "wamp.error.authorization_failed");
 }

@@ -17,7 +17,10 @@ use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 /// All ways to speak.
 fn ways() -> Vec<(Kind, Serializer)> {
     let kinds = [Kind::WebSocket, Kind::RawSocket];
-    kinds.into_iter().flat_map(|kind| Serializer::ALL.map(|serializer| (kind, serializer))).collect()
+    kinds
+        .into_iter()
+        .flat_map(|kind| Serializer::ALL.map(|serializer| (kind, serializer)))
+        .collect()
 }
 
 /// The realm's settings, to change them.
@@ -32,7 +35,12 @@ fn text(length: usize) -> Value {
 #[tokio::test]
 async fn ser_01_rs_13_calls_and_events_between_all_transports() {
     let (_router, address) = start(&settings()).await;
-    let values = vec![Value::Int(-7), Value::Str("ö".into()), Value::Bytes(vec![0, 255].into()), Value::Null];
+    let values = vec![
+        Value::Int(-7),
+        Value::Str("ö".into()),
+        Value::Bytes(vec![0, 255].into()),
+        Value::Null,
+    ];
     for (kind, serializer) in ways() {
         let mut callee = Client::join(address, kind, serializer).await;
         callee.register("com.echo").await;
@@ -41,7 +49,11 @@ async fn ser_01_rs_13_calls_and_events_between_all_transports() {
             let mut caller = Client::join(address, kind, serializer).await;
             let request = caller.call("com.echo", &values).await;
             callee.echo().await;
-            assert_eq!(caller.result(request).await, values, "{kind:?} {serializer:?}");
+            assert_eq!(
+                caller.result(request).await,
+                values,
+                "{kind:?} {serializer:?}"
+            );
             caller.publish("com.topic", &values).await;
             assert_eq!(callee.event().await, values, "{kind:?} {serializer:?}");
         }
@@ -73,7 +85,12 @@ async fn ses_14_ses_27_ws_06_shutdown_says_goodbye_to_everybody() {
     let mut early = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
     let clients = async {
         assert_eq!(polite.reason().await, "wamp.close.system_shutdown");
-        polite.send(&Message::Goodbye(Goodbye { message: None, reason: uri("wamp.close.goodbye_and_out") })).await;
+        polite
+            .send(&Message::Goodbye(Goodbye {
+                message: None,
+                reason: uri("wamp.close.goodbye_and_out"),
+            }))
+            .await;
         assert_eq!(polite.ended().await, Ended::Closed(1001));
         assert_eq!(early.reason().await, "wamp.close.system_shutdown");
         assert_eq!(early.ended().await, Ended::Closed(1001));
@@ -83,7 +100,10 @@ async fn ses_14_ses_27_ws_06_shutdown_says_goodbye_to_everybody() {
         drop((polite, raw, early));
     };
     soon(async { tokio::join!(router.shutdown(), clients) }).await;
-    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    assert!(
+        tokio::net::TcpStream::connect(address).await.is_err(),
+        "nobody listens any more"
+    );
 }
 
 #[tokio::test]
@@ -100,7 +120,11 @@ async fn ses_29_a_client_that_never_says_goodbye_is_left() {
 #[tokio::test]
 async fn vio_01_violations_abort_and_close() {
     let (_router, address) = start(&settings()).await;
-    let broken: [&[u8]; 3] = [b"[48, 1", b"[99]", b"[1,\"realm1\",{\"roles\":{\"caller\":{}}}]"];
+    let broken: [&[u8]; 3] = [
+        b"[48, 1",
+        b"[99]",
+        b"[1,\"realm1\",{\"roles\":{\"caller\":{}}}]",
+    ];
     for octets in broken {
         let mut client = Client::join(address, Kind::WebSocket, Serializer::Json).await;
         client.send_octets(octets.to_vec()).await;
@@ -110,7 +134,11 @@ async fn vio_01_violations_abort_and_close() {
     for octets in [&b"{}"[..], b"[48,1,{},\"a.b\"]"] {
         let mut client = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
         client.send_octets(octets.to_vec()).await;
-        assert_eq!(client.reason().await, "wamp.error.protocol_violation", "before a session");
+        assert_eq!(
+            client.reason().await,
+            "wamp.error.protocol_violation",
+            "before a session"
+        );
         assert_eq!(client.ended().await, Ended::Closed(1002));
     }
     let mut raw = Client::join(address, Kind::RawSocket, Serializer::MsgPack).await;
@@ -125,12 +153,22 @@ async fn ws_04_ws_05_wrong_frames_end_with_their_code() {
     let mut settings = settings();
     settings.listeners[0].message = 1000;
     let small = Listener::bind(&settings.listeners[0]).await.unwrap();
-    let perilune::server::BoundAddress::Tcp { address: small_address, .. } = *small.address() else { panic!() };
+    let perilune::server::BoundAddress::Tcp {
+        address: small_address,
+        ..
+    } = *small.address()
+    else {
+        panic!()
+    };
     router.serve(small);
 
     let mut binary = Client::join(address, Kind::WebSocket, Serializer::Json).await;
-    let support::Transport::WebSocket(stream) = &mut binary.transport else { unreachable!() };
-    futures_util::SinkExt::send(stream.as_mut(), Frame::Binary(b"[1]".to_vec().into())).await.unwrap();
+    let support::Transport::WebSocket(stream) = &mut binary.transport else {
+        unreachable!()
+    };
+    futures_util::SinkExt::send(stream.as_mut(), Frame::Binary(b"[1]".to_vec().into()))
+        .await
+        .unwrap();
     assert_eq!(binary.reason().await, "wamp.error.protocol_violation");
     assert_eq!(binary.ended().await, Ended::Closed(1002));
 
@@ -147,13 +185,22 @@ async fn ws_04_ws_05_wrong_frames_end_with_their_code() {
 async fn ws_05_rs_10_pings_are_answered_also_before_hello() {
     let (_router, address) = start(&settings()).await;
     let mut client = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
-    let support::Transport::WebSocket(stream) = &mut client.transport else { unreachable!() };
-    futures_util::SinkExt::send(stream.as_mut(), Frame::Ping(b"abc".to_vec().into())).await.unwrap();
-    let pong = soon(futures_util::StreamExt::next(stream.as_mut())).await.unwrap().unwrap();
+    let support::Transport::WebSocket(stream) = &mut client.transport else {
+        unreachable!()
+    };
+    futures_util::SinkExt::send(stream.as_mut(), Frame::Ping(b"abc".to_vec().into()))
+        .await
+        .unwrap();
+    let pong = soon(futures_util::StreamExt::next(stream.as_mut()))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(pong, Frame::Pong(b"abc".to_vec().into()));
 
     let mut raw = Client::open(tcp(address).await, Kind::RawSocket, Serializer::Json).await;
-    let support::Transport::RawSocket(io) = &mut raw.transport else { unreachable!() };
+    let support::Transport::RawSocket(io) = &mut raw.transport else {
+        unreachable!()
+    };
     io.write_all(&[1, 0, 0, 2, 0x61, 0x62]).await.unwrap();
     let mut pong = [0; 6];
     soon(io.read_exact(&mut pong)).await.unwrap();
@@ -167,7 +214,9 @@ async fn a_silent_peer_is_pinged_and_left_after_three_missed_pongs() {
     settings.listeners[0].idle_ping = Some(Duration::from_millis(30));
     let (router, address) = start(&settings).await;
     let mut raw = Client::join(address, Kind::RawSocket, Serializer::Json).await;
-    let support::Transport::RawSocket(io) = &mut raw.transport else { unreachable!() };
+    let support::Transport::RawSocket(io) = &mut raw.transport else {
+        unreachable!()
+    };
     let mut pings = 0;
     let mut header = [0; 4];
     while soon(io.read_exact(&mut header)).await.is_ok() {
@@ -176,7 +225,9 @@ async fn a_silent_peer_is_pinged_and_left_after_three_missed_pongs() {
         soon(io.read_exact(&mut payload)).await.unwrap();
         pings += 1;
         if pings == 1 {
-            io.write_all(&[[2, 0, 0, 8].as_slice(), &payload].concat()).await.unwrap();
+            io.write_all(&[[2, 0, 0, 8].as_slice(), &payload].concat())
+                .await
+                .unwrap();
         }
     }
     assert_eq!(pings, 1 + 3);
@@ -212,7 +263,10 @@ async fn rs_03_rs_06_rawsocket_handshakes() {
     io.write_all(&glued).await.unwrap();
     let mut reply = [0; 10];
     soon(io.read_exact(&mut reply)).await.unwrap();
-    assert_eq!((&reply[..4], &reply[8..]), (&[0x7F, 0xB1, 0, 0][..], &b"[2"[..]));
+    assert_eq!(
+        (&reply[..4], &reply[8..]),
+        (&[0x7F, 0xB1, 0, 0][..], &b"[2"[..])
+    );
 }
 
 #[tokio::test]
@@ -227,7 +281,11 @@ async fn rs_11_msg_18_nothing_above_the_clients_limit_is_sent() {
     let mut other = Client::join(address, Kind::WebSocket, Serializer::Json).await;
     other.publish("com.topic", &[text(2000)]).await;
     other.publish("com.topic", &[Value::Int(1)]).await;
-    assert_eq!(small.event().await, [Value::Int(1)], "the event of 2000 octets is dropped");
+    assert_eq!(
+        small.event().await,
+        [Value::Int(1)],
+        "the event of 2000 octets is dropped"
+    );
 }
 
 #[tokio::test]
@@ -237,12 +295,19 @@ async fn tls_02_unix_sockets_with_mode_and_stale_file() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "a stale socket file");
     let mut settings = settings();
-    settings.listeners = vec![ListenerSettings::at(Address::Unix { path: path.clone(), mode: 0o600 })];
+    settings.listeners = vec![ListenerSettings::at(Address::Unix {
+        path: path.clone(),
+        mode: 0o600,
+    })];
     let (router, _) = start(&settings).await;
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     let again = Listener::bind(&settings.listeners[0]).await;
-    assert!(matches!(again, Err(ListenError::InUse { .. })), "a living one is not replaced");
+    assert!(
+        matches!(again, Err(ListenError::InUse { .. })),
+        "a living one is not replaced"
+    );
 
     for (kind, serializer) in ways() {
         let mut client = Client::join_on(unix(&path).await, kind, serializer).await;
@@ -264,8 +329,14 @@ async fn tls_02_unix_sockets_with_mode_and_stale_file() {
 async fn a_taken_port_says_what_to_do() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let error = Listener::bind(&ListenerSettings::at(Address::Tcp(address.clone()))).await.err().unwrap();
-    assert!(error.to_string().contains(&address) && error.to_string().contains("--listen"), "{error}");
+    let error = Listener::bind(&ListenerSettings::at(Address::Tcp(address.clone())))
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains(&address) && error.to_string().contains("--listen"),
+        "{error}"
+    );
 }
 
 /// One HTTP request in, the whole answer out.
@@ -280,15 +351,28 @@ async fn http(address: std::net::SocketAddr, request: &str) -> String {
 #[tokio::test]
 async fn ws_03_http_answers() {
     let (_router, address) = start(&settings()).await;
-    let answer = http(address, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+    let answer = http(
+        address,
+        "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"),
+        "{answer}"
+    );
     let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    let answer = http(address, &format!("{upgrade}Sec-WebSocket-Protocol: chat\r\n\r\n")).await;
+    let answer = http(
+        address,
+        &format!("{upgrade}Sec-WebSocket-Protocol: chat\r\n\r\n"),
+    )
+    .await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     let answer = http(
         address,
-        &format!("{upgrade}Sec-WebSocket-Protocol: wamp.2.json\r\nOrigin: http://evil.example\r\n\r\n"),
+        &format!(
+            "{upgrade}Sec-WebSocket-Protocol: wamp.2.json\r\nOrigin: http://evil.example\r\n\r\n"
+        ),
     )
     .await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
@@ -297,7 +381,11 @@ async fn ws_03_http_answers() {
 #[tokio::test]
 async fn rs_04_garbage_is_closed() {
     let (_router, address) = start(&settings()).await;
-    for garbage in [&b"\x00\x01\x02\x03"[..], b"SSH-2.0-x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"] {
+    for garbage in [
+        &b"\x00\x01\x02\x03"[..],
+        b"SSH-2.0-x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+    ] {
         let mut io = tcp(address).await;
         io.write_all(garbage).await.unwrap();
         let mut rest = Vec::new();
@@ -322,7 +410,10 @@ async fn ses_15_half_open_handshakes_are_closed() {
     for (kind, serializer) in ways() {
         let mut client = Client::open(tcp(address).await, kind, serializer).await;
         let ended = client.ended().await;
-        assert!(matches!(ended, Ended::Closed(1000) | Ended::Eof), "{ended:?}");
+        assert!(
+            matches!(ended, Ended::Closed(1000) | Ended::Eof),
+            "{ended:?}"
+        );
     }
 }
 
@@ -381,11 +472,15 @@ async fn a_slow_subscriber_misses_events_and_nobody_waits() {
     assert!(!watcher.event().await.is_empty(), "on_slow tells who");
     let mut received = 0;
     publisher.publish("com.flood", &[Value::Int(1)]).await;
-    while let Ok(Ok(message)) = tokio::time::timeout(Duration::from_millis(500), slow.next()).await {
+    while let Ok(Ok(message)) = tokio::time::timeout(Duration::from_millis(500), slow.next()).await
+    {
         assert!(matches!(message, Message::Event(_)));
         received += 1;
     }
-    assert!((1..150).contains(&received), "some of the events: {received}");
+    assert!(
+        (1..150).contains(&received),
+        "some of the events: {received}"
+    );
     publisher.publish("com.flood", &[Value::Int(2)]).await;
     assert_eq!(slow.event().await, [Value::Int(2)], "and it goes on");
 }
@@ -404,7 +499,9 @@ async fn a_slow_subscriber_is_closed_where_the_policy_says_so() {
     loop {
         match slow.next().await {
             Ok(Message::Event(_)) => {}
-            Ok(Message::Goodbye(goodbye)) => break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer"),
+            Ok(Message::Goodbye(goodbye)) => {
+                break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer");
+            }
             other => panic!("expected GOODBYE, got {other:?}"),
         }
     }
@@ -441,18 +538,29 @@ async fn a_caller_that_does_not_read_its_results_is_closed() {
         caller.call("com.big", &[]).await;
     }
     for _ in 0..150 {
-        let Message::Invocation(Invocation { request, .. }) = callee.message().await else { panic!("INVOCATION") };
+        let Message::Invocation(Invocation { request, .. }) = callee.message().await else {
+            panic!("INVOCATION")
+        };
         answers.push(request);
     }
     let payload = Payload::of(Serializer::Json, &[text(100_000)], &Dict::new());
     for request in answers {
         let payload = payload.clone();
-        callee.send(&Message::Yield(Yield { request, progress: false, passthru: None, payload })).await;
+        callee
+            .send(&Message::Yield(Yield {
+                request,
+                progress: false,
+                passthru: None,
+                payload,
+            }))
+            .await;
     }
     loop {
         match caller.next().await {
             Ok(Message::Result(_)) => {}
-            Ok(Message::Goodbye(goodbye)) => break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer"),
+            Ok(Message::Goodbye(goodbye)) => {
+                break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer");
+            }
             other => panic!("expected GOODBYE, got {other:?}"),
         }
     }
@@ -478,7 +586,9 @@ async fn when_all_queues_are_full_the_largest_goes_first() {
     loop {
         match slow.next().await {
             Ok(Message::Event(_)) => {}
-            Ok(Message::Goodbye(goodbye)) => break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer"),
+            Ok(Message::Goodbye(goodbye)) => {
+                break assert_eq!(&*goodbye.reason, "perilune.close.slow_consumer");
+            }
             other => panic!("expected GOODBYE, got {other:?}"),
         }
     }
@@ -512,14 +622,19 @@ fn certificate(folder: &std::path::Path) -> (TlsSettings, CertificateDer<'static
     (TlsSettings { cert, key }, made.cert.der().clone())
 }
 
-async fn tls(address: std::net::SocketAddr, trusted: CertificateDer<'static>) -> std::io::Result<BoxedIo> {
+async fn tls(
+    address: std::net::SocketAddr,
+    trusted: CertificateDer<'static>,
+) -> std::io::Result<BoxedIo> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = rustls::ClientConfig::builder_with_provider(
+        rustls::crypto::ring::default_provider().into(),
+    )
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_root_certificates(roots)
+    .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     let stream = connector.connect("localhost".try_into().unwrap(), tcp(address).await);
     Ok(Box::new(soon(stream).await?))
@@ -533,7 +648,8 @@ async fn rs_13_tls_carries_everything_and_certificates_are_reloaded() {
     settings.listeners[0].tls = Some(files.clone());
     let (router, address) = start(&settings).await;
     for (kind, serializer) in ways() {
-        let mut client = Client::join_on(tls(address, first.clone()).await.unwrap(), kind, serializer).await;
+        let mut client =
+            Client::join_on(tls(address, first.clone()).await.unwrap(), kind, serializer).await;
         client.register("com.echo").await;
         let request = client.call("com.echo", &[text(50_000)]).await;
         client.echo().await;
@@ -541,13 +657,22 @@ async fn rs_13_tls_carries_everything_and_certificates_are_reloaded() {
     }
     let (_, second) = certificate(folder.path());
     assert!(router.reload_certificates().is_empty());
-    assert!(tls(address, first).await.is_err(), "the old certificate is gone");
+    assert!(
+        tls(address, first).await.is_err(),
+        "the old certificate is gone"
+    );
     assert!(tls(address, second.clone()).await.is_ok());
 
     std::fs::write(&files.key, "nonsense").unwrap();
     let errors = router.reload_certificates();
-    assert!(errors.len() == 1 && errors[0].to_string().contains("key.pem"), "{errors:?}");
-    assert!(tls(address, second).await.is_ok(), "what cannot be read changes nothing");
+    assert!(
+        errors.len() == 1 && errors[0].to_string().contains("key.pem"),
+        "{errors:?}"
+    );
+    assert!(
+        tls(address, second).await.is_ok(),
+        "what cannot be read changes nothing"
+    );
     std::fs::remove_file(&files.cert).unwrap();
     let error = Listener::bind(&settings.listeners[0]).await.err().unwrap();
     assert!(error.to_string().contains("cert.pem"), "{error}");

@@ -13,8 +13,17 @@ const EXAMPLE: &str = "scripts/smart-home";
 /// The application named, or the one lying here; `None`: the built-in one.
 pub(super) fn find(named: Option<PathBuf>) -> Option<PathBuf> {
     named
-        .or_else(|| Path::new(FILE_NAME).is_file().then(|| PathBuf::from(FILE_NAME)))
-        .or_else(|| Path::new(EXAMPLE).join(FILE_NAME).is_file().then(|| PathBuf::from(EXAMPLE)))
+        .or_else(|| {
+            Path::new(FILE_NAME)
+                .is_file()
+                .then(|| PathBuf::from(FILE_NAME))
+        })
+        .or_else(|| {
+            Path::new(EXAMPLE)
+                .join(FILE_NAME)
+                .is_file()
+                .then(|| PathBuf::from(EXAMPLE))
+        })
 }
 
 /// Loads an application's configuration, listening on `listen` instead if that is not empty.
@@ -28,5 +37,7 @@ pub(super) fn load(app: Option<&Path>, listen: &[Address]) -> Result<Configurati
 
 /// One problem a line, as `file:line: message`, with the traceback below it if there is one.
 pub(super) fn print(findings: &[Finding], out: &mut impl std::io::Write) -> std::io::Result<()> {
-    findings.iter().try_for_each(|finding| writeln!(out, "{finding:#}"))
+    findings
+        .iter()
+        .try_for_each(|finding| writeln!(out, "{finding:#}"))
 }

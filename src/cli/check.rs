@@ -33,12 +33,25 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     for warning in &configuration.warnings {
         eprintln!("warning: {warning}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let _context = runtime.enter();
     let router = Arc::new(Router::new(&configuration.settings));
-    let host = Host::new(router, &configuration, HostOptions { dry: true, ..HostOptions::default() });
+    let host = Host::new(
+        router,
+        &configuration,
+        HostOptions {
+            dry: true,
+            ..HostOptions::default()
+        },
+    );
     let mut findings = host.load_all();
     findings.extend(host.undecided(&configuration));
     app::print(&findings, &mut stdout)?;
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if findings.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }

@@ -50,7 +50,9 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         warn!(%error, "the limit on open files was not raised");
     }
     if guard::self_test()? == GuardMode::Interpreted {
-        warn!("this build of LuaJIT lost its hook checks: scripts run interpreted (slower), still guarded");
+        warn!(
+            "this build of LuaJIT lost its hook checks: scripts run interpreted (slower), still guarded"
+        );
     }
     let app = app::find(args.app.clone());
     let configuration = match app::load(app.as_deref(), &args.listen) {
@@ -61,7 +63,9 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     announce(app.as_ref(), &configuration);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let code = runtime.block_on(serve(&args, app, configuration));
     // Tasks of peers that do not close their end must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -98,18 +102,33 @@ async fn serve(
         }
     }
     let router = Arc::new(Router::new(&configuration.settings));
-    let host =
-        Host::new(router.clone(), &configuration, HostOptions { dev: args.dev, ..HostOptions::default() });
+    let host = Host::new(
+        router.clone(),
+        &configuration,
+        HostOptions {
+            dev: args.dev,
+            ..HostOptions::default()
+        },
+    );
     let mut findings = tokio::task::block_in_place(|| host.load_all());
     findings.extend(host.undecided(&configuration));
     for finding in &findings {
         error!("{finding:#}");
     }
     if !findings.is_empty() && !args.dev {
-        error!("not started: {} problem(s); `perilune check` shows them, --dev starts anyway", findings.len());
+        error!(
+            "not started: {} problem(s); `perilune check` shows them, --dev starts anyway",
+            findings.len()
+        );
         return Ok(ExitCode::from(NOT_STARTED));
     }
-    let reloader = Reloader::start(&host, app, args.listen.clone(), &configuration, !args.no_watch)?;
+    let reloader = Reloader::start(
+        &host,
+        app,
+        args.listen.clone(),
+        &configuration,
+        !args.no_watch,
+    )?;
     {
         let mut stdout = io::stdout().lock();
         for listener in &listeners {

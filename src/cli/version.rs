@@ -9,7 +9,9 @@ use crate::lua::guard::{self, GuardMode};
 pub(super) fn print() -> ExitCode {
     let guard = match guard::self_test() {
         Ok(GuardMode::Compiled) => "compiled scripts, watchdog works",
-        Ok(GuardMode::Interpreted) => "interpreted scripts (this build lost LuaJIT's hook checks), watchdog works",
+        Ok(GuardMode::Interpreted) => {
+            "interpreted scripts (this build lost LuaJIT's hook checks), watchdog works"
+        }
         Err(_) => "runaway scripts cannot be stopped: this build will not serve",
     };
     let text = format!(

@@ -177,7 +177,11 @@ pub enum Report {
         text: String,
     },
     /// A session of a peer (no script) has joined or left.
-    Changed { session: SessionId, principal: Arc<Principal>, joined: bool },
+    Changed {
+        session: SessionId,
+        principal: Arc<Principal>,
+        joined: bool,
+    },
     /// A queue was full: the event was dropped, or the session closed.
     Slow {
         session: SessionId,

@@ -190,7 +190,11 @@ impl Realm {
         }
         if !local {
             let principal = session.principal.clone();
-            out.list.push(Effect::Report(Report::Changed { session: id, principal, joined: true }));
+            out.list.push(Effect::Report(Report::Changed {
+                session: id,
+                principal,
+                joined: true,
+            }));
         }
         self.sessions.insert(id, session);
     }
@@ -216,7 +220,11 @@ impl Realm {
         out.list.push(Effect::End { session: id, then });
         if !session.local {
             let principal = session.principal;
-            out.list.push(Effect::Report(Report::Changed { session: id, principal, joined: false }));
+            out.list.push(Effect::Report(Report::Changed {
+                session: id,
+                principal,
+                joined: false,
+            }));
         }
     }
 

@@ -251,7 +251,11 @@ impl Vm {
 
     /// Runs a function without arguments to its end (it must not wait) and returns its first result, nil if there is
     /// none. Touch that with raw access only: its metatable may be the script's.
-    pub fn run_to_value(&self, function: &FunctionRef, budget: Duration) -> Result<Value, ScriptError> {
+    pub fn run_to_value(
+        &self,
+        function: &FunctionRef,
+        budget: Duration,
+    ) -> Result<Value, ScriptError> {
         self.coroutines.run_to_value(function, budget)
     }
 
@@ -319,7 +323,9 @@ impl Vm {
 
 impl std::fmt::Debug for Vm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vm").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Vm")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

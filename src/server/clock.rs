@@ -33,13 +33,18 @@ impl Clock {
         let mono = self.origin.elapsed();
         let count = nanoseconds(mono);
         if count >= LOOK_AT.load(Ordering::Acquire) {
-            let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanoseconds);
+            let wall = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, nanoseconds);
             WALL_AT_ORIGIN.store(wall.saturating_sub(count), Ordering::Relaxed);
             // After the wall clock, for the others: whoever need not look finds it there.
             LOOK_AT.store(count.saturating_add(LOOK_AGAIN), Ordering::Release);
         }
         let wall = Duration::from_nanos(WALL_AT_ORIGIN.load(Ordering::Relaxed)) + mono;
-        Now { mono, wall: UNIX_EPOCH + wall }
+        Now {
+            mono,
+            wall: UNIX_EPOCH + wall,
+        }
     }
 }
 
@@ -56,7 +61,9 @@ mod tests {
         let clock = Clock::start();
         for _ in 0..3 {
             let told = clock.now().wall;
-            let difference = SystemTime::now().duration_since(told).unwrap_or_else(|late| late.duration());
+            let difference = SystemTime::now()
+                .duration_since(told)
+                .unwrap_or_else(|late| late.duration());
             assert!(difference < Duration::from_secs(1), "{difference:?}");
         }
     }

@@ -98,8 +98,14 @@ enum Stage {
     /// No session (yet).
     Login(Box<Handshake>),
     /// A login function has been asked.
-    Asking(Box<Handshake>, oneshot::Receiver<Result<Granted, AuthFailure>>),
-    Open { realm: Arc<RealmHandle>, session: SessionId },
+    Asking(
+        Box<Handshake>,
+        oneshot::Receiver<Result<Granted, AuthFailure>>,
+    ),
+    Open {
+        realm: Arc<RealmHandle>,
+        session: SessionId,
+    },
     /// Our GOODBYE is out; theirs is awaited (`SES-28`).
     Leaving,
     Closing(Closing),
@@ -145,7 +151,12 @@ impl Connection {
             flushed: true,
             timer: Box::pin(tokio::time::sleep_until(parts.hello_by)),
             deadline: Some(parts.hello_by),
-            idle: Idle { every: parts.idle_ping, heard: shared.clock().now().mono, missed: 0, ponged: false },
+            idle: Idle {
+                every: parts.idle_ping,
+                heard: shared.clock().now().mono,
+                missed: 0,
+                ponged: false,
+            },
             close_code: None,
             io: parts.io,
             outbox: parts.outbox,
@@ -217,7 +228,9 @@ impl Connection {
 
     /// Nothing waits: a closing connection takes its next step. True: it took one.
     fn drained(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let Stage::Closing(closing) = self.stage else { return Ok(false) };
+        let Stage::Closing(closing) = self.stage else {
+            return Ok(false);
+        };
         let next = match closing {
             Closing::Flush(code) => {
                 self.push(&self.format.framing.close(code));
@@ -281,7 +294,10 @@ impl Connection {
         match then {
             Then::AwaitHello => {
                 let handshake = Handshake::new(self.transport.peer_name(), self.shared.seed());
-                self.enter(Stage::Login(Box::new(handshake)), Some(self.limits.handshake));
+                self.enter(
+                    Stage::Login(Box::new(handshake)),
+                    Some(self.limits.handshake),
+                );
             }
             Then::AwaitGoodbye => self.enter(Stage::Leaving, Some(self.limits.goodbye)),
             Then::CloseViolation => self.close(1002),
@@ -305,7 +321,10 @@ impl Connection {
             1000 if self.shared.is_shutting_down() => 1001,
             code => code,
         };
-        self.enter(Stage::Closing(Closing::Flush(code)), Some(self.limits.goodbye));
+        self.enter(
+            Stage::Closing(Closing::Flush(code)),
+            Some(self.limits.goodbye),
+        );
     }
 
     /// Takes the session out of its realm, if there is one: the transport is gone.
@@ -347,9 +366,16 @@ impl Connection {
     /// The idle time may be up: ping, or give the peer up.
     fn idle_for_long(&mut self) {
         let Some(every) = self.idle.every else { return };
-        let silent = self.shared.clock().now().mono.saturating_sub(self.idle.heard);
+        let silent = self
+            .shared
+            .clock()
+            .now()
+            .mono
+            .saturating_sub(self.idle.heard);
         if silent < every || self.paused {
-            return self.set_deadline(Some(Instant::now() + every.saturating_sub(silent).max(every / 8)));
+            return self.set_deadline(Some(
+                Instant::now() + every.saturating_sub(silent).max(every / 8),
+            ));
         }
         if self.idle.ponged && self.idle.missed >= MISSED_PONGS {
             info!(peer = %self.transport.peer_name(), "connection lost: {MISSED_PONGS} pings were not answered");

@@ -57,7 +57,9 @@ pub(crate) enum Framing {
 impl Framing {
     /// WebSocket frames are text for JSON, binary for the others (`WS-01`).
     pub(crate) fn websocket(serializer: Serializer) -> Self {
-        Self::WebSocket { text: serializer == Serializer::Json }
+        Self::WebSocket {
+            text: serializer == Serializer::Json,
+        }
     }
 
     /// The octets that go before a message of `len` octets.
@@ -102,7 +104,10 @@ pub(crate) struct Header {
 
 impl Header {
     pub(crate) fn new(octets: &[u8]) -> Self {
-        let mut header = Self { octets: [0; 10], len: octets.len() as u8 };
+        let mut header = Self {
+            octets: [0; 10],
+            len: octets.len() as u8,
+        };
         header.octets[..octets.len()].copy_from_slice(octets);
         header
     }

@@ -55,7 +55,8 @@ pub struct TransportInfo {
 impl TransportInfo {
     /// The peer's address for humans.
     pub fn peer_name(&self) -> String {
-        self.peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
+        self.peer
+            .map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
     }
 }
 

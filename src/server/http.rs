@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -39,13 +40,19 @@ struct Upgrade {
 pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
     let settings = newcomer.settings.clone();
     let http = newcomer.shared.http();
-    let peer = newcomer.peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+    let peer = newcomer
+        .peer
+        .map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
     let upgrade: Mutex<Option<Upgrade>> = Mutex::new(None);
     let service = service_fn(|mut request: Request<Incoming>| {
         let reply = match route(&settings, &http, &request) {
             Ok((reply, serializer)) => {
                 let transport = transport(&request);
-                *upgrade.lock() = Some(Upgrade { on: hyper::upgrade::on(&mut request), serializer, transport });
+                *upgrade.lock() = Some(Upgrade {
+                    on: hyper::upgrade::on(&mut request),
+                    serializer,
+                    transport,
+                });
                 reply
             }
             Err(refusal) => refusal.reply(&peer),
@@ -65,16 +72,28 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
         }
         None => return,
     }
-    let Some(Upgrade { on, serializer, transport }) = upgrade.lock().take() else { return };
+    let Some(Upgrade {
+        on,
+        serializer,
+        transport,
+    }) = upgrade.lock().take()
+    else {
+        return;
+    };
     match on.await {
         Ok(upgraded) => {
             // Down to the stream itself, so that hyper's buffers are freed.
             let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
                 return debug!(%peer, "upgraded connection is not ours");
             };
-            let agreed =
-                RawParts { framing: Framing::websocket(serializer), serializer, limit: settings.message };
-            newcomer.wamp(parts.io.into_inner(), parts.read_buf, agreed, transport).await;
+            let agreed = RawParts {
+                framing: Framing::websocket(serializer),
+                serializer,
+                limit: settings.message,
+            };
+            newcomer
+                .wamp(parts.io.into_inner(), parts.read_buf, agreed, transport)
+                .await;
         }
         Err(error) => debug!(%peer, "upgrade failed: {error}"),
     }
@@ -104,9 +123,10 @@ impl Refusal {
         }
         match self {
             Self::Healthy => text(StatusCode::OK, "ok\n".into()),
-            Self::NotFound { paths } => {
-                text(StatusCode::NOT_FOUND, format!("Nothing here. WebSocket (WAMP): {paths}\n"))
-            }
+            Self::NotFound { paths } => text(
+                StatusCode::NOT_FOUND,
+                format!("Nothing here. WebSocket (WAMP): {paths}\n"),
+            ),
             Self::NoWebSocket => {
                 let mut reply = text(
                     StatusCode::UPGRADE_REQUIRED,
@@ -114,19 +134,26 @@ impl Refusal {
                      wamp.2.cbor.\n"
                         .into(),
                 );
-                reply.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+                reply
+                    .headers_mut()
+                    .insert(UPGRADE, HeaderValue::from_static("websocket"));
                 reply
             }
             Self::Malformed(what) => text(StatusCode::BAD_REQUEST, format!("{what}\n")),
             Self::Version => {
-                let mut reply =
-                    text(StatusCode::UPGRADE_REQUIRED, "Only WebSocket version 13 is spoken here.\n".into());
-                reply.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                let mut reply = text(
+                    StatusCode::UPGRADE_REQUIRED,
+                    "Only WebSocket version 13 is spoken here.\n".into(),
+                );
+                reply
+                    .headers_mut()
+                    .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
                 reply
             }
-            Self::Origin(_) => {
-                text(StatusCode::FORBIDDEN, "Pages of this origin may not connect to this router.\n".into())
-            }
+            Self::Origin(_) => text(
+                StatusCode::FORBIDDEN,
+                "Pages of this origin may not connect to this router.\n".into(),
+            ),
             Self::NoSubprotocol { offered, served } => text(
                 StatusCode::BAD_REQUEST,
                 format!("No common WebSocket subprotocol: offered {offered}, served {served}.\n"),
@@ -138,7 +165,10 @@ impl Refusal {
 fn text(status: StatusCode, body: String) -> Reply {
     let mut reply = Response::new(Full::new(Bytes::from(body)));
     *reply.status_mut() = status;
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    reply.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     reply
 }
 
@@ -159,26 +189,38 @@ fn route<B>(
     request: &Request<B>,
 ) -> Result<(Reply, Serializer), Refusal> {
     let path = request.uri().path();
-    if http.health.as_deref() == Some(path) && matches!(*request.method(), Method::GET | Method::HEAD) {
+    if http.health.as_deref() == Some(path)
+        && matches!(*request.method(), Method::GET | Method::HEAD)
+    {
         return Err(Refusal::Healthy);
     }
     if !settings.paths.iter().any(|served| served == path) {
-        return Err(Refusal::NotFound { paths: settings.paths.join(" ") });
+        return Err(Refusal::NotFound {
+            paths: settings.paths.join(" "),
+        });
     }
     let headers = request.headers();
     if request.method() != Method::GET || !has_token(headers, UPGRADE, "websocket") {
         return Err(Refusal::NoWebSocket);
     }
     if !has_token(headers, CONNECTION, "upgrade") {
-        return Err(Refusal::Malformed("A WebSocket request has `Connection: Upgrade`."));
+        return Err(Refusal::Malformed(
+            "A WebSocket request has `Connection: Upgrade`.",
+        ));
     }
-    if headers.get(SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .map(HeaderValue::as_bytes)
+        != Some(b"13")
+    {
         return Err(Refusal::Version);
     }
     let key = headers
         .get(SEC_WEBSOCKET_KEY)
         .filter(|key| key.len() == 24)
-        .ok_or(Refusal::Malformed("Sec-WebSocket-Key is missing or not 16 octets in Base64."))?;
+        .ok_or(Refusal::Malformed(
+            "Sec-WebSocket-Key is missing or not 16 octets in Base64.",
+        ))?;
     check_origin(settings, headers)?;
     let serializer = choose(headers, &settings.serializers)?;
 
@@ -187,7 +229,10 @@ fn route<B>(
     let answer = reply.headers_mut();
     answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    answer.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(serializer.subprotocol()));
+    answer.insert(
+        SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(serializer.subprotocol()),
+    );
     if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
@@ -200,54 +245,95 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
 }
 
 fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
 }
 
 /// `WS-02`: the first of the client's list that is served.
 fn choose(headers: &HeaderMap, served: &[Serializer]) -> Result<Serializer, Refusal> {
-    let named = |name: &str| served.iter().copied().find(|serializer| serializer.subprotocol() == name);
-    tokens(headers, SEC_WEBSOCKET_PROTOCOL).find_map(named).ok_or_else(|| {
-        let offered: Vec<_> = tokens(headers, SEC_WEBSOCKET_PROTOCOL).collect();
-        let served: Vec<_> = served.iter().map(|serializer| serializer.subprotocol()).collect();
-        let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
-        Refusal::NoSubprotocol { offered, served: served.join(", ") }
-    })
+    let named = |name: &str| {
+        served
+            .iter()
+            .copied()
+            .find(|serializer| serializer.subprotocol() == name)
+    };
+    tokens(headers, SEC_WEBSOCKET_PROTOCOL)
+        .find_map(named)
+        .ok_or_else(|| {
+            let offered: Vec<_> = tokens(headers, SEC_WEBSOCKET_PROTOCOL).collect();
+            let served: Vec<_> = served
+                .iter()
+                .map(|serializer| serializer.subprotocol())
+                .collect();
+            let offered = if offered.is_empty() {
+                "none".to_owned()
+            } else {
+                offered.join(", ")
+            };
+            Refusal::NoSubprotocol {
+                offered,
+                served: served.join(", "),
+            }
+        })
 }
 
 /// Browsers say which page wants to connect. Without `origins`: pages of our own host and of loopback.
 fn check_origin(settings: &ListenerSettings, headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
     let origin = String::from_utf8_lossy(origin.as_bytes()).into_owned();
     let allowed = match &settings.origins {
-        Some(patterns) => patterns.iter().any(|pattern| matches_pattern(pattern, &origin)),
+        Some(patterns) => patterns
+            .iter()
+            .any(|pattern| matches_pattern(pattern, &origin)),
         None => {
             let host = headers.get(HOST).and_then(|host| host.to_str().ok());
             is_own_host(&origin, host) || is_loopback_page(&origin)
         }
     };
-    if allowed { Ok(()) } else { Err(Refusal::Origin(origin)) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(Refusal::Origin(origin))
+    }
 }
 
 fn is_own_host(origin: &str, host: Option<&str>) -> bool {
-    let (Some((scheme, authority)), Some(host)) = (origin.split_once("://"), host) else { return false };
+    let (Some((scheme, authority)), Some(host)) = (origin.split_once("://"), host) else {
+        return false;
+    };
     let default_port = match scheme {
         "http" => ":80",
         "https" => ":443",
         _ => return false,
     };
-    let bare = |authority: &str| authority.strip_suffix(default_port).unwrap_or(authority).to_ascii_lowercase();
+    let bare = |authority: &str| {
+        authority
+            .strip_suffix(default_port)
+            .unwrap_or(authority)
+            .to_ascii_lowercase()
+    };
     bare(authority) == bare(host)
 }
 
 fn is_loopback_page(origin: &str) -> bool {
-    let Some((_, authority)) = origin.split_once("://") else { return false };
+    let Some((_, authority)) = origin.split_once("://") else {
+        return false;
+    };
     let host = match authority.strip_prefix('[') {
         Some(v6) => v6.split(']').next(),
         None => authority.split(':').next(),
     };
     host.is_some_and(|host| {
-        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     })
 }
 
@@ -255,10 +341,16 @@ fn is_loopback_page(origin: &str) -> bool {
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let Some(last) = parts.next_back() else {
+        return rest.is_empty();
+    };
     for part in parts {
-        let Some(at) = rest.find(part) else { return false };
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
         rest = &rest[at + part.len()..];
     }
     rest.ends_with(last)
@@ -266,10 +358,22 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
 
 fn transport<B>(request: &Request<B>) -> TransportInfo {
     let headers = request.headers().iter().map(|(name, value)| {
-        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        (
+            name.as_str().to_owned(),
+            String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        )
     });
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    TransportInfo { kind: "websocket", path, headers: headers.collect(), ..TransportInfo::default() }
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
+    TransportInfo {
+        kind: "websocket",
+        path,
+        headers: headers.collect(),
+        ..TransportInfo::default()
+    }
 }
 
 #[cfg(test)]
@@ -279,7 +383,10 @@ mod tests {
 
     fn settings(origins: Option<&[&str]>) -> ListenerSettings {
         let origins = origins.map(|list| list.iter().map(|&origin| origin.to_owned()).collect());
-        ListenerSettings { origins, ..ListenerSettings::at(Address::Tcp("127.0.0.1:0".into())) }
+        ListenerSettings {
+            origins,
+            ..ListenerSettings::at(Address::Tcp("127.0.0.1:0".into()))
+        }
     }
 
     fn upgrade(headers: &[(&str, &str)]) -> Request<()> {
@@ -296,49 +403,84 @@ mod tests {
         builder.body(()).unwrap()
     }
 
-    fn decide(settings: &ListenerSettings, request: &Request<()>) -> Result<(Reply, Serializer), Refusal> {
+    fn decide(
+        settings: &ListenerSettings,
+        request: &Request<()>,
+    ) -> Result<(Reply, Serializer), Refusal> {
         route(settings, &HttpSettings::default(), request)
     }
 
     #[test]
     fn ws_02_first_supported_of_the_clients_list() {
-        let request =
-            upgrade(&[("sec-websocket-protocol", "wamp.2.flatbuffers, wamp.2.cbor"), ("sec-websocket-protocol", "wamp.2.json")]);
+        let request = upgrade(&[
+            ("sec-websocket-protocol", "wamp.2.flatbuffers, wamp.2.cbor"),
+            ("sec-websocket-protocol", "wamp.2.json"),
+        ]);
         let (reply, serializer) = decide(&settings(None), &request).unwrap();
         assert_eq!(serializer, Serializer::Cbor);
         assert_eq!(reply.status(), 101);
         assert_eq!(reply.headers()["sec-websocket-protocol"], "wamp.2.cbor");
-        assert_eq!(reply.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            reply.headers()["sec-websocket-accept"],
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 
     #[test]
     fn ws_03_no_overlap_or_none_offered() {
-        for headers in [&[][..], &[("sec-websocket-protocol", "wamp.2.ubjson, chat")]] {
+        for headers in [
+            &[][..],
+            &[("sec-websocket-protocol", "wamp.2.ubjson, chat")],
+        ] {
             let refusal = decide(&settings(None), &upgrade(headers)).err().unwrap();
             assert!(matches!(refusal, Refusal::NoSubprotocol { .. }));
             assert_eq!(refusal.reply("test").status(), 400);
         }
-        let only_json = ListenerSettings { serializers: vec![Serializer::Json], ..settings(None) };
+        let only_json = ListenerSettings {
+            serializers: vec![Serializer::Json],
+            ..settings(None)
+        };
         let request = upgrade(&[("sec-websocket-protocol", "wamp.2.cbor")]);
-        assert!(matches!(decide(&only_json, &request), Err(Refusal::NoSubprotocol { .. })));
+        assert!(matches!(
+            decide(&only_json, &request),
+            Err(Refusal::NoSubprotocol { .. })
+        ));
     }
 
     #[test]
     fn origins() {
         let status = |origins: Option<&[&str]>, origin: &str| {
-            let request = upgrade(&[("sec-websocket-protocol", "wamp.2.json"), ("origin", origin)]);
-            decide(&settings(origins), &request).map_or_else(|no| no.reply("test").status(), |(yes, _)| yes.status())
+            let request = upgrade(&[
+                ("sec-websocket-protocol", "wamp.2.json"),
+                ("origin", origin),
+            ]);
+            decide(&settings(origins), &request)
+                .map_or_else(|no| no.reply("test").status(), |(yes, _)| yes.status())
         };
-        for origin in ["http://router.example:8080", "http://localhost:3000", "https://127.0.0.1", "http://[::1]:9"] {
+        for origin in [
+            "http://router.example:8080",
+            "http://localhost:3000",
+            "https://127.0.0.1",
+            "http://[::1]:9",
+        ] {
             assert_eq!(status(None, origin), 101, "{origin}");
         }
-        for origin in ["http://evil.example", "http://router.example", "null", "http://localhost.evil.example"] {
+        for origin in [
+            "http://evil.example",
+            "http://router.example",
+            "null",
+            "http://localhost.evil.example",
+        ] {
             assert_eq!(status(None, origin), 403, "{origin}");
         }
         let listed: Option<&[&str]> = Some(&["https://*.example.com"]);
         assert_eq!(status(listed, "https://a.example.com"), 101);
         assert_eq!(status(listed, "https://example.com.evil.net"), 403);
-        assert_eq!(status(listed, "http://localhost:3000"), 403, "a list replaces the default");
+        assert_eq!(
+            status(listed, "http://localhost:3000"),
+            403,
+            "a list replaces the default"
+        );
         assert_eq!(status(Some(&["*"]), "null"), 101);
     }
 
@@ -346,13 +488,25 @@ mod tests {
     fn other_requests_get_a_helpful_answer() {
         let get = |path: &str| {
             let request = Request::builder().uri(path).body(()).unwrap();
-            decide(&settings(None), &request).err().unwrap().reply("test").status().as_u16()
+            decide(&settings(None), &request)
+                .err()
+                .unwrap()
+                .reply("test")
+                .status()
+                .as_u16()
         };
         assert_eq!((get("/healthz"), get("/ws"), get("/nope")), (200, 426, 404));
         let mut old = upgrade(&[]);
-        old.headers_mut().insert("sec-websocket-version", HeaderValue::from_static("8"));
+        old.headers_mut()
+            .insert("sec-websocket-version", HeaderValue::from_static("8"));
         let reply = decide(&settings(None), &old).err().unwrap().reply("test");
-        assert_eq!((reply.status().as_u16(), &reply.headers()["sec-websocket-version"]), (426, &HeaderValue::from_static("13")));
+        assert_eq!(
+            (
+                reply.status().as_u16(),
+                &reply.headers()["sec-websocket-version"]
+            ),
+            (426, &HeaderValue::from_static("13"))
+        );
     }
 
     #[test]

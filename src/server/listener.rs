@@ -46,14 +46,21 @@ pub enum ListenError {
          address with --listen or `listen` in the configuration"
     )]
     InUse { address: String },
-    #[error("{address} cannot be used, as this user may not: choose a port above 1023 or another path")]
+    #[error(
+        "{address} cannot be used, as this user may not: choose a port above 1023 or another path"
+    )]
     Denied { address: String },
-    #[error("{address} is not an address of this machine: use host:port, for example 127.0.0.1:8080")]
+    #[error(
+        "{address} is not an address of this machine: use host:port, for example 127.0.0.1:8080"
+    )]
     NoSuchAddress { address: String },
     #[error("{} exists and is not a socket: remove it, or choose another path", .path.display())]
     NotASocket { path: PathBuf },
     #[error("TLS on {address}: {error}")]
-    Tls { address: String, error: Box<TlsError> },
+    Tls {
+        address: String,
+        error: Box<TlsError>,
+    },
     #[error("listening on {address} failed: {error}")]
     Other { address: String, error: io::Error },
 }
@@ -74,7 +81,11 @@ enum Socket {
 /// Where a listener can be reached; `Display` gives `ws://127.0.0.1:8080/ws` or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BoundAddress {
-    Tcp { address: SocketAddr, tls: bool, path: String },
+    Tcp {
+        address: SocketAddr,
+        tls: bool,
+        path: String,
+    },
     Unix(PathBuf),
 }
 
@@ -96,17 +107,40 @@ impl Listener {
         match &settings.address {
             Address::Tcp(address) => {
                 let tls = settings.tls.as_ref().map(Tls::load).transpose();
-                let tls = tls.map_err(|error| ListenError::Tls { address: address.clone(), error: Box::new(error) })?.map(Arc::new);
-                let socket = TcpListener::bind(address).await.map_err(|error| refusal(address, error))?;
-                let bound = socket.local_addr().map_err(|error| refusal(address, error))?;
+                let tls = tls
+                    .map_err(|error| ListenError::Tls {
+                        address: address.clone(),
+                        error: Box::new(error),
+                    })?
+                    .map(Arc::new);
+                let socket = TcpListener::bind(address)
+                    .await
+                    .map_err(|error| refusal(address, error))?;
+                let bound = socket
+                    .local_addr()
+                    .map_err(|error| refusal(address, error))?;
                 let path = shown_path(&settings.paths);
-                let address = BoundAddress::Tcp { address: bound, tls: tls.is_some(), path };
-                Ok(Self { socket: Socket::Tcp(socket), settings, tls, address })
+                let address = BoundAddress::Tcp {
+                    address: bound,
+                    tls: tls.is_some(),
+                    path,
+                };
+                Ok(Self {
+                    socket: Socket::Tcp(socket),
+                    settings,
+                    tls,
+                    address,
+                })
             }
             Address::Unix { path, mode } => {
                 let socket = bind_unix(path, *mode)?;
                 let address = BoundAddress::Unix(path.clone());
-                Ok(Self { socket: Socket::Unix(socket), settings, tls: None, address })
+                Ok(Self {
+                    socket: Socket::Unix(socket),
+                    settings,
+                    tls: None,
+                    address,
+                })
             }
         }
     }
@@ -135,7 +169,13 @@ impl Listener {
     }
 
     /// Finds a seat for a new connection and a task to serve it.
-    fn welcome(&self, shared: &Arc<Shared>, refusals: &Arc<Semaphore>, io: Io, peer: Option<SocketAddr>) {
+    fn welcome(
+        &self,
+        shared: &Arc<Shared>,
+        refusals: &Arc<Semaphore>,
+        io: Io,
+        peer: Option<SocketAddr>,
+    ) {
         let limits = shared.limits();
         let outbox = Arc::new(Outbox::new(shared.queues()));
         let address: Option<IpAddr> = peer.map(|peer| peer.ip());
@@ -160,7 +200,11 @@ impl Listener {
                     // Without a TLS handshake there is nothing one could say.
                     Ok(permit) if self.tls.is_none() => {
                         tokio::spawn(async move {
-                            let _ = tokio::time::timeout(REFUSAL_TIME, turn_away(Stream::new(io), limit)).await;
+                            let _ = tokio::time::timeout(
+                                REFUSAL_TIME,
+                                turn_away(Stream::new(io), limit),
+                            )
+                            .await;
                             drop(permit);
                         });
                     }
@@ -209,7 +253,9 @@ fn refusal(address: &str, error: io::Error) -> ListenError {
     match error.kind() {
         io::ErrorKind::AddrInUse => ListenError::InUse { address },
         io::ErrorKind::PermissionDenied => ListenError::Denied { address },
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => ListenError::NoSuchAddress { address },
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => {
+            ListenError::NoSuchAddress { address }
+        }
         _ => ListenError::Other { address, error },
     }
 }
@@ -219,7 +265,9 @@ fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
     let address = format!("unix:{}", path.display());
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            return Err(ListenError::NotASocket { path: path.to_owned() });
+            return Err(ListenError::NotASocket {
+                path: path.to_owned(),
+            });
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(ListenError::InUse { address });
@@ -248,15 +296,23 @@ async fn turn_away(mut stream: Stream, limit: TooMany) -> io::Result<()> {
     let mut octets = [0; 1024];
     let count = stream.read(&mut octets).await?;
     if octets[..count].first() == Some(&rawsocket::MAGIC) {
-        stream.write_all(&HandshakeError::Connections.reply()).await?;
+        stream
+            .write_all(&HandshakeError::Connections.reply())
+            .await?;
     } else {
-        stream.write_all(http::unavailable(&limit.to_string()).as_bytes()).await?;
+        stream
+            .write_all(http::unavailable(&limit.to_string()).as_bytes())
+            .await?;
     }
     stream.shutdown().await
 }
 
 fn name(peer: Option<SocketAddr>) -> String {
-    TransportInfo { peer, ..TransportInfo::default() }.peer_name()
+    TransportInfo {
+        peer,
+        ..TransportInfo::default()
+    }
+    .peer_name()
 }
 
 impl Newcomer {
@@ -272,7 +328,9 @@ impl Newcomer {
             (_, io) => Stream::new(io),
         };
         match self.patiently(first_octets(&mut stream)).await {
-            Some(Ok(octets)) if octets.first() == Some(&rawsocket::MAGIC) => self.rawsocket(stream, octets).await,
+            Some(Ok(octets)) if octets.first() == Some(&rawsocket::MAGIC) => {
+                self.rawsocket(stream, octets).await
+            }
             Some(Ok(octets)) if octets.first().is_some_and(u8::is_ascii_uppercase) => {
                 stream.unread(octets);
                 http::serve(self, stream).await;
@@ -325,8 +383,15 @@ impl Newcomer {
         match self.patiently(handshake).await {
             Some(Ok(Ok(offer))) => {
                 let limit = offer.limit.min(self.settings.message);
-                let transport = TransportInfo { kind: "rawsocket", ..TransportInfo::default() };
-                let parts = RawParts { framing: Framing::RawSocket, serializer: offer.serializer, limit };
+                let transport = TransportInfo {
+                    kind: "rawsocket",
+                    ..TransportInfo::default()
+                };
+                let parts = RawParts {
+                    framing: Framing::RawSocket,
+                    serializer: offer.serializer,
+                    limit,
+                };
                 self.wamp(stream, octets, parts, transport).await;
             }
             Some(Ok(Err(error))) => info!(%peer, "RawSocket handshake refused: {error}"),
@@ -336,20 +401,39 @@ impl Newcomer {
     }
 
     /// The transport stands: WAMP from here on.
-    pub(crate) async fn wamp(self, io: Stream, ahead: Bytes, parts: RawParts, transport: TransportInfo) {
-        let RawParts { framing, serializer, limit } = parts;
+    pub(crate) async fn wamp(
+        self,
+        io: Stream,
+        ahead: Bytes,
+        parts: RawParts,
+        transport: TransportInfo,
+    ) {
+        let RawParts {
+            framing,
+            serializer,
+            limit,
+        } = parts;
         let message = match framing {
             Framing::RawSocket => rawsocket::announced(self.settings.message),
             Framing::WebSocket { .. } => self.settings.message,
         };
         let queue = self.shared.limits().queue;
-        let transport = TransportInfo { peer: self.peer, tls: self.tls.is_some(), ..transport };
+        let transport = TransportInfo {
+            peer: self.peer,
+            tls: self.tls.is_some(),
+            ..transport
+        };
         let parts = Parts {
             io,
             ahead,
             outbox: self.outbox,
             seat: self.seat,
-            format: Format { serializer, framing, limit, queue },
+            format: Format {
+                serializer,
+                framing,
+                limit,
+                queue,
+            },
             message,
             idle_ping: self.settings.idle_ping,
             transport: Arc::new(transport),

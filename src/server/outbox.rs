@@ -3,8 +3,8 @@
 //! Anybody may append, nobody ever waits: what has no room comes back to the sender. The connection's task is the
 //! only one that takes. Octets are whole frames, ready for the socket.
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
@@ -29,7 +29,11 @@ pub(crate) struct Queues {
 
 impl Queues {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { total: AtomicUsize::new(0), limit: AtomicUsize::new(limit), overfull: Notify::new() })
+        Arc::new(Self {
+            total: AtomicUsize::new(0),
+            limit: AtomicUsize::new(limit),
+            overfull: Notify::new(),
+        })
     }
 
     pub(crate) fn set_limit(&self, limit: usize) {
@@ -38,7 +42,9 @@ impl Queues {
 
     /// Octets above the limit.
     pub(crate) fn excess(&self) -> usize {
-        self.total.load(Relaxed).saturating_sub(self.limit.load(Relaxed))
+        self.total
+            .load(Relaxed)
+            .saturating_sub(self.limit.load(Relaxed))
     }
 
     fn add(&self, octets: usize) {
@@ -105,11 +111,19 @@ struct Inner {
 
 impl Outbox {
     pub(crate) fn new(queues: Arc<Queues>) -> Self {
-        Self { queues, inner: Mutex::default() }
+        Self {
+            queues,
+            inner: Mutex::default(),
+        }
     }
 
     /// Appends one frame. The waker, if any, is of the task that waits for this; call it once no lock is held.
-    pub(crate) fn push(&self, header: Header, payload: &[u8], room: Room) -> Result<Option<Waker>, Full> {
+    pub(crate) fn push(
+        &self,
+        header: Header,
+        payload: &[u8],
+        room: Room,
+    ) -> Result<Option<Waker>, Full> {
         let header = header.as_slice();
         let octets = header.len() + payload.len();
         let mut inner = self.inner.lock();
@@ -121,7 +135,11 @@ impl Outbox {
         inner.waiting.reserve(octets);
         inner.waiting.extend_from_slice(header);
         inner.waiting.extend_from_slice(payload);
-        let waker = if before == 0 { inner.waker.take() } else { None };
+        let waker = if before == 0 {
+            inner.waker.take()
+        } else {
+            None
+        };
         drop(inner);
         self.queues.add(octets);
         Ok(waker)
@@ -196,7 +214,12 @@ impl Outbox {
 
     /// For the task before there is a session: waits for [`Outbox::stop`].
     pub(crate) async fn stopped(&self) -> Stop {
-        std::future::poll_fn(|cx| self.look(cx.waker()).stop.map_or(Poll::Pending, Poll::Ready)).await
+        std::future::poll_fn(|cx| {
+            self.look(cx.waker())
+                .stop
+                .map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 
     fn flag(&self, set: impl FnOnce(&mut Flags)) -> Option<Waker> {
@@ -208,7 +231,11 @@ impl Outbox {
 
 impl Inner {
     fn look(&mut self, waker: &Waker) -> Flags {
-        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        if !self
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
             self.waker = Some(waker.clone());
         }
         let flags = self.flags;
@@ -240,7 +267,9 @@ mod tests {
     }
 
     fn push(outbox: &Outbox, octets: usize, limit: usize) -> Result<(), Full> {
-        outbox.push_frame(&vec![b'x'; octets], Room::UpTo(limit)).map(drop)
+        outbox
+            .push_frame(&vec![b'x'; octets], Room::UpTo(limit))
+            .map(drop)
     }
 
     #[test]

@@ -55,7 +55,10 @@ pub(crate) fn offer(octets: [u8; 3], allowed: &[Serializer]) -> Result<Offer, Ha
     if !allowed.contains(&serializer) {
         return Err(HandshakeError::Serializer);
     }
-    Ok(Offer { serializer, limit: 512 << (first >> 4) })
+    Ok(Offer {
+        serializer,
+        limit: 512 << (first >> 4),
+    })
 }
 
 /// The acceptance: our own limit, the client's serializer (`RS-02`).
@@ -81,7 +84,12 @@ fn exponent(limit: usize) -> u8 {
 pub(crate) fn header(kind: u8, len: usize) -> Header {
     let extended = if len == MAX { 0x08 } else { 0 };
     let [_, high, middle, low] = (len as u32).to_be_bytes();
-    Header::new(&[kind | extended, if len == MAX { 0 } else { high }, middle, low])
+    Header::new(&[
+        kind | extended,
+        if len == MAX { 0 } else { high },
+        middle,
+        low,
+    ])
 }
 
 /// A whole frame.
@@ -105,7 +113,9 @@ impl Reader {
 
     /// See `FrameReader::next`.
     pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
-        let Some(&[first, high, middle, low]) = input.first_chunk() else { return Ok(None) };
+        let Some(&[first, high, middle, low]) = input.first_chunk() else {
+            return Ok(None);
+        };
         if first & 0xF0 != 0 {
             return Err(FrameError::RawSocket("reserved bits are set"));
         }
@@ -116,7 +126,10 @@ impl Reader {
             (true, _) => return Err(FrameError::RawSocket("bit X is set beside a length")),
         };
         if length > self.limit {
-            return Err(FrameError::TooLarge { size: length as u64, limit: self.limit });
+            return Err(FrameError::TooLarge {
+                size: length as u64,
+                limit: self.limit,
+            });
         }
         let kind = first & 0x07;
         if kind > PONG {
@@ -149,25 +162,52 @@ mod tests {
 
     #[test]
     fn rs_01_lengths_and_serializers() {
-        assert_eq!(offer([0x01, 0, 0], ALL), Ok(Offer { serializer: Serializer::Json, limit: 512 }));
-        assert_eq!(offer([0xF2, 0, 0], ALL), Ok(Offer { serializer: Serializer::MsgPack, limit: 16_777_216 }));
-        assert_eq!(offer([0x73, 0, 0], ALL), Ok(Offer { serializer: Serializer::Cbor, limit: 65_536 }));
+        assert_eq!(
+            offer([0x01, 0, 0], ALL),
+            Ok(Offer {
+                serializer: Serializer::Json,
+                limit: 512
+            })
+        );
+        assert_eq!(
+            offer([0xF2, 0, 0], ALL),
+            Ok(Offer {
+                serializer: Serializer::MsgPack,
+                limit: 16_777_216
+            })
+        );
+        assert_eq!(
+            offer([0x73, 0, 0], ALL),
+            Ok(Offer {
+                serializer: Serializer::Cbor,
+                limit: 65_536
+            })
+        );
     }
 
     #[test]
     fn rs_02_acceptance() {
         assert_eq!(accept(Serializer::Json, 1 << 24), [0x7F, 0xF1, 0, 0]);
         assert_eq!(accept(Serializer::Cbor, 1 << 20), [0x7F, 0xB3, 0, 0]);
-        assert_eq!((announced(1 << 20), announced(1_000_000), announced(10)), (1 << 20, 1 << 19, 512));
+        assert_eq!(
+            (announced(1 << 20), announced(1_000_000), announced(10)),
+            (1 << 20, 1 << 19, 512)
+        );
         assert_eq!(announced(usize::MAX), 1 << 24);
     }
 
     #[test]
     fn rs_03_rs_05_refusals_in_order() {
         for nibble in [0, 4, 5, 6, 15] {
-            assert_eq!(offer([0xF0 | nibble, 0, 0], ALL), Err(HandshakeError::Serializer));
+            assert_eq!(
+                offer([0xF0 | nibble, 0, 0], ALL),
+                Err(HandshakeError::Serializer)
+            );
         }
-        assert_eq!(offer([0xF2, 0, 0], &[Serializer::Json]), Err(HandshakeError::Serializer));
+        assert_eq!(
+            offer([0xF2, 0, 0], &[Serializer::Json]),
+            Err(HandshakeError::Serializer)
+        );
         assert_eq!(offer([0xF0, 0, 1], ALL), Err(HandshakeError::Reserved));
         assert_eq!(HandshakeError::Serializer.reply(), [0x7F, 0x10, 0, 0]);
         assert_eq!(HandshakeError::Reserved.reply(), [0x7F, 0x30, 0, 0]);
@@ -176,7 +216,12 @@ mod tests {
 
     #[test]
     fn rs_07_frames_are_cut_wherever_reads_end() {
-        let wire = [frame(MESSAGE, b"[1,2]"), frame(PONG, b""), frame(MESSAGE, b"")].concat();
+        let wire = [
+            frame(MESSAGE, b"[1,2]"),
+            frame(PONG, b""),
+            frame(MESSAGE, b""),
+        ]
+        .concat();
         for split in 0..wire.len() {
             let mut reader = Reader::new(512);
             let mut input = BytesMut::from(&wire[..split]);
@@ -188,8 +233,11 @@ mod tests {
             while let Some(incoming) = reader.next(&mut input).unwrap() {
                 got.push(incoming);
             }
-            let expected =
-                [Incoming::Message(Bytes::from_static(b"[1,2]")), Incoming::Pong, Incoming::Message(Bytes::new())];
+            let expected = [
+                Incoming::Message(Bytes::from_static(b"[1,2]")),
+                Incoming::Pong,
+                Incoming::Message(Bytes::new()),
+            ];
             assert_eq!(got, expected, "split at {split}");
         }
     }
@@ -197,15 +245,30 @@ mod tests {
     #[test]
     fn rs_08_the_longest_frame() {
         assert_eq!(header(MESSAGE, MAX).as_slice(), [0x08, 0, 0, 0]);
-        assert_eq!(header(MESSAGE, MAX - 1).as_slice(), [0x00, 0xFF, 0xFF, 0xFF]);
+        assert_eq!(
+            header(MESSAGE, MAX - 1).as_slice(),
+            [0x00, 0xFF, 0xFF, 0xFF]
+        );
         assert_eq!(read(MAX, &[0x08, 0, 0, 0]), Ok(None));
         assert!(read(MAX, &[0x08, 0, 0, 1]).is_err());
     }
 
     #[test]
     fn rs_09_broken_frames() {
-        assert_eq!(read(512, &[0, 0, 2, 1]), Err(FrameError::TooLarge { size: 513, limit: 512 }));
-        assert_eq!(read(512, &[1, 0, 2, 1]), Err(FrameError::TooLarge { size: 513, limit: 512 }));
+        assert_eq!(
+            read(512, &[0, 0, 2, 1]),
+            Err(FrameError::TooLarge {
+                size: 513,
+                limit: 512
+            })
+        );
+        assert_eq!(
+            read(512, &[1, 0, 2, 1]),
+            Err(FrameError::TooLarge {
+                size: 513,
+                limit: 512
+            })
+        );
         assert!(read(512, &[0x10, 0, 0, 1]).is_err(), "reserved bits");
         for kind in 3..8 {
             assert!(read(512, &[kind, 0, 0, 1]).is_err(), "type {kind}");

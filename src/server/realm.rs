@@ -31,7 +31,10 @@ use crate::words::{SessionId, Uri};
 /// Both methods are called while the realm is locked: they must not wait and must not call the realm.
 pub trait LocalSession: Send + Sync {
     /// Takes a message, or hands it back if its queue is full.
-    #[allow(clippy::result_large_err, reason = "the message comes back, as the core wants it")]
+    #[allow(
+        clippy::result_large_err,
+        reason = "the message comes back, as the core wants it"
+    )]
     fn deliver(&self, message: Message) -> Result<(), Message>;
     /// The session has left the realm; nothing is delivered any more.
     fn ended(&self, then: Then);
@@ -129,7 +132,14 @@ impl RealmHandle {
             closed: None,
         };
         let rearmed = Arc::new(Notify::new());
-        let realm = Arc::new(Self { uri, clock, hooks, ids, state: Mutex::new(state), rearmed: rearmed.clone() });
+        let realm = Arc::new(Self {
+            uri,
+            clock,
+            hooks,
+            ids,
+            state: Mutex::new(state),
+            rearmed: rearmed.clone(),
+        });
         tokio::spawn(keep_time(Arc::downgrade(&realm), rearmed, clock));
         realm
     }
@@ -200,7 +210,11 @@ impl RealmHandle {
     }
 
     /// Joins a session of this process.
-    pub fn join_local(self: &Arc<Self>, join: Join, local: Arc<dyn LocalSession>) -> Result<(), RealmClosed> {
+    pub fn join_local(
+        self: &Arc<Self>,
+        join: Join,
+        local: Arc<dyn LocalSession>,
+    ) -> Result<(), RealmClosed> {
         self.step(|step| step.join_local(join, local))
     }
 
@@ -208,14 +222,22 @@ impl RealmHandle {
     pub(crate) fn close(self: &Arc<Self>, reason: Uri, message: &str) {
         self.step(|step| {
             step.state.closed = Some(reason.clone());
-            step.input(Input::Close { reason, message: Some(message.to_owned()) });
+            step.input(Input::Close {
+                reason,
+                message: Some(message.to_owned()),
+            });
         });
     }
 
     /// Runs the timers that are due; says when to come back.
     fn tick(self: &Arc<Self>) -> Option<Duration> {
         self.step(|step| {
-            if step.state.core.next_timeout().is_some_and(|at| at <= step.now.mono) {
+            if step
+                .state
+                .core
+                .next_timeout()
+                .is_some_and(|at| at <= step.now.mono)
+            {
                 step.input(Input::Timeout);
             }
             step.state.armed = step.state.core.next_timeout();
@@ -227,7 +249,9 @@ impl RealmHandle {
 /// The timer of a realm; ends with its last handle.
 async fn keep_time(realm: Weak<RealmHandle>, rearmed: Arc<Notify>, clock: Clock) {
     loop {
-        let Some(next) = realm.upgrade().map(|realm| realm.tick()) else { return };
+        let Some(next) = realm.upgrade().map(|realm| realm.tick()) else {
+            return;
+        };
         match next {
             None => rearmed.notified().await,
             Some(at) => {
@@ -257,12 +281,18 @@ impl RealmStep<'_> {
         if let Input::Policy(policy) = &input {
             self.state.policy = policy.clone();
         }
-        self.state.core.handle(self.now, input, &mut self.state.effects);
+        self.state
+            .core
+            .handle(self.now, input, &mut self.state.effects);
         self.perform();
     }
 
     /// Joins a session of this process.
-    pub fn join_local(&mut self, join: Join, local: Arc<dyn LocalSession>) -> Result<(), RealmClosed> {
+    pub fn join_local(
+        &mut self,
+        join: Join,
+        local: Arc<dyn LocalSession>,
+    ) -> Result<(), RealmClosed> {
         self.join(join, Link::Local(local))
     }
 
@@ -282,13 +312,23 @@ impl RealmStep<'_> {
             for effect in effects.list.drain(..) {
                 match effect {
                     Effect::Send { to, message } => self.send(to, message),
-                    Effect::Event { event, from, to } => self.event(&event, &effects.receivers[from..to]),
+                    Effect::Event { event, from, to } => {
+                        self.event(&event, &effects.receivers[from..to])
+                    }
                     Effect::Authorize(request) => self.authorize(*request),
                     Effect::End { session, then } => self.end(session, then),
                     Effect::Pause { session } => self.pause(session, true),
                     Effect::Resume { session } => self.pause(session, false),
-                    Effect::Report(Report::Changed { session, principal, joined }) => {
-                        self.afterwards.changes.push(SessionChange { session, principal, joined });
+                    Effect::Report(Report::Changed {
+                        session,
+                        principal,
+                        joined,
+                    }) => {
+                        self.afterwards.changes.push(SessionChange {
+                            session,
+                            principal,
+                            joined,
+                        });
                     }
                     Effect::Report(report) => log(&self.state.core, &report),
                 }
@@ -303,14 +343,17 @@ impl RealmStep<'_> {
 
     fn send(&mut self, to: SessionId, message: Message) {
         self.state.encoded.forget();
-        let Some(link) = self.state.links.get(&to) else { return };
+        let Some(link) = self.state.links.get(&to) else {
+            return;
+        };
         let outcome = match link {
-            Link::Local(local) => {
-                local.deliver(message).map_err(|message| (message, Undelivered::QueueFull))
-            }
+            Link::Local(local) => local
+                .deliver(message)
+                .map_err(|message| (message, Undelivered::QueueFull)),
             Link::Remote { outbox, format } => {
                 let room = room(&message, format.queue);
-                let encode = |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
+                let encode =
+                    |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
                 match self.state.encoded.put(outbox, format, room, encode) {
                     Ok(waker) => {
                         if self.own != Some(to) {
@@ -332,12 +375,20 @@ impl RealmStep<'_> {
         self.state.encoded.forget();
         let message = Message::Event(event.clone());
         for &to in receivers {
-            let Some(link) = self.state.links.get(&to) else { continue };
+            let Some(link) = self.state.links.get(&to) else {
+                continue;
+            };
             let outcome = match link {
-                Link::Local(local) => local.deliver(message.clone()).map_err(|_| Undelivered::QueueFull),
+                Link::Local(local) => local
+                    .deliver(message.clone())
+                    .map_err(|_| Undelivered::QueueFull),
                 Link::Remote { outbox, format } => {
-                    let encode = |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
-                    let put = self.state.encoded.put(outbox, format, Room::UpTo(format.queue), encode);
+                    let encode =
+                        |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
+                    let put =
+                        self.state
+                            .encoded
+                            .put(outbox, format, Room::UpTo(format.queue), encode);
                     put.map(|waker| {
                         if self.own != Some(to) {
                             self.afterwards.wakers.extend(waker);
@@ -354,7 +405,9 @@ impl RealmStep<'_> {
     fn undelivered(&mut self, to: SessionId, message: Message, cause: Undelivered) {
         metrics::counter!("perilune_undelivered_total").increment(1);
         let input = Input::Undelivered { to, message, cause };
-        self.state.core.handle(self.now, input, &mut self.state.effects);
+        self.state
+            .core
+            .handle(self.now, input, &mut self.state.effects);
     }
 
     /// Fails closed where nobody could answer.
@@ -363,8 +416,13 @@ impl RealmStep<'_> {
             self.afterwards.questions.push(request);
         } else {
             let verdict = Verdict::Failed("no script host is there to ask".into());
-            let input = Input::Verdict { ticket: request.ticket, verdict };
-            self.state.core.handle(self.now, input, &mut self.state.effects);
+            let input = Input::Verdict {
+                ticket: request.ticket,
+                verdict,
+            };
+            self.state
+                .core
+                .handle(self.now, input, &mut self.state.effects);
         }
     }
 
@@ -413,14 +471,18 @@ impl Encoded {
             return Err(Undelivered::TooLarge);
         }
         let header = format.framing.header(octets.len());
-        outbox.push(header, octets, room).map_err(|_| Undelivered::QueueFull)
+        outbox
+            .push(header, octets, room)
+            .map_err(|_| Undelivered::QueueFull)
     }
 }
 
 /// The last words of a session always have room; INTERRUPTs are bounded by the invocations in flight.
 fn room(message: &Message, queue: usize) -> Room {
     match message {
-        Message::Goodbye(_) | Message::Abort(_) | Message::Welcome(_) | Message::Interrupt(_) => Room::Always,
+        Message::Goodbye(_) | Message::Abort(_) | Message::Welcome(_) | Message::Interrupt(_) => {
+            Room::Always
+        }
         _ => Room::UpTo(queue),
     }
 }
@@ -428,15 +490,28 @@ fn room(message: &Message, queue: usize) -> Room {
 fn log(realm: &Realm, report: &Report) {
     let realm = realm.uri();
     match report {
-        Report::Violation { session, text } => info!(%session, %realm, "protocol violation: {text}"),
-        Report::AuthorizerFailed { session, action, uri, text } => {
+        Report::Violation { session, text } => {
+            info!(%session, %realm, "protocol violation: {text}")
+        }
+        Report::AuthorizerFailed {
+            session,
+            action,
+            uri,
+            text,
+        } => {
             warn!(%session, %realm, action = action.as_str(), %uri, "authorizer failed, denied: {text}");
         }
-        Report::Slow { session, closed: false } => {
+        Report::Slow {
+            session,
+            closed: false,
+        } => {
             info!(%session, %realm, "slow consumer: its queue is full, events are dropped");
         }
         Report::Changed { .. } => {}
-        Report::Slow { session, closed: true } => {
+        Report::Slow {
+            session,
+            closed: true,
+        } => {
             info!(%session, %realm, "slow consumer: its queue is full, the session is closed");
         }
     }

@@ -18,8 +18,8 @@ use super::outbox::Queues;
 use super::realm::RealmHandle;
 use super::seats::Seats;
 use super::session_ids::SessionIds;
-use super::tls::{Tls, TlsError};
 use super::settings::{HttpSettings, RealmSettings, RouterLimits, Settings};
+use super::tls::{Tls, TlsError};
 use crate::core::credentials::Secret;
 use crate::core::{Input, uris};
 use crate::words::{SessionId, Uri};
@@ -115,9 +115,16 @@ impl Router {
         shared.queues.set_limit(new.limits.queues_total);
         *shared.limits.write() = Arc::new(new.limits.clone());
         *shared.http.write() = Arc::new(new.http.clone());
-        for uri in old.realms.keys().filter(|uri| !new.realms.contains_key(*uri)) {
+        for uri in old
+            .realms
+            .keys()
+            .filter(|uri| !new.realms.contains_key(*uri))
+        {
             if let Some(realm) = shared.realms.write().remove(uri) {
-                realm.close(uris::CLOSE_REALM, "the realm was removed from the configuration");
+                realm.close(
+                    uris::CLOSE_REALM,
+                    "the realm was removed from the configuration",
+                );
                 info!(realm = %uri, "realm removed");
             }
         }
@@ -139,7 +146,12 @@ impl Router {
 
     /// Reads the certificates of all listeners again. Those that cannot be read stay as they were.
     pub fn reload_certificates(&self) -> Vec<TlsError> {
-        self.shared.certificates.lock().iter().filter_map(|tls| tls.reload().err()).collect()
+        self.shared
+            .certificates
+            .lock()
+            .iter()
+            .filter_map(|tls| tls.reload().err())
+            .collect()
     }
 
     /// Stops accepting, says GOODBYE to everybody, and waits for theirs, but not for long.
@@ -157,8 +169,15 @@ impl Router {
             realm.close(uris::SYSTEM_SHUTDOWN, "the router is shutting down");
         }
         // Theirs, then the closing handshake of the transport.
-        let patience = shared.limits().goodbye.saturating_mul(2).saturating_add(Duration::from_millis(100));
-        if tokio::time::timeout(patience, shared.seats.empty()).await.is_err() {
+        let patience = shared
+            .limits()
+            .goodbye
+            .saturating_mul(2)
+            .saturating_add(Duration::from_millis(100));
+        if tokio::time::timeout(patience, shared.seats.empty())
+            .await
+            .is_err()
+        {
             warn!("some connections did not close in time");
         }
     }
@@ -168,8 +187,14 @@ impl Shared {
     fn add_realm(&self, uri: &Uri, settings: &RealmSettings) {
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
         let policy = Arc::new(settings.policy.clone());
-        let realm =
-            RealmHandle::start(uri.clone(), policy, self.clock, self.hooks.clone(), self.ids.clone(), random);
+        let realm = RealmHandle::start(
+            uri.clone(),
+            policy,
+            self.clock,
+            self.hooks.clone(),
+            self.ids.clone(),
+            random,
+        );
         self.realms.write().insert(uri.clone(), realm);
     }
 
@@ -218,18 +243,27 @@ impl Shared {
 async fn shed(shared: std::sync::Weak<Shared>, queues: Arc<Queues>) {
     loop {
         queues.overfull.notified().await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
         let mut outboxes = shared.seats.outboxes();
         outboxes.sort_by_cached_key(|outbox| std::cmp::Reverse(outbox.len()));
         for outbox in outboxes {
             if queues.excess() == 0 {
                 break;
             }
-            warn!(octets = outbox.len(), "limits.queues_total is reached: the largest queue's session is closed");
+            warn!(
+                octets = outbox.len(),
+                "limits.queues_total is reached: the largest queue's session is closed"
+            );
             outbox.shed();
             if let Some((realm, session)) = outbox.session() {
                 let message = Some("the router's queues are full".to_owned());
-                realm.input(Input::Kill { session, reason: uris::SLOW_CONSUMER, message });
+                realm.input(Input::Kill {
+                    session,
+                    reason: uris::SLOW_CONSUMER,
+                    message,
+                });
             }
         }
     }

@@ -67,7 +67,9 @@ impl Seats {
         if inner.taken.len() >= limits.connections {
             return Err(TooMany::Connections(limits.connections));
         }
-        let count = address.and_then(|address| inner.addresses.get(&address).copied()).unwrap_or_default();
+        let count = address
+            .and_then(|address| inner.addresses.get(&address).copied())
+            .unwrap_or_default();
         if count.all >= limits.connections_per_address {
             return Err(TooMany::PerAddress(limits.connections_per_address));
         }
@@ -91,7 +93,10 @@ impl Seats {
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(Seat { seats: self.clone(), number })
+        Ok(Seat {
+            seats: self.clone(),
+            number,
+        })
     }
 
     /// Tells every connection to end that has no session.
@@ -105,7 +110,12 @@ impl Seats {
 
     /// The outboxes of all connections.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        self.inner.lock().taken.values().map(|taken| taken.outbox.clone()).collect()
+        self.inner
+            .lock()
+            .taken
+            .values()
+            .map(|taken| taken.outbox.clone())
+            .collect()
     }
 
     /// Waits until nobody is connected.
@@ -122,13 +132,18 @@ impl Seats {
 
 impl Inner {
     fn oldest_waiting(&self, like: impl Fn(&Taken) -> bool) -> Option<u64> {
-        self.waiting.iter().copied().find(|number| self.taken.get(number).is_some_and(&like))
+        self.waiting
+            .iter()
+            .copied()
+            .find(|number| self.taken.get(number).is_some_and(&like))
     }
 
     /// No longer counts as waiting, and is told to go.
     fn evict(&mut self, number: u64) -> Option<std::task::Waker> {
         self.settle(number);
-        self.taken.get(&number).and_then(|taken| taken.outbox.stop(Stop::Evicted))
+        self.taken
+            .get(&number)
+            .and_then(|taken| taken.outbox.stop(Stop::Evicted))
     }
 
     fn settle(&mut self, number: u64) {
@@ -153,7 +168,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut inner = self.seats.inner.lock();
         inner.settle(self.number);
-        let Some(taken) = inner.taken.remove(&self.number) else { return };
+        let Some(taken) = inner.taken.remove(&self.number) else {
+            return;
+        };
         if let Some(address) = taken.address
             && let Some(count) = inner.addresses.get_mut(&address)
         {
@@ -187,7 +204,10 @@ mod tests {
 
     fn take(seats: &Arc<Seats>, address: &str) -> (Result<Seat, TooMany>, Arc<Outbox>) {
         let outbox = Arc::new(Outbox::new(Queues::new(usize::MAX)));
-        (seats.take(&limits(), Some(address.parse().unwrap()), outbox.clone()), outbox)
+        (
+            seats.take(&limits(), Some(address.parse().unwrap()), outbox.clone()),
+            outbox,
+        )
     }
 
     fn evicted(outbox: &Outbox) -> bool {
@@ -201,12 +221,21 @@ mod tests {
         for _ in 0..3 {
             taken.push(take(&seats, "10.0.0.1").0.unwrap());
         }
-        assert_eq!(take(&seats, "10.0.0.1").0.err().unwrap(), TooMany::PerAddress(3));
+        assert_eq!(
+            take(&seats, "10.0.0.1").0.err().unwrap(),
+            TooMany::PerAddress(3)
+        );
         taken.push(take(&seats, "10.0.0.2").0.unwrap());
-        assert_eq!(take(&seats, "10.0.0.3").0.err().unwrap(), TooMany::Connections(4));
+        assert_eq!(
+            take(&seats, "10.0.0.3").0.err().unwrap(),
+            TooMany::Connections(4)
+        );
         taken.pop();
         assert!(take(&seats, "10.0.0.3").0.is_ok());
-        assert_eq!(take(&seats, "10.0.0.1").0.err().unwrap(), TooMany::PerAddress(3));
+        assert_eq!(
+            take(&seats, "10.0.0.1").0.err().unwrap(),
+            TooMany::PerAddress(3)
+        );
     }
 
     #[test]
@@ -229,6 +258,9 @@ mod tests {
         let taken: Vec<_> = (0..4).map(|_| take(&seats, "127.0.0.1")).collect();
         assert!(taken.iter().all(|(seat, _)| seat.is_ok()));
         assert!(evicted(&taken[0].1), "the fourth of three that may wait");
-        assert_eq!(taken.iter().filter(|(_, outbox)| evicted(outbox)).count(), 1);
+        assert_eq!(
+            taken.iter().filter(|(_, outbox)| evicted(outbox)).count(),
+            1
+        );
     }
 }

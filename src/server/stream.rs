@@ -25,7 +25,10 @@ pub(crate) enum Io {
 
 impl Stream {
     pub(crate) fn new(io: Io) -> Self {
-        Self { ahead: Bytes::new(), io }
+        Self {
+            ahead: Bytes::new(),
+            io,
+        }
     }
 
     /// Puts octets back in front of those still to come.
@@ -36,7 +39,11 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let octets = self.ahead.len().min(buffer.remaining());
             buffer.put_slice(&self.ahead[..octets]);
@@ -52,7 +59,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, octets),
             Io::Tls(io) => Pin::new(io).poll_write(cx, octets),

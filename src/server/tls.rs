@@ -18,11 +18,22 @@ use super::settings::TlsSettings;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{}: {error}: check the path and that this user may read it", .path.display())]
-    Unreadable { path: PathBuf, error: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("{}: no {what} in PEM form in it: {error}", .path.display())]
-    NotPem { path: PathBuf, what: &'static str, error: String },
+    NotPem {
+        path: PathBuf,
+        what: &'static str,
+        error: String,
+    },
     #[error("{} and {} do not work together: {error}", .cert.display(), .key.display())]
-    Unusable { cert: PathBuf, key: PathBuf, error: rustls::Error },
+    Unusable {
+        cert: PathBuf,
+        key: PathBuf,
+        error: rustls::Error,
+    },
 }
 
 /// The TLS side of one listener.
@@ -34,7 +45,10 @@ pub(crate) struct Tls {
 impl Tls {
     pub(crate) fn load(settings: &TlsSettings) -> Result<Self, TlsError> {
         let config = RwLock::new(load(settings)?);
-        Ok(Self { settings: settings.clone(), config })
+        Ok(Self {
+            settings: settings.clone(),
+            config,
+        })
     }
 
     /// Reads the files again, for connections to come. What cannot be read changes nothing.
@@ -60,8 +74,13 @@ fn load(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
     if chain.is_empty() {
         return Err(certificate(pem::Error::NoItemsFound));
     }
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| broken(key, "private key", error))?;
-    let unusable = |error| TlsError::Unusable { cert: cert.clone(), key: key.clone(), error };
+    let secret =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| broken(key, "private key", error))?;
+    let unusable = |error| TlsError::Unusable {
+        cert: cert.clone(),
+        key: key.clone(),
+        error,
+    };
     let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
@@ -76,6 +95,10 @@ fn broken(path: &Path, what: &'static str, error: pem::Error) -> TlsError {
     let path = path.to_owned();
     match error {
         pem::Error::Io(error) => TlsError::Unreadable { path, error },
-        other => TlsError::NotPem { path, what, error: other.to_string() },
+        other => TlsError::NotPem {
+            path,
+            what,
+            error: other.to_string(),
+        },
     }
 }

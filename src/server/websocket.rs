@@ -55,13 +55,19 @@ pub(crate) struct Reader {
 impl Reader {
     /// `text`: messages are text frames (`WS-01`).
     pub(crate) fn new(text: bool, limit: usize) -> Self {
-        Self { text, limit, fragments: None }
+        Self {
+            text,
+            limit,
+            fragments: None,
+        }
     }
 
     /// See `FrameReader::next`.
     pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         loop {
-            let Some((header, payload)) = self.frame(input)? else { return Ok(None) };
+            let Some((header, payload)) = self.frame(input)? else {
+                return Ok(None);
+            };
             let whole = match header.opcode {
                 OpCode::Control(kind) => Some(control_frame(kind, payload)?),
                 OpCode::Data(kind) => self.data_frame(kind, header.is_final, payload)?,
@@ -75,8 +81,11 @@ impl Reader {
     /// One frame, unmasked.
     fn frame(&self, input: &mut BytesMut) -> Result<Option<(FrameHeader, BytesMut)>, FrameError> {
         let mut cursor = Cursor::new(&input[..]);
-        let parsed = FrameHeader::parse(&mut cursor).map_err(|error| FrameError::WebSocket(error.to_string()))?;
-        let Some((header, len)) = parsed else { return Ok(None) };
+        let parsed = FrameHeader::parse(&mut cursor)
+            .map_err(|error| FrameError::WebSocket(error.to_string()))?;
+        let Some((header, len)) = parsed else {
+            return Ok(None);
+        };
         let start = cursor.position() as usize;
         self.check(&header, len)?;
         let len = len as usize;
@@ -106,13 +115,22 @@ impl Reader {
                 false => protocol("control frame is fragmented or too long"),
             };
         }
-        let size = len.saturating_add(self.fragments.as_ref().map_or(0, |sofar| sofar.len() as u64));
+        let size = len.saturating_add(
+            self.fragments
+                .as_ref()
+                .map_or(0, |sofar| sofar.len() as u64),
+        );
         if size > self.limit as u64 {
-            return Err(FrameError::TooLarge { size, limit: self.limit });
+            return Err(FrameError::TooLarge {
+                size,
+                limit: self.limit,
+            });
         }
         match (header.opcode, self.fragments.is_some()) {
             (OpCode::Data(Data::Continue), false) => protocol("continuation of nothing"),
-            (OpCode::Data(Data::Text | Data::Binary), true) => protocol("new message inside a fragmented one"),
+            (OpCode::Data(Data::Text | Data::Binary), true) => {
+                protocol("new message inside a fragmented one")
+            }
             (OpCode::Data(Data::Text), _) if !self.text => Err(FrameError::WrongKind("text")),
             (OpCode::Data(Data::Binary), _) if self.text => Err(FrameError::WrongKind("binary")),
             _ => Ok(()),
@@ -120,7 +138,12 @@ impl Reader {
     }
 
     /// A message, if this frame ends one.
-    fn data_frame(&mut self, kind: Data, last: bool, payload: BytesMut) -> Result<Option<Incoming>, FrameError> {
+    fn data_frame(
+        &mut self,
+        kind: Data,
+        last: bool,
+        payload: BytesMut,
+    ) -> Result<Option<Incoming>, FrameError> {
         let message = match (kind, self.fragments.take()) {
             (Data::Continue, Some(mut sofar)) => {
                 sofar.extend_from_slice(&payload);
@@ -195,7 +218,12 @@ mod tests {
             octets.extend((payload.len() as u16).to_be_bytes());
         }
         octets.extend(mask);
-        octets.extend(payload.iter().enumerate().map(|(at, octet)| octet ^ mask[at % 4]));
+        octets.extend(
+            payload
+                .iter()
+                .enumerate()
+                .map(|(at, octet)| octet ^ mask[at % 4]),
+        );
         octets
     }
 
@@ -222,7 +250,11 @@ mod tests {
             while let Some(incoming) = reader.next(&mut input).unwrap() {
                 got.push(incoming);
             }
-            assert_eq!(got, [message("[1]"), message(&"[\"\u{e4}\"]".repeat(50))], "split at {split}");
+            assert_eq!(
+                got,
+                [message("[1]"), message(&"[\"\u{e4}\"]".repeat(50))],
+                "split at {split}"
+            );
             assert!(input.is_empty());
         }
     }
@@ -231,10 +263,18 @@ mod tests {
     fn ws_01_fragments_are_joined_and_pings_may_stand_between() {
         let mut reader = Reader::new(false, 10);
         let mut input = BytesMut::new();
-        for part in [frame(0x02, b"ab"), frame(0x89, b"hi"), frame(0x00, b"cd"), frame(0x80, b"ef")] {
+        for part in [
+            frame(0x02, b"ab"),
+            frame(0x89, b"hi"),
+            frame(0x00, b"cd"),
+            frame(0x80, b"ef"),
+        ] {
             input.extend_from_slice(&part);
         }
-        assert_eq!(reader.next(&mut input), Ok(Some(Incoming::Ping(Bytes::from_static(b"hi")))));
+        assert_eq!(
+            reader.next(&mut input),
+            Ok(Some(Incoming::Ping(Bytes::from_static(b"hi"))))
+        );
         assert_eq!(reader.next(&mut input), Ok(Some(message("abcdef"))));
         assert_eq!(reader.next(&mut input), Ok(None));
     }
@@ -249,7 +289,11 @@ mod tests {
 
     #[test]
     fn ws_05_close_codes_of_broken_frames() {
-        let code = |octets: &[u8]| read(&mut Reader::new(true, 10), octets).unwrap_err().close_code();
+        let code = |octets: &[u8]| {
+            read(&mut Reader::new(true, 10), octets)
+                .unwrap_err()
+                .close_code()
+        };
         assert_eq!(code(&frame(0x81, &[0xFF, 0xFE])), 1007);
         assert_eq!(code(&frame(0x81, b"12345678901")), 1009);
         assert_eq!(code(&[0x81, 1, b'x']), 1002, "unmasked");
@@ -258,7 +302,11 @@ mod tests {
         assert_eq!(code(&frame(0x83, b"x")), 1002, "reserved opcode");
         assert_eq!(code(&frame(0x09, b"x")), 1002, "fragmented ping");
         assert_eq!(code(&frame(0x88, b"x")), 1002, "close frame of one octet");
-        assert_eq!(code(&frame(0x88, &999u16.to_be_bytes())), 1002, "code that may not be sent");
+        assert_eq!(
+            code(&frame(0x88, &999u16.to_be_bytes())),
+            1002,
+            "code that may not be sent"
+        );
     }
 
     #[test]
@@ -267,20 +315,35 @@ mod tests {
         assert_eq!(read(&mut reader, &frame(0x01, b"123456")), Ok(None));
         assert_eq!(
             read(&mut reader, &frame(0x80, b"78901")),
-            Err(FrameError::TooLarge { size: 11, limit: 10 })
+            Err(FrameError::TooLarge {
+                size: 11,
+                limit: 10
+            })
         );
     }
 
     #[test]
     fn ws_06_close_with_and_without_code() {
-        assert_eq!(read(&mut Reader::new(true, 10), &frame(0x88, b"")), Ok(Some(Incoming::Close(1000))));
+        assert_eq!(
+            read(&mut Reader::new(true, 10), &frame(0x88, b"")),
+            Ok(Some(Incoming::Close(1000)))
+        );
         let going_away = frame(0x88, &[0x03, 0xE9, b'b', b'y', b'e']);
-        assert_eq!(read(&mut Reader::new(true, 10), &going_away), Ok(Some(Incoming::Close(1001))));
+        assert_eq!(
+            read(&mut Reader::new(true, 10), &going_away),
+            Ok(Some(Incoming::Close(1001)))
+        );
     }
 
     #[test]
     fn headers_use_the_shortest_length() {
-        for (len, expected) in [(0usize, 2usize), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+        for (len, expected) in [
+            (0usize, 2usize),
+            (125, 2),
+            (126, 4),
+            (65_535, 4),
+            (65_536, 10),
+        ] {
             let header = message_header(true, len);
             let mut cursor = Cursor::new(header.as_slice());
             let (parsed, size) = FrameHeader::parse(&mut cursor).unwrap().unwrap();

@@ -1,13 +1,12 @@
 //! The conformance suite: one file per chapter, each test named by the requirement it holds.
 
 mod authentication;
-mod login;
-mod session;
 mod authorization;
 mod cancel_timeout;
 mod features;
 mod ids_and_uris;
 mod limits;
+mod login;
 mod messages;
 mod meta_events;
 mod ordering;
@@ -17,6 +16,7 @@ mod properties;
 mod publish_subscribe;
 mod requirements;
 mod rpc;
+mod session;
 mod shared_registration;
 mod support;
 mod violations;

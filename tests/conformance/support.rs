@@ -457,6 +457,8 @@ impl Conversation {
                 }
                 Effect::Pause { session } => self.paused.push((session, true)),
                 Effect::Resume { session } => self.paused.push((session, false)),
+                // Comings and goings are for lifecycle handlers; no requirement speaks of them.
+                Effect::Report(Report::Changed { .. }) => {}
                 Effect::Report(report) => self.reports.push(report),
             }
         }

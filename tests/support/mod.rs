@@ -1,6 +1,10 @@
 //! A small WAMP client for tests: WebSocket or RawSocket, over TCP or a unix socket, every serializer. Waits for
 //! what it expects, with a time-out; never sleeps.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it"
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,15 +42,30 @@ pub fn settings() -> Settings {
         disclose_caller: Disclosure::OnRequest,
         disclose_publisher: Disclosure::OnRequest,
     };
-    let role = RolePolicy { rules: vec![rule], ..RolePolicy::default() };
+    let role = RolePolicy {
+        rules: vec![rule],
+        ..RolePolicy::default()
+    };
     let policy = RealmPolicy {
-        auth: AuthPolicy { anonymous: Some(AnonymousUser { role: "guest".into() }), ..AuthPolicy::default() },
+        auth: AuthPolicy {
+            anonymous: Some(AnonymousUser {
+                role: "guest".into(),
+            }),
+            ..AuthPolicy::default()
+        },
         roles: [("guest".to_owned(), role.into())].into(),
         ..RealmPolicy::default()
     };
     Settings {
         listeners: vec![ListenerSettings::at(Address::Tcp("127.0.0.1:0".into()))],
-        realms: [(uri(REALM), RealmSettings { policy, ..RealmSettings::default() })].into(),
+        realms: [(
+            uri(REALM),
+            RealmSettings {
+                policy,
+                ..RealmSettings::default()
+            },
+        )]
+        .into(),
         ..Settings::default()
     }
 }
@@ -62,7 +81,10 @@ pub async fn start(settings: &Settings) -> (Router, SocketAddr) {
         }
         router.serve(listener);
     }
-    (router, first.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap()))
+    (
+        router,
+        first.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap()),
+    )
 }
 
 /// Waits for something, but not for ever.
@@ -117,9 +139,12 @@ impl Client {
             Kind::WebSocket => {
                 let mut request = "ws://localhost/ws".into_client_request().unwrap();
                 let protocol = format!("wamp.2.{}", serializer.name());
-                request.headers_mut().insert("Sec-WebSocket-Protocol", protocol.parse().unwrap());
-                let (stream, _) =
-                    soon(tokio_tungstenite::client_async(request, io)).await.expect("upgrades");
+                request
+                    .headers_mut()
+                    .insert("Sec-WebSocket-Protocol", protocol.parse().unwrap());
+                let (stream, _) = soon(tokio_tungstenite::client_async(request, io))
+                    .await
+                    .expect("upgrades");
                 Transport::WebSocket(Box::new(stream))
             }
             Kind::RawSocket => {
@@ -132,7 +157,12 @@ impl Client {
                 Transport::RawSocket(io)
             }
         };
-        Self { transport, serializer, session: None, requests: 0 }
+        Self {
+            transport,
+            serializer,
+            session: None,
+            requests: 0,
+        }
     }
 
     /// An anonymous session in `realm1` over TCP.
@@ -150,7 +180,12 @@ impl Client {
     /// An anonymous session on a RawSocket whose handshake is done.
     pub async fn join_raw(io: BoxedIo, serializer: Serializer) -> Self {
         let transport = Transport::RawSocket(io);
-        let mut client = Self { transport, serializer, session: None, requests: 0 };
+        let mut client = Self {
+            transport,
+            serializer,
+            session: None,
+            requests: 0,
+        };
         client.hello().await;
         client
     }
@@ -175,7 +210,9 @@ impl Client {
         match &mut self.transport {
             Transport::WebSocket(stream) => {
                 let frame = match self.serializer {
-                    Serializer::Json => Frame::Text(String::from_utf8(octets).expect("JSON is text").into()),
+                    Serializer::Json => {
+                        Frame::Text(String::from_utf8(octets).expect("JSON is text").into())
+                    }
                     Serializer::MsgPack | Serializer::Cbor => Frame::Binary(octets.into()),
                 };
                 soon(stream.send(frame)).await.expect("sends");
@@ -195,7 +232,9 @@ impl Client {
                 match soon(stream.next()).await {
                     Some(Ok(Frame::Text(text))) => break Bytes::from(text),
                     Some(Ok(Frame::Binary(octets))) => break octets,
-                    Some(Ok(Frame::Close(Some(CloseFrame { code, .. })))) => return Err(Ended::Closed(code.into())),
+                    Some(Ok(Frame::Close(Some(CloseFrame { code, .. })))) => {
+                        return Err(Ended::Closed(code.into()));
+                    }
                     Some(Ok(Frame::Close(None))) => return Err(Ended::Closed(1005)),
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return Err(Ended::Eof),
@@ -208,7 +247,9 @@ impl Client {
                 }
                 assert_eq!(header[0], 0, "a message frame");
                 let mut octets = vec![0; u32::from_be_bytes(header) as usize];
-                soon(io.read_exact(&mut octets)).await.expect("a whole frame");
+                soon(io.read_exact(&mut octets))
+                    .await
+                    .expect("a whole frame");
                 octets.into()
             }
         };
@@ -234,7 +275,12 @@ impl Client {
     pub async fn register(&mut self, procedure: &str) {
         let request = self.request();
         let (options, procedure) = (RegisterOptions::default(), uri(procedure));
-        self.send(&Message::Register(Register { request, options, procedure })).await;
+        self.send(&Message::Register(Register {
+            request,
+            options,
+            procedure,
+        }))
+        .await;
         match self.message().await {
             Message::Registered(registered) => assert_eq!(registered.request, request),
             other => panic!("expected REGISTERED, got {other:?}"),
@@ -244,7 +290,12 @@ impl Client {
     pub async fn subscribe(&mut self, topic: &str) {
         let request = self.request();
         let (options, topic) = (SubscribeOptions::default(), uri(topic));
-        self.send(&Message::Subscribe(Subscribe { request, options, topic })).await;
+        self.send(&Message::Subscribe(Subscribe {
+            request,
+            options,
+            topic,
+        }))
+        .await;
         match self.message().await {
             Message::Subscribed(subscribed) => assert_eq!(subscribed.request, request),
             other => panic!("expected SUBSCRIBED, got {other:?}"),
@@ -256,15 +307,29 @@ impl Client {
         let request = self.request();
         let payload = Payload::of(self.serializer, args, &Dict::new());
         let options = CallOptions::default();
-        self.send(&Message::Call(Call { request, options, procedure: uri(procedure), payload })).await;
+        self.send(&Message::Call(Call {
+            request,
+            options,
+            procedure: uri(procedure),
+            payload,
+        }))
+        .await;
         request
     }
 
     /// Answers the next INVOCATION with its own arguments.
     pub async fn echo(&mut self) {
         match self.message().await {
-            Message::Invocation(Invocation { request, payload, .. }) => {
-                self.send(&Message::Yield(Yield { request, progress: false, passthru: None, payload })).await;
+            Message::Invocation(Invocation {
+                request, payload, ..
+            }) => {
+                self.send(&Message::Yield(Yield {
+                    request,
+                    progress: false,
+                    passthru: None,
+                    payload,
+                }))
+                .await;
             }
             other => panic!("expected INVOCATION, got {other:?}"),
         }
@@ -275,7 +340,13 @@ impl Client {
         let request = self.request();
         let payload = Payload::of(self.serializer, args, &Dict::new());
         let options = PublishOptions::default();
-        self.send(&Message::Publish(Publish { request, options, topic: uri(topic), payload })).await;
+        self.send(&Message::Publish(Publish {
+            request,
+            options,
+            topic: uri(topic),
+            payload,
+        }))
+        .await;
     }
 
     /// The arguments of the RESULT to a request.
@@ -300,20 +371,35 @@ impl Client {
     /// The reason of the next message, a GOODBYE or an ABORT.
     pub async fn reason(&mut self) -> String {
         match self.message().await {
-            Message::Goodbye(Goodbye { reason, .. }) | Message::Abort(Abort { reason, .. }) => reason.to_string(),
+            Message::Goodbye(Goodbye { reason, .. }) | Message::Abort(Abort { reason, .. }) => {
+                reason.to_string()
+            }
             other => panic!("expected GOODBYE or ABORT, got {other:?}"),
         }
     }
 
     pub async fn goodbye(&mut self, reason: &str) {
-        self.send(&Message::Goodbye(Goodbye { message: None, reason: uri(reason) })).await;
+        self.send(&Message::Goodbye(Goodbye {
+            message: None,
+            reason: uri(reason),
+        }))
+        .await;
     }
 }
 
 pub fn hello(realm: &str) -> Message {
     let features = Some(ClientFeatures::default());
-    let roles = ClientRoles { publisher: features, subscriber: features, caller: features, callee: features };
-    Message::Hello(Box::new(Hello { realm: Some(uri(realm)), roles, ..Hello::default() }))
+    let roles = ClientRoles {
+        publisher: features,
+        subscriber: features,
+        caller: features,
+        callee: features,
+    };
+    Message::Hello(Box::new(Hello {
+        realm: Some(uri(realm)),
+        roles,
+        ..Hello::default()
+    }))
 }
 
 /// The set of one action, for rules.

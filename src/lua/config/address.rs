@@ -14,26 +14,39 @@ pub fn parse_address(text: &str) -> Result<Address, String> {
         if path.is_empty() {
             return Err(format!("{text:?} lacks the path: unix:/run/perilune.sock"));
         }
-        return Ok(Address::Unix { path: PathBuf::from(path), mode: SOCKET_MODE });
+        return Ok(Address::Unix {
+            path: PathBuf::from(path),
+            mode: SOCKET_MODE,
+        });
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(format!("{text:?} is not an address like 127.0.0.1:8080, [::1]:8080, :8080 or unix:/path"));
+        return Err(format!(
+            "{text:?} is not an address like 127.0.0.1:8080, [::1]:8080, :8080 or unix:/path"
+        ));
     };
-    if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err() {
+    if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err()
+    {
         return Err(format!("{text:?} has no valid port (0 to 65535)"));
     }
     match host {
         "" => Ok(Address::Tcp(format!("0.0.0.0:{port}"))),
         _ if is_host(host) => Ok(Address::Tcp(text.into())),
-        _ if host.parse::<Ipv6Addr>().is_ok() => Err(format!("write the IPv6 address in brackets: [{host}]:{port}")),
+        _ if host.parse::<Ipv6Addr>().is_ok() => Err(format!(
+            "write the IPv6 address in brackets: [{host}]:{port}"
+        )),
         _ => Err(format!("{host:?} is not a host name or address")),
     }
 }
 
 fn is_host(host: &str) -> bool {
-    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    match host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
         Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
-        None => host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')),
+        None => host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')),
     }
 }
 
@@ -51,7 +64,10 @@ mod tests {
         ] {
             assert_eq!(parse_address(text), Ok(Address::Tcp(tcp.into())), "{text}");
         }
-        let unix = Address::Unix { path: "/run/p.sock".into(), mode: 0o600 };
+        let unix = Address::Unix {
+            path: "/run/p.sock".into(),
+            mode: 0o600,
+        };
         assert_eq!(parse_address("unix:/run/p.sock"), Ok(unix));
         for bad in [
             "",

@@ -49,7 +49,12 @@ pub(super) const AUTH: Fields<RealmDraft> = Fields::of(
     &["scram", "wamp-scram", "cryptosign", "cookie", "tls", "jwt"],
 );
 
-fn method(realm: &mut RealmDraft, node: &Node, method: AuthMethod, read: fn(&mut RealmDraft, &Node)) {
+fn method(
+    realm: &mut RealmDraft,
+    node: &Node,
+    method: AuthMethod,
+    read: fn(&mut RealmDraft, &Node),
+) {
     match &node.value {
         Value::Function(function) => {
             realm.settings.policy.auth.hooks.insert(method);
@@ -71,13 +76,21 @@ fn role(realm: &mut RealmDraft, user: &Node, role: Option<String>) -> Option<Str
     let hint = match near {
         Some(near) => format!(", did you mean `{near}`?"),
         None if roles.is_empty() => " (it has no `roles`)".into(),
-        None => format!("; its roles: {}", roles.keys().cloned().collect::<Vec<_>>().join(", ")),
+        None => format!(
+            "; its roles: {}",
+            roles.keys().cloned().collect::<Vec<_>>().join(", ")
+        ),
     };
-    let finding: Finding = user.at("role").finding(format!("realm `{}` has no role `{role}`{hint}", realm.name));
+    let finding: Finding = user
+        .at("role")
+        .finding(format!("realm `{}` has no role `{role}`{hint}", realm.name));
     if role == SCRIPT_ROLE || realm.settings.scripts.is_empty() {
         user.source.findings.borrow_mut().push(finding);
     } else {
-        realm.undecided.push(UndecidedRole { realm: realm.name.clone(), finding });
+        realm.undecided.push(UndecidedRole {
+            realm: realm.name.clone(),
+            finding,
+        });
     }
     Some(role)
 }
@@ -88,27 +101,45 @@ pub(super) struct AnonymousDraft {
 }
 
 pub(super) const ANONYMOUS: Fields<AnonymousDraft> = Fields::of(
-    &[&[Key { name: "role", reads: Reads::Into(|user| Slot::Text(&mut user.role)), doc: "The role of them all." }]],
+    &[&[Key {
+        name: "role",
+        reads: Reads::Into(|user| Slot::Text(&mut user.role)),
+        doc: "The role of them all.",
+    }]],
     &[],
 );
 
 fn anonymous(realm: &mut RealmDraft, node: &Node) {
     let mut draft = AnonymousDraft::default();
     node.read(&mut draft, &ANONYMOUS);
-    realm.settings.policy.auth.anonymous = role(realm, node, draft.role).map(|role| AnonymousUser { role });
+    realm.settings.policy.auth.anonymous =
+        role(realm, node, draft.role).map(|role| AnonymousUser { role });
 }
 
 /// Nothing but `users`, which [`users`] reads.
-pub(super) const METHOD: Fields<()> =
-    Fields::of(&[&[Key { name: "users", reads: Reads::With("table by authid", |(), _| {}), doc: "The users." }]], &[]);
+pub(super) const METHOD: Fields<()> = Fields::of(
+    &[&[Key {
+        name: "users",
+        reads: Reads::With("table by authid", |(), _| {}),
+        doc: "The users.",
+    }]],
+    &[],
+);
 
-fn users<U>(realm: &mut RealmDraft, node: &Node, user: fn(&mut RealmDraft, &Node) -> Option<U>) -> BTreeMap<String, U> {
+fn users<U>(
+    realm: &mut RealmDraft,
+    node: &Node,
+    user: fn(&mut RealmDraft, &Node) -> Option<U>,
+) -> BTreeMap<String, U> {
     node.read(&mut (), &METHOD);
     let Some(users) = node.child("users") else {
         node.problem("needs `users`");
         return BTreeMap::new();
     };
-    users.named("an authid").filter_map(|(authid, node)| Some((authid, user(realm, &node)?))).collect()
+    users
+        .named("an authid")
+        .filter_map(|(authid, node)| Some((authid, user(realm, &node)?)))
+        .collect()
 }
 
 #[derive(Default)]
@@ -119,8 +150,16 @@ pub(super) struct TicketDraft {
 
 pub(super) const TICKET_USER: Fields<TicketDraft> = Fields::of(
     &[&[
-        Key { name: "secret", reads: Reads::Into(|user| Slot::Text(&mut user.secret)), doc: "The ticket." },
-        Key { name: "role", reads: Reads::Into(|user| Slot::Text(&mut user.role)), doc: "The user's role." },
+        Key {
+            name: "secret",
+            reads: Reads::Into(|user| Slot::Text(&mut user.secret)),
+            doc: "The ticket.",
+        },
+        Key {
+            name: "role",
+            reads: Reads::Into(|user| Slot::Text(&mut user.role)),
+            doc: "The user's role.",
+        },
     ]],
     &[],
 );
@@ -133,7 +172,10 @@ fn ticket_user(realm: &mut RealmDraft, node: &Node) -> Option<TicketUser> {
     let role = role(realm, node, draft.role);
     let secret = node.need("secret", draft.secret)?;
     not_empty(&secret, &node.at("secret"))?;
-    Some(TicketUser { secret: Secret::new(secret), role: role? })
+    Some(TicketUser {
+        secret: Secret::new(secret),
+        role: role?,
+    })
 }
 
 fn not_empty(secret: &str, node: &Node) -> Option<()> {
@@ -155,7 +197,14 @@ pub(super) struct CraDraft {
 
 impl Default for CraDraft {
     fn default() -> Self {
-        Self { secret: None, password: None, role: None, salt: None, iterations: 1000, keylen: 32 }
+        Self {
+            secret: None,
+            password: None,
+            role: None,
+            salt: None,
+            iterations: 1000,
+            keylen: 32,
+        }
     }
 }
 
@@ -171,8 +220,16 @@ pub(super) const CRA_USER: Fields<CraDraft> = Fields::of(
             reads: Reads::Into(|user| Slot::Text(&mut user.password)),
             doc: "In place of `secret`: the router derives the key from it and `salt`.",
         },
-        Key { name: "role", reads: Reads::Into(|user| Slot::Text(&mut user.role)), doc: "The user's role." },
-        Key { name: "salt", reads: Reads::Into(|user| Slot::Text(&mut user.salt)), doc: "Told to the client." },
+        Key {
+            name: "role",
+            reads: Reads::Into(|user| Slot::Text(&mut user.role)),
+            doc: "The user's role.",
+        },
+        Key {
+            name: "salt",
+            reads: Reads::Into(|user| Slot::Text(&mut user.salt)),
+            doc: "Told to the client.",
+        },
         Key {
             name: "iterations",
             reads: Reads::Into(|user| Slot::Within(&mut user.iterations, 1..=1_000_000)),
@@ -194,7 +251,11 @@ fn cra_user(realm: &mut RealmDraft, node: &Node) -> Option<CraUser> {
     }
     let role = role(realm, node, draft.role.take());
     let (key, salt) = cra_key(node, draft)?;
-    Some(CraUser { key, role: role?, salt })
+    Some(CraUser {
+        key,
+        role: role?,
+        salt,
+    })
 }
 
 /// The key and what CHALLENGE tells about it: all salting parameters or none (`CRA-06`).
@@ -202,7 +263,11 @@ fn cra_key(node: &Node, draft: CraDraft) -> Option<(Secret, Option<Salt>)> {
     let salt = match draft.salt {
         Some(salt) => {
             not_empty(&salt, &node.at("salt"))?;
-            Some(Salt { salt, iterations: draft.iterations as u32, keylen: draft.keylen as u32 })
+            Some(Salt {
+                salt,
+                iterations: draft.iterations as u32,
+                keylen: draft.keylen as u32,
+            })
         }
         None if node.has("salt") => return None,
         None => None,
@@ -246,6 +311,11 @@ fn cra_key(node: &Node, draft: CraDraft) -> Option<(Secret, Option<Salt>)> {
 /// The key is the Base64 *text* of what PBKDF2 gives (`CRA-05`).
 fn derived(password: &str, salt: &Salt) -> Secret {
     let mut key = vec![0; salt.keylen as usize];
-    pbkdf2::pbkdf2_hmac::<Sha256>(password.as_bytes(), salt.salt.as_bytes(), salt.iterations, &mut key);
+    pbkdf2::pbkdf2_hmac::<Sha256>(
+        password.as_bytes(),
+        salt.salt.as_bytes(),
+        salt.iterations,
+        &mut key,
+    );
     Secret::new(BASE64.encode(key))
 }

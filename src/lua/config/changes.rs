@@ -29,13 +29,21 @@ pub fn changes_needing_restart(old: &Settings, new: &Settings) -> Vec<String> {
     }
     for listener in &new.listeners {
         if twin(listener, &old.listeners).is_none() {
-            changes.push(format!("`listen`: {} is new", show_address(&listener.address)));
+            changes.push(format!(
+                "`listen`: {} is new",
+                show_address(&listener.address)
+            ));
         }
     }
     changes
 }
 
-fn twin<'a>(listener: &ListenerSettings, among: &'a [ListenerSettings]) -> Option<&'a ListenerSettings> {
+fn twin<'a>(
+    listener: &ListenerSettings,
+    among: &'a [ListenerSettings],
+) -> Option<&'a ListenerSettings> {
     let address = show_address(&listener.address);
-    among.iter().find(|other| show_address(&other.address) == address)
+    among
+        .iter()
+        .find(|other| show_address(&other.address) == address)
 }

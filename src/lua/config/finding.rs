@@ -19,12 +19,20 @@ pub struct Finding {
 impl Finding {
     /// A problem of a whole file.
     pub fn of_file(file: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self { file: file.into(), line: None, message: message.into(), traceback: None }
+        Self {
+            file: file.into(),
+            line: None,
+            message: message.into(),
+            traceback: None,
+        }
     }
 
     /// A problem at a line.
     pub fn at(file: impl Into<PathBuf>, line: u32, message: impl Into<String>) -> Self {
-        Self { line: Some(line), ..Self::of_file(file, message) }
+        Self {
+            line: Some(line),
+            ..Self::of_file(file, message)
+        }
     }
 }
 

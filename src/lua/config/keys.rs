@@ -8,7 +8,8 @@ use mlua::Value;
 
 use super::node::Node;
 use super::quantity::{
-    NO_TIME_LIMIT, duration_of_number, parse_duration, parse_size, show_duration, show_size, size_of_number,
+    NO_TIME_LIMIT, duration_of_number, parse_duration, parse_size, show_duration, show_size,
+    size_of_number,
 };
 
 /// One key of a table of the configuration that is read into a `T`.
@@ -57,8 +58,16 @@ pub(super) struct Fields<T: 'static> {
 
 impl<T> Fields<T> {
     /// A table of keys and nothing else.
-    pub(super) const fn of(keys: &'static [&'static [Key<T>]], later: &'static [&'static str]) -> Self {
-        Self { keys, later, misplaced: |_| None, items: false }
+    pub(super) const fn of(
+        keys: &'static [&'static [Key<T>]],
+        later: &'static [&'static str],
+    ) -> Self {
+        Self {
+            keys,
+            later,
+            misplaced: |_| None,
+            items: false,
+        }
     }
 
     /// Whether `name` is one of the keys.
@@ -73,7 +82,9 @@ impl<T> Fields<T> {
 
     /// The rows of the reference: name, what it takes, default, sentence.
     pub(super) fn rows(&self, defaults: &mut T) -> Vec<[String; 4]> {
-        let row = |key: &Key<T>, takes: &str, default: String| [key.name.into(), takes.into(), default, key.doc.into()];
+        let row = |key: &Key<T>, takes: &str, default: String| {
+            [key.name.into(), takes.into(), default, key.doc.into()]
+        };
         self.keys()
             .map(|key| match key.reads {
                 Reads::With(takes, _) => row(key, takes, String::new()),
@@ -102,7 +113,10 @@ impl<T> Fields<T> {
 }
 
 /// The candidate that `name` is probably a misspelling of.
-pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     let allowed = (name.chars().count() / 3).max(1);
     candidates
         .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
@@ -140,22 +154,44 @@ impl Slot<'_> {
         match self {
             Self::Size(size, least) => {
                 let enough = |octets: usize| match octets {
-                    _ if octets < least => {
-                        Err(format!("must be at least {} (`false` means no limit)", show_size(least)))
-                    }
+                    _ if octets < least => Err(format!(
+                        "must be at least {} (`false` means no limit)",
+                        show_size(least)
+                    )),
                     _ => Ok(octets),
                 };
                 let of_number = |number| size_of_number(number).and_then(enough);
-                node.amount(size, usize::MAX, "a size", of_number, |text| parse_size(text).and_then(enough));
+                node.amount(size, usize::MAX, "a size", of_number, |text| {
+                    parse_size(text).and_then(enough)
+                });
             }
             Self::Count(count) => {
-                node.amount(count, usize::MAX, "a number", count_of_number, count_of_text);
+                node.amount(
+                    count,
+                    usize::MAX,
+                    "a number",
+                    count_of_number,
+                    count_of_text,
+                );
             }
-            Self::Within(count, range) => match node.number().map(|number| (number, count_of_number(number))) {
+            Self::Within(count, range) => match node
+                .number()
+                .map(|number| (number, count_of_number(number)))
+            {
                 Some((_, Ok(number))) if range.contains(&number) => *count = number,
-                _ => node.problem(format!("must be a whole number from {} to {}", range.start(), range.end())),
+                _ => node.problem(format!(
+                    "must be a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                )),
             },
-            Self::Time(time) => node.amount(time, NO_TIME_LIMIT, "a duration", duration_of_number, parse_duration),
+            Self::Time(time) => node.amount(
+                time,
+                NO_TIME_LIMIT,
+                "a duration",
+                duration_of_number,
+                parse_duration,
+            ),
             Self::MaybeTime(time) => node.amount(
                 time,
                 None,
@@ -176,7 +212,9 @@ fn count_of_number(number: f64) -> Result<usize, String> {
     match number {
         _ if number.fract() != 0.0 => Err("must be a whole number".into()),
         _ if number < 1.0 => Err("must be at least 1 (`false` means no limit)".into()),
-        _ if number > 9_007_199_254_740_992.0 => Err("is too large (`false` means no limit)".into()),
+        _ if number > 9_007_199_254_740_992.0 => {
+            Err("is too large (`false` means no limit)".into())
+        }
         _ => Ok(number as usize),
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::core::policy::RealmLimits;
-use crate::server::settings::{Address, ListenerSettings, RealmHostLimits, RouterLimits, ScriptSettings};
+use crate::server::settings::{
+    Address, ListenerSettings, RealmHostLimits, RouterLimits, ScriptSettings,
+};
 
 use super::keys::{Fields, Key, Reads, Slot};
 
@@ -33,14 +35,25 @@ impl Default for Limits {
 /// The smallest message limit that a RawSocket peer can be told.
 pub(super) const LEAST_MESSAGE: usize = 512;
 
-const LATER: &[&str] = &["login_failures", "testaments", "retained", "history", "realms"];
+const LATER: &[&str] = &[
+    "login_failures",
+    "testaments",
+    "retained",
+    "history",
+    "realms",
+];
 
 /// `limits` at the top level.
-pub(super) const TOP: Fields<Limits> =
-    Fields { misplaced: script_key, ..Fields::of(&[ROUTER, LISTENER, REALM], LATER) };
+pub(super) const TOP: Fields<Limits> = Fields {
+    misplaced: script_key,
+    ..Fields::of(&[ROUTER, LISTENER, REALM], LATER)
+};
 
 /// `limits` of a realm.
-pub(super) const OF_REALM: Fields<Limits> = Fields { misplaced: outside_realm, ..Fields::of(&[REALM], LATER) };
+pub(super) const OF_REALM: Fields<Limits> = Fields {
+    misplaced: outside_realm,
+    ..Fields::of(&[REALM], LATER)
+};
 
 /// The limits in a script's entry.
 pub(super) const SCRIPT_KEYS: Fields<ScriptSettings> = Fields::of(&[SCRIPT], &[]);
@@ -56,7 +69,9 @@ fn outside_realm(name: &str) -> Option<&'static str> {
 }
 
 fn script_key(name: &str) -> Option<&'static str> {
-    SCRIPT_KEYS.has(name).then_some("is a limit of a script: set it in the script's entry in `scripts`")
+    SCRIPT_KEYS
+        .has(name)
+        .then_some("is a limit of a script: set it in the script's entry in `scripts`")
 }
 
 const ROUTER: &[Key<Limits>] = &[
@@ -179,8 +194,16 @@ const SCRIPT: &[Key<ScriptSettings>] = &[
         reads: Reads::Into(|s| Slot::Within(&mut s.instances, 1..=256)),
         doc: "VMs behind the script's one session.",
     },
-    Key { name: "memory", reads: Reads::Into(|s| Slot::Size(&mut s.memory, 1 << 20)), doc: "Octets per VM." },
-    Key { name: "cpu", reads: Reads::Into(|s| Slot::Time(&mut s.cpu)), doc: "CPU time between two waits." },
+    Key {
+        name: "memory",
+        reads: Reads::Into(|s| Slot::Size(&mut s.memory, 1 << 20)),
+        doc: "Octets per VM.",
+    },
+    Key {
+        name: "cpu",
+        reads: Reads::Into(|s| Slot::Time(&mut s.cpu)),
+        doc: "CPU time between two waits.",
+    },
     Key {
         name: "deadline",
         reads: Reads::Into(|s| Slot::MaybeTime(&mut s.deadline)),

@@ -46,7 +46,9 @@ impl fmt::Display for Path {
 
 fn is_name(key: &str) -> bool {
     let mut chars = key.chars();
-    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+    chars
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
@@ -71,14 +73,24 @@ struct Field {
 
 impl Locator {
     pub(super) fn new(source: &str) -> Self {
-        let mut parser = Parser { tokens: tokens(source), at: 0 };
-        let mut locator = Self { returned: Shape::Other, named: HashMap::new() };
+        let mut parser = Parser {
+            tokens: tokens(source),
+            at: 0,
+        };
+        let mut locator = Self {
+            returned: Shape::Other,
+            named: HashMap::new(),
+        };
         let mut open_functions = 0_usize;
         while let Some(token) = parser.next() {
             match &token {
                 Token::Name(word) if opens_block(word) => open_functions += 1,
-                Token::Name(word) if closes_block(word) => open_functions = open_functions.saturating_sub(1),
-                Token::Name(word) if word == "return" && open_functions == 0 => locator.returned = parser.value(),
+                Token::Name(word) if closes_block(word) => {
+                    open_functions = open_functions.saturating_sub(1)
+                }
+                Token::Name(word) if word == "return" && open_functions == 0 => {
+                    locator.returned = parser.value()
+                }
                 Token::Name(word) if parser.peek() == Some(&Token::Symbol('=')) => {
                     parser.at += 1;
                     if parser.peek() == Some(&Token::Symbol('{')) {
@@ -165,7 +177,9 @@ impl Parser {
     fn value(&mut self) -> Shape {
         let shape = match (self.peek(), self.ahead(1)) {
             (Some(Token::Symbol('{')), _) => self.table(),
-            (Some(Token::Name(name)), None | Some(Token::Symbol(',' | ';' | '}'))) => Shape::Name(name.clone()),
+            (Some(Token::Name(name)), None | Some(Token::Symbol(',' | ';' | '}'))) => {
+                Shape::Name(name.clone())
+            }
             _ => Shape::Other,
         };
         if !matches!(shape, Shape::Table(_)) {
@@ -255,7 +269,10 @@ impl Parser {
 }
 
 fn tokens(source: &str) -> Vec<(Token, u32)> {
-    let mut lexer = Lexer { rest: source, line: 1 };
+    let mut lexer = Lexer {
+        rest: source,
+        line: 1,
+    };
     if source.starts_with('#') {
         lexer.skip(source.find('\n').unwrap_or(source.len()));
     }
@@ -280,9 +297,14 @@ impl<'a> Lexer<'a> {
             let text = self.take_while(|c| c.is_ascii_alphanumeric() || c == '.');
             Token::Number(text.parse().ok())
         } else if first.is_ascii_alphabetic() || first == '_' || !first.is_ascii() {
-            Token::Name(self.take_while(|c| c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii()).into())
+            Token::Name(
+                self.take_while(|c| c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii())
+                    .into(),
+            )
         } else {
-            let comparison = ["==", "~=", "<=", ">="].iter().any(|two| self.rest.starts_with(two));
+            let comparison = ["==", "~=", "<=", ">="]
+                .iter()
+                .any(|two| self.rest.starts_with(two));
             self.skip(if comparison { 2 } else { 1 });
             Token::Symbol(if comparison { '~' } else { first })
         };
@@ -315,7 +337,12 @@ impl<'a> Lexer<'a> {
 
     /// `[[…]]`, `[=[…]=]`: its content, consumed, if one stands here.
     fn long_bracket(&mut self) -> Option<&'a str> {
-        let level = self.rest.strip_prefix('[')?.bytes().take_while(|b| *b == b'=').count();
+        let level = self
+            .rest
+            .strip_prefix('[')?
+            .bytes()
+            .take_while(|b| *b == b'=')
+            .count();
         if self.rest.as_bytes().get(level + 1) != Some(&b'[') {
             return None;
         }
@@ -324,7 +351,12 @@ impl<'a> Lexer<'a> {
         let content = self.skip(self.rest.find(&close).unwrap_or(self.rest.len()));
         self.skip(close.len().min(self.rest.len()));
         // Lua drops a line break right behind the opening.
-        Some(content.strip_prefix("\r\n").or_else(|| content.strip_prefix('\n')).unwrap_or(content))
+        Some(
+            content
+                .strip_prefix("\r\n")
+                .or_else(|| content.strip_prefix('\n'))
+                .unwrap_or(content),
+        )
     }
 
     /// A quoted string. Escapes beyond a quoted character are left as they are: no key of ours needs them.
@@ -354,7 +386,10 @@ mod tests {
 
     fn path(text: &str) -> Path {
         text.split('/').fold(Path::default(), |path, step| {
-            path.then(step.parse().map_or_else(|_| Step::Key(step.into()), Step::Item))
+            path.then(
+                step.parse()
+                    .map_or_else(|_| Step::Key(step.into()), Step::Item),
+            )
         })
     }
 
@@ -435,7 +470,10 @@ return {
 
     #[test]
     fn paths_read_like_lua() {
-        assert_eq!(path("realms/home.de/roles/2/uri").to_string(), "realms[\"home.de\"].roles[2].uri");
+        assert_eq!(
+            path("realms/home.de/roles/2/uri").to_string(),
+            "realms[\"home.de\"].roles[2].uri"
+        );
         assert!(Path::default().is_root());
     }
 }

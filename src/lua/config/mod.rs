@@ -70,8 +70,16 @@ pub struct LoadedConfig {
 impl LoadedConfig {
     /// Every file that matters to this configuration, scripts included.
     pub fn watched(&self) -> Vec<PathBuf> {
-        let scripts = self.settings.realms.values().flat_map(|realm| &realm.scripts);
-        self.files.iter().chain(scripts.map(|script| &script.path)).cloned().collect()
+        let scripts = self
+            .settings
+            .realms
+            .values()
+            .flat_map(|realm| &realm.scripts);
+        self.files
+            .iter()
+            .chain(scripts.map(|script| &script.path))
+            .cloned()
+            .collect()
     }
 }
 
@@ -109,17 +117,29 @@ pub struct UndecidedRole {
 /// To be called on a thread that hosts VMs (`vm::spawn_vm_thread`): the hooks stay there. Blocks: reads files, runs Lua
 /// (for at most two seconds).
 pub fn load(app: &Path) -> Result<LoadedConfig, ConfigError> {
-    let file =
-        config_file(app).map_err(|finding| refusal(finding, Fingerprints::of(&[app.into(), app.join(FILE_NAME)])))?;
+    let file = config_file(app).map_err(|finding| {
+        refusal(
+            finding,
+            Fingerprints::of(&[app.into(), app.join(FILE_NAME)]),
+        )
+    })?;
     let read = std::fs::read_to_string(&file);
     let known = || Fingerprints::of(std::slice::from_ref(&file));
-    let text = read.map_err(|err| refusal(Finding::of_file(&file, format!("cannot be read: {err}")), known()))?;
+    let text = read.map_err(|err| {
+        refusal(
+            Finding::of_file(&file, format!("cannot be read: {err}")),
+            known(),
+        )
+    })?;
     let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
-    let lua =
-        vm::ConfigVm::open(&file, &folder).map_err(|error| refusal(Finding::of_file(&file, error.message), known()))?;
+    let lua = vm::ConfigVm::open(&file, &folder)
+        .map_err(|error| refusal(Finding::of_file(&file, error.message), known()))?;
     let value = lua.evaluate(&text);
     let mut loaded = lua.vm.dependencies();
-    loaded.push(Dependency { path: file.clone(), hash: content_hash(text.as_bytes()) });
+    loaded.push(Dependency {
+        path: file.clone(),
+        hash: content_hash(text.as_bytes()),
+    });
     let fingerprints = Fingerprints::of_loaded(&loaded, &lua.vm.absent());
     let value = value.map_err(|error| refusal(lua.finding(&error), fingerprints.clone()))?;
     let source = Source {
@@ -138,7 +158,11 @@ pub fn load(app: &Path) -> Result<LoadedConfig, ConfigError> {
 }
 
 fn refusal(finding: Finding, fingerprints: Fingerprints) -> ConfigError {
-    ConfigError { findings: vec![finding], warnings: Vec::new(), fingerprints }
+    ConfigError {
+        findings: vec![finding],
+        warnings: Vec::new(),
+        fingerprints,
+    }
 }
 
 fn finish(
@@ -147,30 +171,62 @@ fn finish(
     lua: &vm::ConfigVm,
     mut fingerprints: Fingerprints,
 ) -> Result<LoadedConfig, ConfigError> {
-    let (file, mut warnings, mut findings) = (source.file, source.warnings.into_inner(), source.findings.into_inner());
+    let (file, mut warnings, mut findings) = (
+        source.file,
+        source.warnings.into_inner(),
+        source.findings.into_inner(),
+    );
     findings.sort_by(|a, b| (a.line, &a.message).cmp(&(b.line, &b.message)));
     warnings.sort_by(|a, b| (a.line, &a.message).cmp(&(b.line, &b.message)));
     if source.lacking.get() {
         for name in lua.unset() {
-            warnings.push(Finding::at(&file, 1, format!("the environment variable {name} is not set")));
+            warnings.push(Finding::at(
+                &file,
+                1,
+                format!("the environment variable {name} is not set"),
+            ));
         }
     }
     let others = source.files.into_inner();
     fingerprints.add(&others);
     let Some(draft) = draft.filter(|_| findings.is_empty()) else {
-        return Err(ConfigError { findings, warnings, fingerprints });
+        return Err(ConfigError {
+            findings,
+            warnings,
+            fingerprints,
+        });
     };
     let mut files = vec![file];
     files.extend(lua.modules());
     files.extend(others);
-    let router::Draft { settings, hooks, undecided, .. } = draft;
-    Ok(LoadedConfig { settings, hooks, vm: lua.vm.clone(), files, fingerprints, warnings, undecided })
+    let router::Draft {
+        settings,
+        hooks,
+        undecided,
+        ..
+    } = draft;
+    Ok(LoadedConfig {
+        settings,
+        hooks,
+        vm: lua.vm.clone(),
+        files,
+        fingerprints,
+        warnings,
+        undecided,
+    })
 }
 
 fn read_settings(source: &Source, value: Value) -> Option<router::Draft> {
-    let root = Node { source, path: Default::default(), value };
+    let root = Node {
+        source,
+        path: Default::default(),
+        value,
+    };
     if !root.value.is_table() {
-        root.say(format!("the file must return a table, not {}", root.value.type_name()));
+        root.say(format!(
+            "the file must return a table, not {}",
+            root.value.type_name()
+        ));
         return None;
     }
     Some(router::read_router(&root))
@@ -185,7 +241,10 @@ fn config_file(app: &Path) -> Result<PathBuf, Finding> {
     }
     let file = app.join(FILE_NAME);
     if !file.is_file() {
-        return Err(Finding::of_file(app, format!("the folder holds no {FILE_NAME}")));
+        return Err(Finding::of_file(
+            app,
+            format!("the folder holds no {FILE_NAME}"),
+        ));
     }
     Ok(file)
 }
@@ -200,8 +259,19 @@ pub fn built_in() -> Settings {
         disclose_publisher: Disclosure::OnRequest,
     };
     let mut realm = RealmSettings::default();
-    let role = RolePolicy { rules: vec![everything], ..RolePolicy::default() };
-    realm.policy.auth.anonymous = Some(AnonymousUser { role: "anonymous".into() });
-    realm.policy.roles.insert("anonymous".into(), Arc::new(role));
-    Settings { realms: BTreeMap::from([(Uri::from_static("realm1"), realm)]), ..Settings::default() }
+    let role = RolePolicy {
+        rules: vec![everything],
+        ..RolePolicy::default()
+    };
+    realm.policy.auth.anonymous = Some(AnonymousUser {
+        role: "anonymous".into(),
+    });
+    realm
+        .policy
+        .roles
+        .insert("anonymous".into(), Arc::new(role));
+    Settings {
+        realms: BTreeMap::from([(Uri::from_static("realm1"), realm)]),
+        ..Settings::default()
+    }
 }

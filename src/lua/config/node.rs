@@ -38,27 +38,44 @@ pub(super) struct Node<'s> {
 impl<'s> Node<'s> {
     /// This value as a finding's place.
     pub(super) fn finding(&self, message: impl Into<String>) -> Finding {
-        Finding::at(&self.source.file, self.source.locator.line(&self.path), message)
+        Finding::at(
+            &self.source.file,
+            self.source.locator.line(&self.path),
+            message,
+        )
     }
 
     /// Notes that this value is wrong: "`PATH` MESSAGE".
     pub(super) fn problem(&self, message: impl AsRef<str>) {
-        let name = if self.path.is_root() { "the configuration".into() } else { format!("`{}`", self.path) };
+        let name = if self.path.is_root() {
+            "the configuration".into()
+        } else {
+            format!("`{}`", self.path)
+        };
         self.say(format!("{name} {}", message.as_ref()));
     }
 
     /// Notes a problem in words that do not begin with the path.
     pub(super) fn say(&self, message: impl Into<String>) {
-        self.source.findings.borrow_mut().push(self.finding(message));
+        self.source
+            .findings
+            .borrow_mut()
+            .push(self.finding(message));
     }
 
     /// Notes something that is allowed but probably not meant.
     pub(super) fn warn(&self, message: impl Into<String>) {
-        self.source.warnings.borrow_mut().push(self.finding(message));
+        self.source
+            .warnings
+            .borrow_mut()
+            .push(self.finding(message));
     }
 
     pub(super) fn wrong_type(&self, expected: &str) {
-        self.problem(format!("must be {expected}, not {}", described(&self.value)));
+        self.problem(format!(
+            "must be {expected}, not {}",
+            described(&self.value)
+        ));
     }
 
     /// The value's place without its value: for messages about something below.
@@ -72,7 +89,11 @@ impl<'s> Node<'s> {
     }
 
     fn below(&self, step: Step, value: Value) -> Node<'s> {
-        Node { source: self.source, path: self.path.then(step), value }
+        Node {
+            source: self.source,
+            path: self.path.then(step),
+            value,
+        }
     }
 
     /// Reads a table key by key, in the declared order, then complains about what is not declared.
@@ -93,7 +114,11 @@ impl<'s> Node<'s> {
             match step {
                 Step::Key(name) if fields.has(&name) => {}
                 Step::Key(name) => {
-                    let inside = if self.path.is_root() { String::new() } else { format!("`{}`: ", self.path) };
+                    let inside = if self.path.is_root() {
+                        String::new()
+                    } else {
+                        format!("`{}`: ", self.path)
+                    };
                     node.say(format!("{inside}{}", fields.refusal(&name)));
                 }
                 Step::Item(_) if fields.items => {}
@@ -152,13 +177,19 @@ impl<'s> Node<'s> {
                 }
             };
             let step = match &key {
-                Value::Integer(number) => usize::try_from(*number).ok().filter(|number| *number > 0).map(Step::Item),
+                Value::Integer(number) => usize::try_from(*number)
+                    .ok()
+                    .filter(|number| *number > 0)
+                    .map(Step::Item),
                 Value::String(text) => text.to_str().ok().map(|text| Step::Key(text.to_owned())),
                 _ => None,
             };
             match step {
                 Some(step) => steps.push(step),
-                None => self.problem(format!("has a key that is neither text nor an item number: {}", described(&key))),
+                None => self.problem(format!(
+                    "has a key that is neither text nor an item number: {}",
+                    described(&key)
+                )),
             }
         }
         steps.sort();
@@ -183,7 +214,11 @@ impl<'s> Node<'s> {
 
     /// The entries of a table whose keys are names of the user's choice.
     pub(super) fn named(&self, what: &'static str) -> impl Iterator<Item = (String, Node<'s>)> {
-        let entries = self.table("a table").map(|_| self.entries()).into_iter().flatten();
+        let entries = self
+            .table("a table")
+            .map(|_| self.entries())
+            .into_iter()
+            .flatten();
         entries.filter_map(move |(step, node)| {
             match step {
                 Step::Key(name) if name.is_empty() => node.problem(format!("is empty: not {what}")),
@@ -196,13 +231,18 @@ impl<'s> Node<'s> {
 
     /// The items of a list; what is not one is complained about by the caller, or here if there are no keys to read.
     pub(super) fn items(&self) -> impl Iterator<Item = Node<'s>> {
-        self.entries().filter(|(step, _)| matches!(step, Step::Item(_))).map(|(_, node)| node)
+        self.entries()
+            .filter(|(step, _)| matches!(step, Step::Item(_)))
+            .map(|(_, node)| node)
     }
 
     /// A list and nothing else.
     pub(super) fn list(&self) -> impl Iterator<Item = Node<'s>> {
         if self.table("a list").is_some() {
-            for (_, node) in self.entries().filter(|(step, _)| matches!(step, Step::Key(_))) {
+            for (_, node) in self
+                .entries()
+                .filter(|(step, _)| matches!(step, Step::Key(_)))
+            {
                 node.problem("is a key where list items are expected");
             }
         }
@@ -212,14 +252,21 @@ impl<'s> Node<'s> {
     /// A list of strings, or one string.
     pub(super) fn texts(&self) -> Vec<(String, Node<'s>)> {
         let nodes = match &self.value {
-            Value::String(_) => vec![Node { source: self.source, path: self.path.clone(), value: self.value.clone() }],
+            Value::String(_) => vec![Node {
+                source: self.source,
+                path: self.path.clone(),
+                value: self.value.clone(),
+            }],
             Value::Table(_) => self.list().collect(),
             _ => {
                 self.wrong_type("a string or a list of strings");
                 Vec::new()
             }
         };
-        nodes.into_iter().filter_map(|node| Some((node.text()?, node))).collect()
+        nodes
+            .into_iter()
+            .filter_map(|node| Some((node.text()?, node)))
+            .collect()
     }
 
     /// A string.
@@ -261,7 +308,9 @@ impl<'s> Node<'s> {
         }
         // Its creation asks for another try.
         self.source.files.borrow_mut().push(path.clone());
-        let hint = similar_file(&path).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+        let hint = similar_file(&path)
+            .map(|near| format!(", did you mean `{near}`?"))
+            .unwrap_or_default();
         self.say(format!("{} does not exist{hint}", path.display()));
         None
     }
@@ -302,9 +351,14 @@ impl<'s> Node<'s> {
 
 fn similar_file(path: &FilePath) -> Option<String> {
     let wanted = path.file_name()?.to_str()?;
-    let folder = path.parent().filter(|folder| *folder != FilePath::new("")).unwrap_or(FilePath::new("."));
-    let mut names: Vec<String> =
-        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let folder = path
+        .parent()
+        .filter(|folder| *folder != FilePath::new(""))
+        .unwrap_or(FilePath::new("."));
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
     names.sort();
     nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned)
 }

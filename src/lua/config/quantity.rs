@@ -6,12 +6,21 @@ use std::time::Duration;
 /// a clock.
 pub const NO_TIME_LIMIT: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
 
-const SIZES: [(&str, f64); 4] = [("B", 1.0), ("KB", 1024.0), ("MB", 1_048_576.0), ("GB", 1_073_741_824.0)];
+const SIZES: [(&str, f64); 4] = [
+    ("B", 1.0),
+    ("KB", 1024.0),
+    ("MB", 1_048_576.0),
+    ("GB", 1_073_741_824.0),
+];
 const TIMES: [(&str, f64); 4] = [("ms", 0.001), ("s", 1.0), ("min", 60.0), ("h", 3600.0)];
 
 /// Octets: `"64MB"` with MB = 2^20.
 pub fn parse_size(text: &str) -> Result<usize, String> {
-    size_of_number(with_unit(text, &SIZES, "a size like \"64MB\" (units: B, KB, MB, GB)")?)
+    size_of_number(with_unit(
+        text,
+        &SIZES,
+        "a size like \"64MB\" (units: B, KB, MB, GB)",
+    )?)
 }
 
 /// A number of octets.
@@ -31,7 +40,11 @@ pub fn size_of_number(octets: f64) -> Result<usize, String> {
 
 /// A time: `"250ms"`, `"5s"`, `"10min"`, `"1h"`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    duration_of_number(with_unit(text, &TIMES, "a duration like \"250ms\" (units: ms, s, min, h)")?)
+    duration_of_number(with_unit(
+        text,
+        &TIMES,
+        "a duration like \"250ms\" (units: ms, s, min, h)",
+    )?)
 }
 
 /// A number of seconds.
@@ -48,10 +61,15 @@ pub fn duration_of_number(seconds: f64) -> Result<Duration, String> {
 fn with_unit(text: &str, units: &[(&str, f64)], expected: &str) -> Result<f64, String> {
     let wrong = || format!("must be {expected}, not {text:?}");
     let trimmed = text.trim();
-    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let digits = trimmed
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);
     let number: f64 = number.parse().map_err(|_| wrong())?;
-    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start()).ok_or_else(wrong)?;
+    let (_, factor) = units
+        .iter()
+        .find(|(name, _)| *name == unit.trim_start())
+        .ok_or_else(wrong)?;
     Ok(number * factor)
 }
 
@@ -60,7 +78,11 @@ pub(super) fn show_size(octets: usize) -> String {
     if octets == usize::MAX {
         return "none".into();
     }
-    let (unit, factor) = SIZES.iter().rev().find(|(_, f)| octets.is_multiple_of(*f as usize)).unwrap_or(&SIZES[0]);
+    let (unit, factor) = SIZES
+        .iter()
+        .rev()
+        .find(|(_, f)| octets.is_multiple_of(*f as usize))
+        .unwrap_or(&SIZES[0]);
     format!("{} {unit}", octets / *factor as usize)
 }
 
@@ -81,10 +103,27 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, octets) in [("64MB", 64 << 20), ("1 KB", 1024), ("1.5KB", 1536), ("7B", 7), ("2GB", 2usize << 30)] {
+        for (text, octets) in [
+            ("64MB", 64 << 20),
+            ("1 KB", 1024),
+            ("1.5KB", 1536),
+            ("7B", 7),
+            ("2GB", 2usize << 30),
+        ] {
             assert_eq!(parse_size(text), Ok(octets), "{text}");
         }
-        for bad in ["", "MB", "12", "12mb", "-1MB", "0MB", "1.0001KB", "1..2MB", "1 MB x", "99999999999GB"] {
+        for bad in [
+            "",
+            "MB",
+            "12",
+            "12mb",
+            "-1MB",
+            "0MB",
+            "1.0001KB",
+            "1..2MB",
+            "1 MB x",
+            "99999999999GB",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         for bad in [0.0, -1.0, 1.5, f64::NAN, f64::INFINITY] {
@@ -94,8 +133,18 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [("250ms", 250), ("5s", 5_000), ("10min", 600_000), ("1h", 3_600_000), ("0.5 s", 500)] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        for (text, millis) in [
+            ("250ms", 250),
+            ("5s", 5_000),
+            ("10min", 600_000),
+            ("1h", 3_600_000),
+            ("0.5 s", 500),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
         for bad in ["", "5", "5m", "0s", "-5s", "s", "1e3s", "900000h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");

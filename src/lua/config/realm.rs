@@ -42,47 +42,64 @@ impl RealmDraft {
         match node.source.vm.reference(function) {
             Ok(function) => {
                 let (realm, function) = (self.name.clone(), Rc::new(function));
-                self.hooks.push(ConfigHook { realm, kind, function, file, line });
+                self.hooks.push(ConfigHook {
+                    realm,
+                    kind,
+                    function,
+                    file,
+                    line,
+                });
             }
             Err(error) => node.say(format!("the function cannot be kept: {}", describe(&error))),
         }
     }
 }
 
-pub(super) const REALM: Fields<RealmDraft> =
-    Fields::of(&[REALM_KEYS], &["trust", "history", "retain", "meta", "validate", "compat"]);
+pub(super) const REALM: Fields<RealmDraft> = Fields::of(
+    &[REALM_KEYS],
+    &["trust", "history", "retain", "meta", "validate", "compat"],
+);
 
 /// `uris` stands before what it governs, `roles` and `scripts` before the logins that are checked against them.
 const REALM_KEYS: &[Key<RealmDraft>] = &[
     Key {
         name: "uris",
-        reads: Reads::With("`\"loose\"` or `\"strict\"`", |realm: &mut RealmDraft, node| {
-            let rules = node.word(&["loose", "strict"], |word| match word {
-                "loose" => Some(UriRules::Loose),
-                "strict" => Some(UriRules::Strict),
-                _ => None,
-            });
-            realm.settings.policy.uris = rules.unwrap_or_default();
-        }),
+        reads: Reads::With(
+            "`\"loose\"` or `\"strict\"`",
+            |realm: &mut RealmDraft, node| {
+                let rules = node.word(&["loose", "strict"], |word| match word {
+                    "loose" => Some(UriRules::Loose),
+                    "strict" => Some(UriRules::Strict),
+                    _ => None,
+                });
+                realm.settings.policy.uris = rules.unwrap_or_default();
+            },
+        ),
         doc: "Rules of URIs; loose unless given.",
     },
     Key {
         name: "request_ids",
-        reads: Reads::With("`\"any\"` or `\"strict\"`", |realm: &mut RealmDraft, node| {
-            let ids = node.word(&["any", "strict"], |word| match word {
-                "any" => Some(RequestIds::Any),
-                "strict" => Some(RequestIds::Strict),
-                _ => None,
-            });
-            realm.settings.policy.request_ids = ids.unwrap_or_default();
-        }),
+        reads: Reads::With(
+            "`\"any\"` or `\"strict\"`",
+            |realm: &mut RealmDraft, node| {
+                let ids = node.word(&["any", "strict"], |word| match word {
+                    "any" => Some(RequestIds::Any),
+                    "strict" => Some(RequestIds::Strict),
+                    _ => None,
+                });
+                realm.settings.policy.request_ids = ids.unwrap_or_default();
+            },
+        ),
         doc: "Whether request ids must count up by one; any unless given.",
     },
     Key {
         name: "slow",
-        reads: Reads::With("`\"drop\"` or `\"close\"`", |realm: &mut RealmDraft, node| {
-            realm.settings.policy.slow = slow(node).unwrap_or_default();
-        }),
+        reads: Reads::With(
+            "`\"drop\"` or `\"close\"`",
+            |realm: &mut RealmDraft, node| {
+                realm.settings.policy.slow = slow(node).unwrap_or_default();
+            },
+        ),
         doc: "What happens to a subscriber with a full queue: drops its event (unless given) or closes it.",
     },
     Key {
@@ -92,7 +109,11 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
         }),
         doc: "The realm's own limits.",
     },
-    Key { name: "scripts", reads: Reads::With("list of files or tables", scripts), doc: "The realm's scripts." },
+    Key {
+        name: "scripts",
+        reads: Reads::With("list of files or tables", scripts),
+        doc: "The realm's scripts.",
+    },
     Key {
         name: "roles",
         reads: Reads::With("table: name = list of rules or function", roles),
@@ -114,7 +135,10 @@ pub(super) fn read_realm(node: &Node, name: Uri, limits: &Limits) -> RealmDraft 
     realm.settings.policy.limits = realm.limits.realm.clone();
     realm.settings.host = realm.limits.host.clone();
     if !node.has("auth") && realm.settings.scripts.is_empty() {
-        node.warn(format!("realm `{}` has no `auth`: nobody can join it", realm.name));
+        node.warn(format!(
+            "realm `{}` has no `auth`: nobody can join it",
+            realm.name
+        ));
     }
     realm
 }
@@ -135,13 +159,24 @@ fn scripts(realm: &mut RealmDraft, node: &Node) {
         let Some(path) = place.file(&name) else {
             continue;
         };
-        if realm.settings.scripts.iter().any(|other| other.path == path) {
+        if realm
+            .settings
+            .scripts
+            .iter()
+            .any(|other| other.path == path)
+        {
             place.say(format!("the script {name} is named twice"));
             continue;
         }
         let mut script = ScriptSettings::new(name, path);
         if item.value.is_table() {
-            item.read(&mut script, &Fields { items: true, ..SCRIPT_KEYS });
+            item.read(
+                &mut script,
+                &Fields {
+                    items: true,
+                    ..SCRIPT_KEYS
+                },
+            );
         }
         realm.settings.scripts.push(script);
     }
@@ -160,7 +195,11 @@ fn script_name<'s>(node: &Node<'s>) -> Option<(String, Node<'s>)> {
                 }
             }
         }
-        value => Node { source: node.source, path: node.path.clone(), value: value.clone() },
+        value => Node {
+            source: node.source,
+            path: node.path.clone(),
+            value: value.clone(),
+        },
     };
     Some((place.text()?, place))
 }
@@ -170,7 +209,10 @@ fn roles(realm: &mut RealmDraft, node: &Node) {
         let policy = match &role.value {
             Value::Function(function) => {
                 realm.hook(HookKind::Role(name.clone()), &role, function);
-                RolePolicy { function: true, ..RolePolicy::default() }
+                RolePolicy {
+                    function: true,
+                    ..RolePolicy::default()
+                }
             }
             Value::Table(_) => role_table(realm, &name, &role),
             _ => {
@@ -187,7 +229,10 @@ pub(super) const ROLE: Fields<RolePolicy> = Fields {
     ..Fields::of(
         &[&[Key {
             name: "slow",
-            reads: Reads::With("`\"drop\"` or `\"close\"`", |role: &mut RolePolicy, node| role.slow = slow(node)),
+            reads: Reads::With(
+                "`\"drop\"` or `\"close\"`",
+                |role: &mut RolePolicy, node| role.slow = slow(node),
+            ),
             doc: "As the realm's `slow`, for this role.",
         }]],
         &["validate"],
@@ -215,7 +260,10 @@ fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
         let line = item.finding("").line.unwrap_or(1);
         if let Some(first) = seen.insert((rule.uri.clone(), rule.match_policy), line) {
             let policy = rule.match_policy.as_str();
-            item.say(format!("role `{name}` has a rule for {policy} {:?} already, in line {first}", rule.uri));
+            item.say(format!(
+                "role `{name}` has a rule for {policy} {:?} already, in line {first}",
+                rule.uri
+            ));
         }
         role.rules.push(rule);
     }
@@ -239,24 +287,38 @@ pub(super) struct Disclosed {
 
 pub(super) const RULE: Fields<RuleDraft> = Fields::of(
     &[&[
-        Key { name: "uri", reads: Reads::Into(|rule| Slot::Text(&mut rule.uri)), doc: "The URI or pattern." },
+        Key {
+            name: "uri",
+            reads: Reads::Into(|rule| Slot::Text(&mut rule.uri)),
+            doc: "The URI or pattern.",
+        },
         Key {
             name: "match",
-            reads: Reads::With("`\"exact\"`, `\"prefix\"` or `\"wildcard\"`", |rule: &mut RuleDraft, node| {
-                rule.match_policy = node.word(&["exact", "prefix", "wildcard"], MatchPolicy::parse).unwrap_or_default();
-            }),
+            reads: Reads::With(
+                "`\"exact\"`, `\"prefix\"` or `\"wildcard\"`",
+                |rule: &mut RuleDraft, node| {
+                    rule.match_policy = node
+                        .word(&["exact", "prefix", "wildcard"], MatchPolicy::parse)
+                        .unwrap_or_default();
+                },
+            ),
             doc: "How `uri` matches; exact unless given. Exact decides before the longest prefix, before wildcards.",
         },
         Key {
             name: "allow",
-            reads: Reads::With("list of actions", |rule: &mut RuleDraft, node| rule.allow = Some(actions(node))),
+            reads: Reads::With("list of actions", |rule: &mut RuleDraft, node| {
+                rule.allow = Some(actions(node))
+            }),
             doc: "`\"call\"`, `\"register\"`, `\"publish\"`, `\"subscribe\"`; an empty list refuses everything.",
         },
         Key {
             name: "disclose",
-            reads: Reads::With("table: `caller`, `publisher`", |rule: &mut RuleDraft, node| {
-                node.read(&mut rule.disclosed, &DISCLOSE);
-            }),
+            reads: Reads::With(
+                "table: `caller`, `publisher`",
+                |rule: &mut RuleDraft, node| {
+                    node.read(&mut rule.disclosed, &DISCLOSE);
+                },
+            ),
             doc: "Whether callers and publishers are told.",
         },
     ]],
@@ -296,7 +358,10 @@ fn disclosure(node: &Node) -> Disclosure {
 
 fn actions(node: &Node) -> Actions {
     let names = Action::ALL.map(Action::as_str);
-    node.texts().iter().filter_map(|(_, item)| item.word(&names, Action::parse)).collect()
+    node.texts()
+        .iter()
+        .filter_map(|(_, item)| item.word(&names, Action::parse))
+        .collect()
 }
 
 fn rule(node: &Node, uris: UriRules) -> Option<Rule> {
@@ -310,7 +375,10 @@ fn rule(node: &Node, uris: UriRules) -> Option<Rule> {
     }
     let uri = uri?;
     if let Err(err) = uris.check(&uri, draft.match_policy) {
-        node.at("uri").problem(format!("with match {:?}: {err}", draft.match_policy.as_str()));
+        node.at("uri").problem(format!(
+            "with match {:?}: {err}",
+            draft.match_policy.as_str()
+        ));
         return None;
     }
     Some(Rule {

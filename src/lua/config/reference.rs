@@ -15,32 +15,83 @@ pub fn reference() -> String {
     let mut text = String::new();
     let limits = &mut Limits::default();
     let realm = &mut RealmDraft::new(Uri::default(), limits);
-    section(&mut text, "Top level", router::TOP.rows(&mut Draft::default()));
-    section(&mut text, "`listen`", router::LISTENER.rows(&mut ListenerDraft::new(limits)));
-    section(&mut text, "`listen.tls`", router::TLS.rows(&mut TlsDraft::default()));
-    section(&mut text, "`http`", router::HTTP.rows(&mut HttpSettings::default()));
+    section(
+        &mut text,
+        "Top level",
+        router::TOP.rows(&mut Draft::default()),
+    );
+    section(
+        &mut text,
+        "`listen`",
+        router::LISTENER.rows(&mut ListenerDraft::new(limits)),
+    );
+    section(
+        &mut text,
+        "`listen.tls`",
+        router::TLS.rows(&mut TlsDraft::default()),
+    );
+    section(
+        &mut text,
+        "`http`",
+        router::HTTP.rows(&mut HttpSettings::default()),
+    );
     section(&mut text, "`realms.NAME`", realm::REALM.rows(realm));
     section(&mut text, "`realms.NAME.auth`", auth::AUTH.rows(realm));
-    section(&mut text, "`auth.anonymous`", auth::ANONYMOUS.rows(&mut Default::default()));
-    section(&mut text, "`auth.ticket.users.AUTHID`", auth::TICKET_USER.rows(&mut Default::default()));
-    section(&mut text, "`auth.wampcra.users.AUTHID`", auth::CRA_USER.rows(&mut Default::default()));
-    section(&mut text, "`roles.NAME`, beside its rules", realm::ROLE.rows(&mut RolePolicy::default()));
-    section(&mut text, "A rule of `roles.NAME`", realm::RULE.rows(&mut RuleDraft::default()));
-    section(&mut text, "`disclose` of a rule", realm::DISCLOSE.rows(&mut Disclosed::default()));
+    section(
+        &mut text,
+        "`auth.anonymous`",
+        auth::ANONYMOUS.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`auth.ticket.users.AUTHID`",
+        auth::TICKET_USER.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`auth.wampcra.users.AUTHID`",
+        auth::CRA_USER.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`roles.NAME`, beside its rules",
+        realm::ROLE.rows(&mut RolePolicy::default()),
+    );
+    section(
+        &mut text,
+        "A rule of `roles.NAME`",
+        realm::RULE.rows(&mut RuleDraft::default()),
+    );
+    section(
+        &mut text,
+        "`disclose` of a rule",
+        realm::DISCLOSE.rows(&mut Disclosed::default()),
+    );
     section(
         &mut text,
         "`scripts`: `{ \"file.lua\", KEY = … }`",
         limits::SCRIPT_KEYS.rows(&mut ScriptSettings::new("", "")),
     );
-    section(&mut text, "`limits` at the top level", limits::TOP.rows(limits));
-    section(&mut text, "`realms.NAME.limits`", limits::OF_REALM.rows(limits));
+    section(
+        &mut text,
+        "`limits` at the top level",
+        limits::TOP.rows(limits),
+    );
+    section(
+        &mut text,
+        "`realms.NAME.limits`",
+        limits::OF_REALM.rows(limits),
+    );
     text
 }
 
 fn section(text: &mut String, title: &str, rows: Vec<[String; 4]>) {
     let gap = if text.is_empty() { "" } else { "\n" };
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{gap}### {title}\n\n| key | takes | default | meaning |\n|---|---|---|---|");
+    let _ = writeln!(
+        text,
+        "{gap}### {title}\n\n| key | takes | default | meaning |\n|---|---|---|---|"
+    );
     for [name, takes, default, doc] in rows {
         let _ = writeln!(text, "| `{name}` | {takes} | {default} | {doc} |");
     }

@@ -25,8 +25,18 @@ pub(super) struct Draft {
     pub(super) undecided: Vec<UndecidedRole>,
 }
 
-pub(super) const TOP: Fields<Draft> =
-    Fields::of(&[TOP_KEYS], &["compat", "trusted_proxies", "validate", "trust", "history", "retain", "meta"]);
+pub(super) const TOP: Fields<Draft> = Fields::of(
+    &[TOP_KEYS],
+    &[
+        "compat",
+        "trusted_proxies",
+        "validate",
+        "trust",
+        "history",
+        "retain",
+        "meta",
+    ],
+);
 
 const TOP_KEYS: &[Key<Draft>] = &[
     Key {
@@ -43,7 +53,11 @@ const TOP_KEYS: &[Key<Draft>] = &[
         }),
         doc: "Where to listen: `127.0.0.1:8080` unless given.",
     },
-    Key { name: "realms", reads: Reads::With("table of realms by name", realms), doc: "The realms." },
+    Key {
+        name: "realms",
+        reads: Reads::With("table of realms by name", realms),
+        doc: "The realms.",
+    },
     Key {
         name: "http",
         reads: Reads::With("table", |draft, node| {
@@ -86,7 +100,12 @@ fn realms(draft: &mut Draft, node: &Node) {
             realm.say(format!("the realm's name {err}"));
             continue;
         }
-        let RealmDraft { settings, hooks, undecided, .. } = read_realm(&realm, Uri::from(name.as_str()), &draft.limits);
+        let RealmDraft {
+            settings,
+            hooks,
+            undecided,
+            ..
+        } = read_realm(&realm, Uri::from(name.as_str()), &draft.limits);
         draft.hooks.extend(hooks);
         draft.undecided.extend(undecided);
         draft.settings.realms.insert(Uri::from(name), settings);
@@ -95,7 +114,10 @@ fn realms(draft: &mut Draft, node: &Node) {
 
 fn common_dictionaries(draft: &mut Draft, node: &Node) {
     for (name, dictionary) in node.named("a dictionary's name") {
-        if dictionary.word(&["router"], |word| (word == "router").then_some(())).is_some() {
+        if dictionary
+            .word(&["router"], |word| (word == "router").then_some(()))
+            .is_some()
+        {
             draft.settings.common_dictionaries.push(name);
         }
     }
@@ -104,18 +126,22 @@ fn common_dictionaries(draft: &mut Draft, node: &Node) {
 pub(super) const HTTP: Fields<HttpSettings> = Fields::of(
     &[&[Key {
         name: "health",
-        reads: Reads::With("path or `false`", |http: &mut HttpSettings, node| match node.value {
-            Value::Boolean(false) => http.health = None,
-            Value::String(_) => http.health = node.text().filter(|path| is_path(path, node)),
-            _ => node.wrong_type("a path or false"),
-        }),
+        reads: Reads::With(
+            "path or `false`",
+            |http: &mut HttpSettings, node| match node.value {
+                Value::Boolean(false) => http.health = None,
+                Value::String(_) => http.health = node.text().filter(|path| is_path(path, node)),
+                _ => node.wrong_type("a path or false"),
+            },
+        ),
         doc: "Where the health check answers: `/healthz` unless given.",
     }]],
     &["publish", "call", "metrics", "longpoll"],
 );
 
 fn is_path(path: &str, node: &Node) -> bool {
-    let good = path.starts_with('/') && !path.contains(|c: char| c.is_whitespace() || matches!(c, '?' | '#'));
+    let good = path.starts_with('/')
+        && !path.contains(|c: char| c.is_whitespace() || matches!(c, '?' | '#'));
     if !good {
         node.problem(format!("must be a path like \"/ws\", not {path:?}"));
     }
@@ -133,7 +159,11 @@ impl ListenerDraft {
     pub(super) fn new(limits: &Limits) -> Self {
         let mut settings = ListenerSettings::at(Address::Tcp(String::new()));
         apply_limits(&mut settings, limits);
-        Self { settings, addr: None, mode: None }
+        Self {
+            settings,
+            addr: None,
+            mode: None,
+        }
     }
 }
 
@@ -142,7 +172,8 @@ fn apply_limits(listener: &mut ListenerSettings, limits: &Limits) {
     listener.idle_ping = limits.idle_ping;
 }
 
-pub(super) const LISTENER: Fields<ListenerDraft> = Fields::of(&[LISTENER_KEYS], &["compression", "compat"]);
+pub(super) const LISTENER: Fields<ListenerDraft> =
+    Fields::of(&[LISTENER_KEYS], &["compression", "compat"]);
 
 const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     Key {
@@ -166,15 +197,21 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     },
     Key {
         name: "serializers",
-        reads: Reads::With("list of `\"json\"`, `\"msgpack\"`, `\"cbor\"`", |l: &mut ListenerDraft, node| {
-            l.settings.serializers = serializers(node);
-        }),
+        reads: Reads::With(
+            "list of `\"json\"`, `\"msgpack\"`, `\"cbor\"`",
+            |l: &mut ListenerDraft, node| {
+                l.settings.serializers = serializers(node);
+            },
+        ),
         doc: "Serializers on offer; all unless given.",
     },
     Key {
         name: "path",
         reads: Reads::With("string or list", |l: &mut ListenerDraft, node| {
-            let paths = node.texts().into_iter().filter(|(path, node)| is_path(path, node));
+            let paths = node
+                .texts()
+                .into_iter()
+                .filter(|(path, node)| is_path(path, node));
             l.settings.paths = paths.map(|(path, _)| path).collect();
         }),
         doc: "Paths that accept WebSockets; `/`, `/ws` and `/ws/` unless given.",
@@ -191,7 +228,9 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     },
     Key {
         name: "mode",
-        reads: Reads::With("octal string", |l: &mut ListenerDraft, node| l.mode = socket_mode(node)),
+        reads: Reads::With("octal string", |l: &mut ListenerDraft, node| {
+            l.mode = socket_mode(node)
+        }),
         doc: "Permissions of a unix socket's file; `\"0600\"` unless given.",
     },
 ];
@@ -202,9 +241,13 @@ fn socket_mode(node: &Node) -> Option<u32> {
         return None;
     }
     let text = node.text()?;
-    let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777);
+    let mode = u32::from_str_radix(&text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777);
     if mode.is_none() {
-        node.problem(format!("must be an octal string like \"0660\", not {text:?}"));
+        node.problem(format!(
+            "must be an octal string like \"0660\", not {text:?}"
+        ));
     }
     mode
 }
@@ -214,8 +257,15 @@ fn serializers(node: &Node) -> Vec<Serializer> {
     let mut serializers = Vec::new();
     let items = node.texts();
     for (_, item) in &items {
-        let parse = |text: &str| Serializer::ALL.into_iter().find(|serializer| serializer.name() == text);
-        serializers.extend(item.word(&names, parse).filter(|serializer| !serializers.contains(serializer)));
+        let parse = |text: &str| {
+            Serializer::ALL
+                .into_iter()
+                .find(|serializer| serializer.name() == text)
+        };
+        serializers.extend(
+            item.word(&names, parse)
+                .filter(|serializer| !serializers.contains(serializer)),
+        );
     }
     if items.is_empty() && node.value.is_table() {
         node.problem("names no serializer");
@@ -236,7 +286,11 @@ pub(super) const TLS: Fields<TlsDraft> = Fields::of(
             reads: Reads::Into(|tls| Slot::Text(&mut tls.cert)),
             doc: "The certificate chain, own certificate first.",
         },
-        Key { name: "key", reads: Reads::Into(|tls| Slot::Text(&mut tls.key)), doc: "The private key." },
+        Key {
+            name: "key",
+            reads: Reads::Into(|tls| Slot::Text(&mut tls.key)),
+            doc: "The private key.",
+        },
     ]],
     &["client_ca"],
 );
@@ -248,12 +302,21 @@ fn tls(node: &Node) -> Option<TlsSettings> {
     }
     let file = |name, value| -> Option<PathBuf> { node.at(name).file(&node.need(name, value)?) };
     let (cert, key) = (file("cert", draft.cert), file("key", draft.key));
-    node.source.files.borrow_mut().extend(cert.iter().chain(&key).cloned());
-    Some(TlsSettings { cert: cert?, key: key? })
+    node.source
+        .files
+        .borrow_mut()
+        .extend(cert.iter().chain(&key).cloned());
+    Some(TlsSettings {
+        cert: cert?,
+        key: key?,
+    })
 }
 
 fn listeners(node: &Node, limits: &Limits) -> Vec<ListenerSettings> {
-    let is_list = node.value.as_table().is_some_and(|table| table.raw_len() > 0);
+    let is_list = node
+        .value
+        .as_table()
+        .is_some_and(|table| table.raw_len() > 0);
     let is_empty = node.value.as_table().is_some_and(mlua::Table::is_empty);
     if is_empty {
         node.problem("names no address");
@@ -267,8 +330,14 @@ fn listeners(node: &Node, limits: &Limits) -> Vec<ListenerSettings> {
         let Some(listener) = listener(&item, limits) else {
             continue;
         };
-        if listeners.iter().any(|other| same_place(&other.address, &listener.address)) {
-            item.say(format!("a second listener on {}", show_address(&listener.address)));
+        if listeners
+            .iter()
+            .any(|other| same_place(&other.address, &listener.address))
+        {
+            item.say(format!(
+                "a second listener on {}",
+                show_address(&listener.address)
+            ));
         } else {
             listeners.push(listener);
         }
@@ -295,11 +364,14 @@ fn listener(node: &Node, limits: &Limits) -> Option<ListenerSettings> {
         }
     }
     let place = place.as_ref().unwrap_or(node);
-    let address = parse_address(&draft.addr?).map_err(|problem| place.problem(format!("is wrong: {problem}"))).ok()?;
+    let address = parse_address(&draft.addr?)
+        .map_err(|problem| place.problem(format!("is wrong: {problem}")))
+        .ok()?;
     draft.settings.address = match (address, draft.mode) {
-        (Address::Unix { path, mode }, own) => {
-            Address::Unix { path: node.source.folder.join(path), mode: own.unwrap_or(mode) }
-        }
+        (Address::Unix { path, mode }, own) => Address::Unix {
+            path: node.source.folder.join(path),
+            mode: own.unwrap_or(mode),
+        },
         (tcp, None) => tcp,
         (tcp, Some(_)) => {
             node.at("mode").problem("is for unix sockets only");

@@ -71,19 +71,35 @@ pub(super) struct ConfigVm {
 impl ConfigVm {
     /// The VM for `file`, whose modules stand in `folder`.
     pub(super) fn open(file: &Path, folder: &Path) -> Result<ConfigVm, ScriptError> {
-        let name = file.strip_prefix(folder).unwrap_or(file).display().to_string();
+        let name = file
+            .strip_prefix(folder)
+            .unwrap_or(file)
+            .display()
+            .to_string();
         // The files are the operator's own, wherever links lead.
-        let options = VmOptions { memory: MEMORY_LIMIT, links_out: true, ..VmOptions::new(&name, folder) };
+        let options = VmOptions {
+            memory: MEMORY_LIMIT,
+            links_out: true,
+            ..VmOptions::new(&name, folder)
+        };
         let vm = Vm::new(&options, &[pattern::install])?;
         let unset = Unset::default();
         install(vm.lua(), &unset).map_err(|error| ScriptError::host(&describe(&error)))?;
         for &name in OF_SCRIPTS {
             let refuse = move |_: &Lua| {
-                Err(mlua::Error::runtime(format!("'{name}' is for scripts: the configuration has no session")))
+                Err(mlua::Error::runtime(format!(
+                    "'{name}' is for scripts: the configuration has no session"
+                )))
             };
             vm.add_builtin(name, Box::new(refuse));
         }
-        Ok(ConfigVm { vm: Rc::new(vm), name, file: file.into(), folder: folder.into(), unset })
+        Ok(ConfigVm {
+            vm: Rc::new(vm),
+            name,
+            file: file.into(),
+            folder: folder.into(),
+            unset,
+        })
     }
 
     /// Runs the main file to its return value; to be read with raw access only.
@@ -92,7 +108,9 @@ impl ConfigVm {
         let value = self.vm.run_to_value(&main, TIME_LIMIT)?;
         // A table whose last key did not fit would be read as one without it.
         let unlimited = self.vm.lua().set_memory_limit(0);
-        unlimited.map(|_| value).map_err(|error| ScriptError::host(&describe(&error)))
+        unlimited
+            .map(|_| value)
+            .map_err(|error| ScriptError::host(&describe(&error)))
     }
 
     /// Bounds the memory again, when the value has been read.
@@ -103,7 +121,11 @@ impl ConfigVm {
 
     /// The modules it required, in order.
     pub(super) fn modules(&self) -> Vec<PathBuf> {
-        self.vm.dependencies().into_iter().map(|module| module.path).collect()
+        self.vm
+            .dependencies()
+            .into_iter()
+            .map(|module| module.path)
+            .collect()
     }
 
     /// Environment variables it asked for in vain.
@@ -114,18 +136,35 @@ impl ConfigVm {
     /// An error of the main chunk with its place.
     pub(super) fn finding(&self, error: &ScriptError) -> Finding {
         let message = match error.kind {
-            ErrorKind::Time => format!("the configuration took longer than {} s", TIME_LIMIT.as_secs()),
-            ErrorKind::Memory => format!("the configuration needs more than {} MB", MEMORY_LIMIT >> 20),
-            ErrorKind::Raised(_) | ErrorKind::Stack | ErrorKind::Panic | ErrorKind::Host => error.message.clone(),
+            ErrorKind::Time => format!(
+                "the configuration took longer than {} s",
+                TIME_LIMIT.as_secs()
+            ),
+            ErrorKind::Memory => format!(
+                "the configuration needs more than {} MB",
+                MEMORY_LIMIT >> 20
+            ),
+            ErrorKind::Raised(_) | ErrorKind::Stack | ErrorKind::Panic | ErrorKind::Host => {
+                error.message.clone()
+            }
         };
         let traceback = Some(error.traceback.clone()).filter(|text| !text.is_empty());
-        let said = places(&message).find_map(|(chunk, line, rest)| Some((self.file_of(chunk)?, line, one_line(rest))));
+        let said = places(&message)
+            .find_map(|(chunk, line, rest)| Some((self.file_of(chunk)?, line, one_line(rest))));
         let (file, line, message) = said.unwrap_or_else(|| {
-            let place = error.location.as_deref().and_then(|place| self.place(place));
+            let place = error
+                .location
+                .as_deref()
+                .and_then(|place| self.place(place));
             let (file, line) = place.unwrap_or((self.file.clone(), 1));
             (file, line, one_line(&message))
         });
-        Finding { file, line: Some(line), message, traceback }
+        Finding {
+            file,
+            line: Some(line),
+            message,
+            traceback,
+        }
     }
 
     /// `function 'f' at file:line`, taken apart.
@@ -138,10 +177,18 @@ impl ConfigVm {
     fn file_of(&self, chunk: &str) -> Option<PathBuf> {
         // Lua shortens long chunk names to `...end/of/path.lua`.
         let is_chunk = |path: &PathBuf| {
-            let name = path.strip_prefix(&self.folder).unwrap_or(path).display().to_string();
-            chunk.strip_prefix("...").map_or(name == chunk, |end| name.ends_with(end))
+            let name = path
+                .strip_prefix(&self.folder)
+                .unwrap_or(path)
+                .display()
+                .to_string();
+            chunk
+                .strip_prefix("...")
+                .map_or(name == chunk, |end| name.ends_with(end))
         };
-        std::iter::once(self.file.clone()).chain(self.modules()).find(is_chunk)
+        std::iter::once(self.file.clone())
+            .chain(self.modules())
+            .find(is_chunk)
     }
 }
 
@@ -154,7 +201,10 @@ fn install(lua: &Lua, unset: &Unset) -> mlua::Result<()> {
     lua.load_std_libs(StdLib::IO)?;
     let io: Table = globals.raw_get("io")?;
     let (open, lines): (Function, Function) = (io.raw_get("open")?, io.raw_get("lines")?);
-    let io: Table = lua.load(READ_ONLY_IO).set_name("=perilune").call((open, lines))?;
+    let io: Table = lua
+        .load(READ_ONLY_IO)
+        .set_name("=perilune")
+        .call((open, lines))?;
     lua.unload_module("io")?;
     globals.raw_set("io", io)?;
     let unset = unset.clone();
@@ -175,7 +225,11 @@ fn one_line(text: &str) -> String {
     let mut lines = text.lines().map(str::trim);
     let first = lines.next().unwrap_or_default();
     let rest: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
-    if rest.is_empty() { first.to_owned() } else { format!("{first} {}", rest.join(", ")) }
+    if rest.is_empty() {
+        first.to_owned()
+    } else {
+        format!("{first} {}", rest.join(", "))
+    }
 }
 
 /// The ways to read `text` as `chunk:line: message`.

@@ -20,28 +20,46 @@ impl Failure {
     fn ours(uri: Uri, text: impl Into<String>) -> Self {
         let text = text.into();
         let payload = text_payload(&text);
-        Self { uri, payload, wamp: false, text }
+        Self {
+            uri,
+            payload,
+            wamp: false,
+            text,
+        }
     }
 
     /// The script raised a WAMP error: it reaches the caller unchanged.
     pub(super) fn wamp(uri: String, payload: Payload) -> Self {
         let text = match payload.values() {
-            Ok((args, _)) => args.first().and_then(|first| first.as_str()).map_or(uri.clone(), |first| {
-                format!("{uri}: {first}")
-            }),
+            Ok((args, _)) => args
+                .first()
+                .and_then(|first| first.as_str())
+                .map_or(uri.clone(), |first| format!("{uri}: {first}")),
             Err(_) => uri.clone(),
         };
-        Self { uri: uri.into(), payload, wamp: true, text }
+        Self {
+            uri: uri.into(),
+            payload,
+            wamp: true,
+            text,
+        }
     }
 
     /// Anything else a script can do wrong. Callers learn what kind of failure it was, developers everything.
     pub(super) fn script(error: &ScriptError, dev: bool) -> Self {
         let (uri, text) = match error.kind {
-            ErrorKind::Time => (uris::SCRIPT_TIME_LIMIT, "the procedure used up its CPU time"),
-            ErrorKind::Memory => (uris::SCRIPT_MEMORY_LIMIT, "the procedure used up its script's memory"),
-            ErrorKind::Raised(_) | ErrorKind::Stack | ErrorKind::Panic | ErrorKind::Host => {
-                (uris::RUNTIME_ERROR, "the procedure failed; the router's log says more")
-            }
+            ErrorKind::Time => (
+                uris::SCRIPT_TIME_LIMIT,
+                "the procedure used up its CPU time",
+            ),
+            ErrorKind::Memory => (
+                uris::SCRIPT_MEMORY_LIMIT,
+                "the procedure used up its script's memory",
+            ),
+            ErrorKind::Raised(_) | ErrorKind::Stack | ErrorKind::Panic | ErrorKind::Host => (
+                uris::RUNTIME_ERROR,
+                "the procedure failed; the router's log says more",
+            ),
         };
         if dev {
             let text = format!("{}\n{}", error.message, error.traceback);
@@ -88,17 +106,29 @@ impl Failure {
             return AuthFailure::Failed(self.text);
         }
         let message = self.payload.values().ok().and_then(|(args, _)| {
-            args.first().and_then(|first| first.as_str()).map(str::to_owned)
+            args.first()
+                .and_then(|first| first.as_str())
+                .map(str::to_owned)
         });
-        AuthFailure::Raised { error: self.uri, message }
+        AuthFailure::Raised {
+            error: self.uri,
+            message,
+        }
     }
 }
 
 /// The WAMP error in a raised value, if it is one that travels.
-pub(super) fn wamp_error(vm: &Vm, error: &ScriptError, serializer: Serializer) -> Option<(String, Payload)> {
-    let ErrorKind::Raised(Some(value)) = &error.kind else { return None };
+pub(super) fn wamp_error(
+    vm: &Vm,
+    error: &ScriptError,
+    serializer: Serializer,
+) -> Option<(String, Payload)> {
+    let ErrorKind::Raised(Some(value)) = &error.kind else {
+        return None;
+    };
     let mut taken: Option<RaisedError> = None;
-    vm.read_value(value, &mut taking_error(serializer, &mut taken)).ok()?;
+    vm.read_value(value, &mut taking_error(serializer, &mut taken))
+        .ok()?;
     let (uri, payload) = taken?;
     Some((uri, payload.ok()?))
 }
@@ -106,14 +136,23 @@ pub(super) fn wamp_error(vm: &Vm, error: &ScriptError, serializer: Serializer) -
 /// One log line with the place and the traceback.
 pub(super) fn log(script: &str, handler: &str, error: &ScriptError) {
     let place = error.location.as_deref().unwrap_or_default();
-    let traceback = &error.traceback;
+    let traceback = below(&error.traceback);
     match error.kind {
         ErrorKind::Time | ErrorKind::Memory => {
             tracing::error!(%script, %handler, place, "{}", error.message);
         }
         ErrorKind::Raised(_) | ErrorKind::Stack | ErrorKind::Panic | ErrorKind::Host => {
-            tracing::error!(%script, %handler, place, "{}\n{traceback}", error.message);
+            tracing::error!(%script, %handler, place, "{}{traceback}", error.message);
         }
+    }
+}
+
+/// A traceback as it stands below a message, if there is one.
+pub(super) fn below(traceback: &str) -> String {
+    if traceback.is_empty() {
+        String::new()
+    } else {
+        format!("\n{traceback}")
     }
 }
 

@@ -15,8 +15,8 @@ use crate::core::credentials::AuthMethod;
 use crate::lua::raw::{payload_from_lua, value_from_lua};
 use crate::lua::vm::{FunctionRef, Vm};
 use crate::wire::{
-    Audience, Call, CallOptions, InvocationPolicy, Message, Payload, Publish, PublishOptions, RegisterOptions,
-    Serializer, SubscribeOptions, Yield,
+    Audience, Call, CallOptions, InvocationPolicy, Message, Payload, Publish, PublishOptions,
+    RegisterOptions, Serializer, SubscribeOptions, Yield,
 };
 use crate::words::{Id, MatchPolicy, RequestId, SessionId, Uri};
 
@@ -31,7 +31,8 @@ pub(super) fn natives(vm: &Rc<Vm>, context: &Rc<Context>) -> mlua::Result<Table>
     let lua = vm.lua();
     let natives = lua.create_table()?;
     let add = |name: &str, function: Function| natives.raw_set(name, vm.lift(function)?);
-    let add_waiting = |name: &str, begin: Function| natives.raw_set(name, vm.waiting_function(begin)?);
+    let add_waiting =
+        |name: &str, begin: Function| natives.raw_set(name, vm.waiting_function(begin)?);
 
     add_waiting("register", native(lua, context, register)?)?;
     add_waiting("subscribe", native(lua, context, subscribe)?)?;
@@ -106,9 +107,9 @@ fn running(context: &Context, what: &str) -> mlua::Result<()> {
 fn declaring(context: &Context, what: &str) -> mlua::Result<()> {
     match context.phase.get() {
         Phase::Loading => Ok(()),
-        Phase::Loaded | Phase::Active | Phase::Retired => {
-            misuse(format!("{what}: only while loading, at the top level of the script"))
-        }
+        Phase::Loaded | Phase::Active | Phase::Retired => misuse(format!(
+            "{what}: only while loading, at the top level of the script"
+        )),
     }
 }
 
@@ -116,15 +117,27 @@ fn match_policy(name: Option<String>) -> mlua::Result<MatchPolicy> {
     match name {
         None => Ok(MatchPolicy::Exact),
         Some(name) => MatchPolicy::parse(&name).ok_or_else(|| {
-            mlua::Error::runtime(format!("match must be \"exact\", \"prefix\" or \"wildcard\", got {name:?}"))
+            mlua::Error::runtime(format!(
+                "match must be \"exact\", \"prefix\" or \"wildcard\", got {name:?}"
+            ))
         }),
     }
 }
 
-type RegisterArguments =
-    (String, Function, Option<String>, Option<String>, Option<bool>, Option<bool>);
+type RegisterArguments = (
+    String,
+    Function,
+    Option<String>,
+    Option<String>,
+    Option<bool>,
+    Option<bool>,
+);
 
-fn register(_: &Lua, context: &Context, arguments: RegisterArguments) -> mlua::Result<Begun<usize>> {
+fn register(
+    _: &Lua,
+    context: &Context,
+    arguments: RegisterArguments,
+) -> mlua::Result<Begun<usize>> {
     let (uri, function, policy, invoke, disclose_caller, forward_timeout) = arguments;
     let invoke = match invoke {
         None => InvocationPolicy::Single,
@@ -140,16 +153,27 @@ fn register(_: &Lua, context: &Context, arguments: RegisterArguments) -> mlua::R
         forward_timeout: forward_timeout.unwrap_or_default(),
         nkey: None,
     };
-    let declaration = Declaration::Procedure { uri: checked(context, &uri, options.match_policy)?, options };
+    let declaration = Declaration::Procedure {
+        uri: checked(context, &uri, options.match_policy)?,
+        options,
+    };
     let key = declaration.key();
     let mut procedures = context.procedures.borrow_mut();
     let loading = context.phase.get() == Phase::Loading;
-    if loading && procedures.iter().any(|procedure| procedure.declaration.key() == key) {
+    if loading
+        && procedures
+            .iter()
+            .any(|procedure| procedure.declaration.key() == key)
+    {
         return misuse(format!("{uri:?} is registered already by this script"));
     }
     let index = procedures.len();
     let function = keep(context, function)?;
-    procedures.push(Procedure { declaration: declaration.clone(), function, id: None });
+    procedures.push(Procedure {
+        declaration: declaration.clone(),
+        function,
+        id: None,
+    });
     drop(procedures);
     if loading {
         return Ok(Begun::Now(index));
@@ -166,17 +190,30 @@ fn subscribe(
     context: &Context,
     (topic, function, policy, ordered): (String, Function, Option<String>, Option<bool>),
 ) -> mlua::Result<Begun<usize>> {
-    let options = SubscribeOptions { match_policy: match_policy(policy)?, ..SubscribeOptions::default() };
-    let declaration = Declaration::Topic { uri: checked(context, &topic, options.match_policy)?, options };
+    let options = SubscribeOptions {
+        match_policy: match_policy(policy)?,
+        ..SubscribeOptions::default()
+    };
+    let declaration = Declaration::Topic {
+        uri: checked(context, &topic, options.match_policy)?,
+        options,
+    };
     let key = declaration.key();
     let mut topics = context.topics.borrow_mut();
     // A second handler of the same subscription shares its id.
-    let known = topics.iter().find(|topic| topic.declaration.key() == key && topic.id.is_some());
+    let known = topics
+        .iter()
+        .find(|topic| topic.declaration.key() == key && topic.id.is_some());
     let id = known.and_then(|topic| topic.id);
     let index = topics.len();
     let function = keep(context, function)?;
     let ordered = ordered.unwrap_or_default();
-    topics.push(Topic { declaration: declaration.clone(), function, id, ordered });
+    topics.push(Topic {
+        declaration: declaration.clone(),
+        function,
+        id,
+        ordered,
+    });
     drop(topics);
     if context.phase.get() == Phase::Loading || id.is_some() {
         return Ok(Begun::Now(index));
@@ -199,8 +236,14 @@ impl Begun<u64> {
 
 /// Bad URIs are told at the script's line, before the realm sees them.
 fn checked(context: &Context, uri: &str, policy: MatchPolicy) -> mlua::Result<Uri> {
-    let rules = context.link.as_ref().map(|link| link.realm.policy().uris).unwrap_or_default();
-    rules.check(uri, policy).map_err(|invalid| mlua::Error::runtime(invalid.to_string()))?;
+    let rules = context
+        .link
+        .as_ref()
+        .map(|link| link.realm.policy().uris)
+        .unwrap_or_default();
+    rules
+        .check(uri, policy)
+        .map_err(|invalid| mlua::Error::runtime(invalid.to_string()))?;
     Ok(Uri::from(uri))
 }
 
@@ -213,14 +256,24 @@ fn declare(
     if context.phase.get() == Phase::Retired {
         return misuse("a newer version of the script is in: nothing is registered any more");
     }
-    let Some(link) = &context.link else { return misuse("the configuration has no session") };
+    let Some(link) = &context.link else {
+        return misuse("the configuration has no session");
+    };
     context.flush();
-    let declared = link.realm.step(|step| link.declare(step, context.slot, context.generation, declaration));
+    let declared = link
+        .realm
+        .step(|step| link.declare(step, context.slot, context.generation, declaration));
     match declared {
         Declaring::Held(id) => Ok(Begun::Now(id)),
-        Declaring::Twice => misuse(format!("{:?} is registered already by this script", declaration.uri())),
+        Declaring::Twice => misuse(format!(
+            "{:?} is registered already by this script",
+            declaration.uri()
+        )),
         Declaring::Asked(request) => {
-            context.declaring.borrow_mut().insert(request.value(), index);
+            context
+                .declaring
+                .borrow_mut()
+                .insert(request.value(), index);
             Ok(Begun::Ticket(request.value()))
         }
     }
@@ -228,9 +281,17 @@ fn declare(
 
 fn id(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua::Result<Option<f64>> {
     let id = if kind == "procedure" {
-        context.procedures.borrow().get(index).and_then(|procedure| procedure.id)
+        context
+            .procedures
+            .borrow()
+            .get(index)
+            .and_then(|procedure| procedure.id)
     } else {
-        context.topics.borrow().get(index).and_then(|topic| topic.id)
+        context
+            .topics
+            .borrow()
+            .get(index)
+            .and_then(|topic| topic.id)
     };
     Ok(id.map(|id| id as f64))
 }
@@ -238,7 +299,11 @@ fn id(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua::Resul
 fn withdraw(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua::Result<()> {
     running(context, "unregister")?;
     let id = if kind == "procedure" {
-        context.procedures.borrow_mut().get_mut(index).and_then(|procedure| procedure.id.take())
+        context
+            .procedures
+            .borrow_mut()
+            .get_mut(index)
+            .and_then(|procedure| procedure.id.take())
     } else {
         let mut topics = context.topics.borrow_mut();
         let id = topics.get_mut(index).and_then(|topic| topic.id.take());
@@ -259,7 +324,9 @@ fn publish(
     context: &Context,
     (topic, args, kwargs, options): PublishArguments,
 ) -> mlua::Result<Begun<bool>> {
-    let Some(link) = &context.link else { return misuse("the configuration has no session") };
+    let Some(link) = &context.link else {
+        return misuse("the configuration has no session");
+    };
     let payload = payload_from_lua(lua, args, kwargs, Serializer::MsgPack)?;
     let options = match options {
         Some(options) => publish_options(&options)?,
@@ -271,7 +338,12 @@ fn publish(
     }
     let request = link.request(context.slot);
     let acknowledge = options.acknowledge;
-    let publish = Publish { request, options, topic, payload };
+    let publish = Publish {
+        request,
+        options,
+        topic,
+        payload,
+    };
     match context.phase.get() {
         Phase::Loading | Phase::Loaded if acknowledge => {
             misuse("publish with acknowledge: not while loading: use p.on(\"start\")")
@@ -282,7 +354,11 @@ fn publish(
         }
         Phase::Active | Phase::Retired => {
             context.send(Message::Publish(publish));
-            Ok(if acknowledge { Begun::Ticket(request.value()) } else { Begun::Now(true) })
+            Ok(if acknowledge {
+                Begun::Ticket(request.value())
+            } else {
+                Begun::Now(true)
+            })
         }
     }
 }
@@ -308,20 +384,37 @@ fn publish_options(options: &Table) -> mlua::Result<PublishOptions> {
 }
 
 fn sessions(options: &Table, name: &str) -> mlua::Result<Option<Vec<SessionId>>> {
-    let Some(ids) = options.raw_get::<Option<Vec<f64>>>(name)? else { return Ok(None) };
-    let ids: Result<Vec<_>, _> = ids.into_iter().map(|id| SessionId::new(id as u64)).collect();
-    ids.map(Some).map_err(|error| mlua::Error::runtime(format!("option '{name}': {error}")))
+    let Some(ids) = options.raw_get::<Option<Vec<f64>>>(name)? else {
+        return Ok(None);
+    };
+    let ids: Result<Vec<_>, _> = ids
+        .into_iter()
+        .map(|id| SessionId::new(id as u64))
+        .collect();
+    ids.map(Some)
+        .map_err(|error| mlua::Error::runtime(format!("option '{name}': {error}")))
 }
 
-type CallArguments = (String, Value, Value, Option<f64>, Option<bool>, Option<Function>);
+type CallArguments = (
+    String,
+    Value,
+    Value,
+    Option<f64>,
+    Option<bool>,
+    Option<Function>,
+);
 
 fn call(lua: &Lua, context: &Context, arguments: CallArguments) -> mlua::Result<Begun<bool>> {
     running(context, "call")?;
     let (uri, args, kwargs, timeout, disclose_me, on_progress) = arguments;
-    let Some(link) = &context.link else { return misuse("the configuration has no session") };
+    let Some(link) = &context.link else {
+        return misuse("the configuration has no session");
+    };
     let timeout = timeout.unwrap_or(0.0);
     if !(0.0..=1e15).contains(&timeout) {
-        return misuse(format!("option 'timeout' of 'call' must be milliseconds from 0, got {timeout}"));
+        return misuse(format!(
+            "option 'timeout' of 'call' must be milliseconds from 0, got {timeout}"
+        ));
     }
     let payload: Payload = payload_from_lua(lua, args, kwargs, Serializer::MsgPack)?;
     let request = link.request(context.slot);
@@ -333,9 +426,17 @@ fn call(lua: &Lua, context: &Context, arguments: CallArguments) -> mlua::Result<
     };
     if let Some(function) = on_progress {
         let function = keep(context, function)?;
-        context.on_progress.borrow_mut().insert(request.value(), function);
+        context
+            .on_progress
+            .borrow_mut()
+            .insert(request.value(), function);
     }
-    context.send(Message::Call(Call { request, options, procedure: Uri::from(uri), payload }));
+    context.send(Message::Call(Call {
+        request,
+        options,
+        procedure: Uri::from(uri),
+        payload,
+    }));
     Ok(Begun::Ticket(request.value()))
 }
 
@@ -358,9 +459,21 @@ fn progress(
 ) -> mlua::Result<bool> {
     let request = RequestId::new(request as u64).map_err(mlua::Error::external)?;
     let served = context.invocations.borrow().get(&request).copied();
-    let Some(Served { progress: true, serializer, .. }) = served else { return Ok(false) };
+    let Some(Served {
+        progress: true,
+        serializer,
+        ..
+    }) = served
+    else {
+        return Ok(false);
+    };
     let payload = payload_from_lua(lua, args, kwargs, serializer)?;
-    context.send(Message::Yield(Yield { request, progress: true, passthru: None, payload }));
+    context.send(Message::Yield(Yield {
+        request,
+        progress: true,
+        passthru: None,
+        payload,
+    }));
     Ok(true)
 }
 
@@ -369,16 +482,35 @@ use super::context::Served;
 fn cancelled(_: &Lua, context: &Context, request: f64) -> mlua::Result<bool> {
     let request = RequestId::new(request as u64).map_err(mlua::Error::external)?;
     // An invocation that is over is as good as cancelled.
-    Ok(context.invocations.borrow().get(&request).is_none_or(|served| served.cancelled))
+    Ok(context
+        .invocations
+        .borrow()
+        .get(&request)
+        .is_none_or(|served| served.cancelled))
 }
 
-fn authenticate(_: &Lua, context: &Context, (method, function): (String, Function)) -> mlua::Result<()> {
+fn authenticate(
+    _: &Lua,
+    context: &Context,
+    (method, function): (String, Function),
+) -> mlua::Result<()> {
     declaring(context, "authenticate")?;
     let Some(known) = AuthMethod::parse(&method) else {
-        let names: Vec<&str> = AuthMethod::ALL.iter().map(|method| method.as_str()).collect();
-        return misuse(format!("unknown login method {method:?}, known are {}", names.join(", ")));
+        let names: Vec<&str> = AuthMethod::ALL
+            .iter()
+            .map(|method| method.as_str())
+            .collect();
+        return misuse(format!(
+            "unknown login method {method:?}, known are {}",
+            names.join(", ")
+        ));
     };
-    hook(context, HookKey::Login(known), function, &format!("p.authenticate({method:?})"))
+    hook(
+        context,
+        HookKey::Login(known),
+        function,
+        &format!("p.authenticate({method:?})"),
+    )
 }
 
 fn authorize(_: &Lua, context: &Context, function: Function) -> mlua::Result<()> {
@@ -397,7 +529,10 @@ fn hook(context: &Context, key: HookKey, function: Function, what: &str) -> mlua
 fn on(_: &Lua, context: &Context, (name, function): (String, Function)) -> mlua::Result<()> {
     declaring(context, "on")?;
     if !LIFECYCLE.contains(&name.as_str()) {
-        return misuse(format!("unknown event {name:?}, known are {}", LIFECYCLE.join(", ")));
+        return misuse(format!(
+            "unknown event {name:?}, known are {}",
+            LIFECYCLE.join(", ")
+        ));
     }
     let function = keep(context, function)?;
     context.lifecycle.borrow_mut().push((name, function));
@@ -407,7 +542,10 @@ fn on(_: &Lua, context: &Context, (name, function): (String, Function)) -> mlua:
 fn every(_: &Lua, context: &Context, (seconds, function): (f64, Function)) -> mlua::Result<f64> {
     let function = keep(context, function)?;
     let now = context.clock.now().mono;
-    let timer = context.timers.borrow_mut().every(function, Duration::from_secs_f64(seconds), now);
+    let timer = context
+        .timers
+        .borrow_mut()
+        .every(function, Duration::from_secs_f64(seconds), now);
     Ok(timer as f64)
 }
 
@@ -419,8 +557,13 @@ fn after(_: &Lua, context: &Context, (seconds, function): (f64, Function)) -> ml
 
 fn cron(_: &Lua, context: &Context, (schedule, function): (String, Function)) -> mlua::Result<f64> {
     let function = keep(context, function)?;
-    let timer = context.timers.borrow_mut().cron(function, &schedule, context.clock.now());
-    timer.map(|timer| timer as f64).map_err(mlua::Error::runtime)
+    let timer = context
+        .timers
+        .borrow_mut()
+        .cron(function, &schedule, context.clock.now());
+    timer
+        .map(|timer| timer as f64)
+        .map_err(mlua::Error::runtime)
 }
 
 fn cancel_timer(_: &Lua, context: &Context, timer: f64) -> mlua::Result<()> {

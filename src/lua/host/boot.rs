@@ -14,8 +14,8 @@ use super::mailbox::HookKey;
 use super::{api, worker};
 use crate::lua::lib::shared::SharedSpace;
 use crate::lua::raw::objects::Classes;
-use crate::lua::require::Dependency;
 use crate::lua::vm::{ScriptError, Slice, Vm, VmOptions, describe};
+use crate::lua::watch::Fingerprints;
 use crate::lua::{lib, pattern};
 use crate::server::Clock;
 use crate::server::settings::ScriptSettings;
@@ -55,7 +55,8 @@ pub(super) struct Declared {
     pub(super) hooks: BTreeSet<HookKey>,
     /// It has `p.on("join")` or `p.on("leave")` handlers.
     pub(super) watches_sessions: bool,
-    pub(super) dependencies: Vec<Dependency>,
+    /// Everything it was loaded from.
+    pub(super) files: Fingerprints,
 }
 
 /// Why a version was not loaded.
@@ -65,13 +66,17 @@ pub(crate) struct LoadError {
     /// Begins with `file:line:` where there is one.
     pub(crate) message: String,
     pub(crate) traceback: String,
-    /// What to watch for a repair.
-    pub(crate) dependencies: Vec<Dependency>,
+    /// What was read until then: a change asks for another try.
+    pub(crate) files: Fingerprints,
 }
 
 impl LoadError {
     pub(super) fn plain(message: impl Into<String>) -> Self {
-        Self { message: message.into(), traceback: String::new(), dependencies: Vec::new() }
+        Self {
+            message: message.into(),
+            traceback: String::new(),
+            files: Fingerprints::default(),
+        }
     }
 
     fn of(error: ScriptError, vm: &Vm) -> Self {
@@ -79,30 +84,51 @@ impl LoadError {
             Some(place) if !error.message.contains(':') => format!("{place}: {}", error.message),
             _ => error.message,
         };
-        Self { message, traceback: error.traceback, dependencies: vm.dependencies() }
+        Self {
+            message,
+            traceback: error.traceback,
+            files: files_of(vm),
+        }
     }
 }
 
 /// Runs on the VM's own thread.
 pub(super) fn boot(spec: &BootSpec) -> Result<Booted, LoadError> {
     let options = vm_options(spec);
-    let vm = Vm::new(&options, &[pattern::install]).map_err(|error| LoadError::plain(error.to_string()))?;
+    let vm = Vm::new(&options, &[pattern::install])
+        .map_err(|error| LoadError::plain(error.to_string()))?;
     let vm = Rc::new(vm);
-    let context = Context::new(Some(spec.link.clone()), spec.slot, spec.generation, spec.clock);
+    let context = Context::new(
+        Some(spec.link.clone()),
+        spec.slot,
+        spec.generation,
+        spec.clock,
+    );
     *context.vm.borrow_mut() = Rc::downgrade(&vm);
     let (module, classes) =
         open_module(&vm, &context, spec).map_err(|error| LoadError::plain(describe(&error)))?;
     if let Some(state) = &spec.state {
         worker::adopt_state(vm.lua(), &module, state).map_err(LoadError::plain)?;
     }
-    let main = vm.load_file(&spec.settings.path).map_err(|error| LoadError::of(error, &vm))?;
+    let main = vm
+        .load_file(&spec.settings.path)
+        .map_err(|error| LoadError::of(error, &vm))?;
     match vm.start_within(LOADING, &main, &mut |_| Ok(0), &mut |_, _| Ok(())) {
         Slice::Finished => {}
-        Slice::Waiting { .. } => return Err(LoadError::plain("the main chunk waits, but it only declares")),
+        Slice::Waiting { .. } => {
+            return Err(LoadError::plain(
+                "the main chunk waits, but it only declares",
+            ));
+        }
         Slice::Failed(error) => return Err(LoadError::of(error, &vm)),
     }
     context.phase.set(Phase::Loaded);
-    Ok(Booted { vm, context, classes, module })
+    Ok(Booted {
+        vm,
+        context,
+        classes,
+        module,
+    })
 }
 
 impl Booted {
@@ -112,23 +138,44 @@ impl Booted {
         let mut topics: Vec<Declaration> = Vec::new();
         for topic in context.topics.borrow().iter() {
             // Several handlers of one subscription: one subscription.
-            if !topics.iter().any(|known| known.key() == topic.declaration.key()) {
+            if !topics
+                .iter()
+                .any(|known| known.key() == topic.declaration.key())
+            {
                 topics.push(topic.declaration.clone());
             }
         }
         let lifecycle = context.lifecycle.borrow();
         Declared {
-            procedures: context.procedures.borrow().iter().map(|p| p.declaration.clone()).collect(),
+            procedures: context
+                .procedures
+                .borrow()
+                .iter()
+                .map(|p| p.declaration.clone())
+                .collect(),
             topics,
             hooks: context.hooks.borrow().keys().cloned().collect(),
-            watches_sessions: lifecycle.iter().any(|(name, _)| name == "join" || name == "leave"),
-            dependencies: self.vm.dependencies(),
+            watches_sessions: lifecycle
+                .iter()
+                .any(|(name, _)| name == "join" || name == "leave"),
+            files: files_of(&self.vm),
         }
     }
 }
 
+fn files_of(vm: &Vm) -> Fingerprints {
+    Fingerprints::of_loaded(&vm.dependencies(), &vm.absent())
+}
+
 fn vm_options(spec: &BootSpec) -> VmOptions {
-    let ScriptSettings { name, path, memory, cpu, trusted, .. } = &spec.settings;
+    let ScriptSettings {
+        name,
+        path,
+        memory,
+        cpu,
+        trusted,
+        ..
+    } = &spec.settings;
     let script_dir = path.parent().unwrap_or(&spec.app_dir);
     let script = name.clone();
     VmOptions {
@@ -142,7 +189,11 @@ fn vm_options(spec: &BootSpec) -> VmOptions {
 }
 
 /// Makes `require "perilune"` and its parts.
-fn open_module(vm: &Rc<Vm>, context: &Rc<Context>, spec: &BootSpec) -> mlua::Result<(Table, Classes)> {
+fn open_module(
+    vm: &Rc<Vm>,
+    context: &Rc<Context>,
+    spec: &BootSpec,
+) -> mlua::Result<(Table, Classes)> {
     let lua = vm.lua();
     let libraries = libraries(lua, spec)?;
     let natives = api::natives(vm, context)?;
@@ -150,17 +201,29 @@ fn open_module(vm: &Rc<Vm>, context: &Rc<Context>, spec: &BootSpec) -> mlua::Res
     about.raw_set("realm", spec.link.realm.uri().as_str())?;
     about.raw_set("script", spec.settings.name.as_str())?;
     about.raw_set("instance", spec.instance)?;
-    let (module, classes): (Table, Table) =
-        lua.load(api::MODULE).set_name("=perilune").call((natives, &libraries, about))?;
+    let (module, classes): (Table, Table) = lua
+        .load(api::MODULE)
+        .set_name("=perilune")
+        .call((natives, &libraries, about))?;
     let class = |name: &str| vm.reference(classes.raw_get::<Table>(name)?);
-    let classes =
-        Classes { call: class("call")?, event: class("event")?, result: class("result")?, error: class("error")? };
+    let classes = Classes {
+        call: class("call")?,
+        event: class("event")?,
+        result: class("result")?,
+        error: class("error")?,
+    };
     for pair in libraries.pairs::<String, Value>() {
         let (name, library) = pair?;
-        vm.add_builtin(&format!("perilune.{name}"), Box::new(move |_| Ok(library.clone())));
+        vm.add_builtin(
+            &format!("perilune.{name}"),
+            Box::new(move |_| Ok(library.clone())),
+        );
     }
     let shown = module.clone();
-    vm.add_builtin("perilune", Box::new(move |_| Ok(Value::Table(shown.clone()))));
+    vm.add_builtin(
+        "perilune",
+        Box::new(move |_| Ok(Value::Table(shown.clone()))),
+    );
     Ok((module, classes))
 }
 

@@ -23,7 +23,7 @@ pub struct Configuration {
     pub warnings: Vec<Finding>,
     pub(super) undecided: Vec<UndecidedRole>,
     /// What asks for a reload of the configuration when it changes.
-    pub files: Vec<PathBuf>,
+    pub(super) fingerprints: Fingerprints,
     pub(super) app_dir: PathBuf,
     /// `None`: it has no functions.
     pub(super) mailbox: Option<Arc<Mailbox>>,
@@ -36,7 +36,7 @@ impl Configuration {
             settings: config::built_in(),
             warnings: Vec::new(),
             undecided: Vec::new(),
-            files: Vec::new(),
+            fingerprints: Fingerprints::default(),
             app_dir: PathBuf::from("."),
             mailbox: None,
         }
@@ -45,7 +45,11 @@ impl Configuration {
     /// The same, listening at `addresses` instead, if there are any.
     pub fn listening_on(mut self, addresses: &[Address]) -> Self {
         if !addresses.is_empty() {
-            self.settings.listeners = addresses.iter().cloned().map(ListenerSettings::at).collect();
+            self.settings.listeners = addresses
+                .iter()
+                .cloned()
+                .map(ListenerSettings::at)
+                .collect();
         }
         self
     }
@@ -76,7 +80,10 @@ pub fn load_configuration(app: &Path, clock: Clock) -> Result<Configuration, Con
     };
     spawned.map_err(|error| failed(&format!("no thread for the configuration: {error}")))?;
     match reported.recv() {
-        Ok(Ok(loaded)) => Ok(Configuration { mailbox: loaded.functions.then_some(mailbox), ..loaded.configuration }),
+        Ok(Ok(loaded)) => Ok(Configuration {
+            mailbox: loaded.functions.then_some(mailbox),
+            ..loaded.configuration
+        }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(failed("loading it failed")),
     }
@@ -96,14 +103,59 @@ fn run(
 ) {
     // Whoever asked waits for this report.
     let tell = |outcome| drop(report.send(outcome));
-    let LoadedConfig { settings, files, warnings, undecided, .. } = match config::load(app) {
+    let loaded = match config::load(app) {
         Ok(loaded) => loaded,
         Err(error) => return tell(Err(error)),
     };
-    let app_dir = files.first().and_then(|file| file.parent()).map(Path::to_owned).unwrap_or_default();
-    let configuration = Configuration { settings, warnings, undecided, files, app_dir, mailbox: None };
-    let _ = (mailbox, clock);
-    tell(Ok(Loaded { configuration, functions: false }));
+    let LoadedConfig {
+        settings,
+        hooks,
+        vm,
+        files,
+        fingerprints,
+        warnings,
+        undecided,
+    } = loaded;
+    let context = Context::new(None, 0, 0, clock);
+    *context.vm.borrow_mut() = Rc::downgrade(&vm);
+    context.phase.set(Phase::Active);
+    for hook in hooks {
+        let realm = hook.realm.to_string();
+        let key = match hook.kind {
+            HookKind::Auth(method) => HookKey::ConfigLogin { realm, method },
+            HookKind::Role(role) => HookKey::Role { realm, role },
+        };
+        context.hooks.borrow_mut().insert(key, hook.function);
+    }
+    let functions = !context.hooks.borrow().is_empty();
+    let app_dir = files
+        .first()
+        .and_then(|file| file.parent())
+        .map(Path::to_owned)
+        .unwrap_or_default();
+    let configuration = Configuration {
+        settings,
+        warnings,
+        undecided,
+        fingerprints,
+        app_dir,
+        mailbox: None,
+    };
+    let booted = empty_module(vm, context);
+    tell(Ok(Loaded {
+        configuration,
+        functions,
+    }));
+    if let (true, Ok(booted)) = (functions, booted) {
+        let bounds = Bounds {
+            deadline: Some(DEADLINE),
+            handlers: HANDLERS,
+            dev: false,
+            recycle: Arc::new(|| {}),
+            started: Arc::new(|| {}),
+        };
+        Worker::new(booted, mailbox, bounds, config::FILE_NAME.to_owned()).serve();
+    }
 }
 
 /// The configuration has no session, so no objects of one are ever made in its VM.
@@ -111,6 +163,16 @@ fn empty_module(vm: Rc<crate::lua::vm::Vm>, context: Rc<Context>) -> mlua::Resul
     crate::lua::lib::values::open(vm.lua())?;
     let module = vm.lua().create_table()?;
     let class = || vm.reference(&module);
-    let classes = Classes { call: class()?, event: class()?, result: class()?, error: class()? };
-    Ok(Booted { module, classes, context, vm })
+    let classes = Classes {
+        call: class()?,
+        event: class()?,
+        result: class()?,
+        error: class()?,
+    };
+    Ok(Booted {
+        module,
+        classes,
+        context,
+        vm,
+    })
 }

@@ -86,7 +86,12 @@ pub(super) struct Served {
 }
 
 impl Context {
-    pub(super) fn new(link: Option<Arc<Link>>, slot: usize, generation: u64, clock: Clock) -> Rc<Self> {
+    pub(super) fn new(
+        link: Option<Arc<Link>>,
+        slot: usize,
+        generation: u64,
+        clock: Clock,
+    ) -> Rc<Self> {
         Rc::new(Self {
             vm: RefCell::default(),
             link,
@@ -131,7 +136,13 @@ impl Context {
     /// The procedure behind a registration id: its function and URI.
     pub(super) fn procedure(&self, id: u64) -> Option<(Rc<FunctionRef>, Uri)> {
         let procedures = self.procedures.borrow();
-        let procedure = procedures.iter().rev().find(|procedure| procedure.id == Some(id))?;
-        Some((procedure.function.clone(), procedure.declaration.uri().clone()))
+        let procedure = procedures
+            .iter()
+            .rev()
+            .find(|procedure| procedure.id == Some(id))?;
+        Some((
+            procedure.function.clone(),
+            procedure.declaration.uri().clone(),
+        ))
     }
 }

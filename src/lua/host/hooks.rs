@@ -21,7 +21,12 @@ pub(super) fn authorize_arguments(realm: &str, request: &AuthorizeRequest) -> Ve
     let options = Dict::new()
         .with("match", request.match_policy.as_str())
         .with("disclose_me", request.disclose_me);
-    vec![session.into(), request.action.as_str().into(), request.uri.as_str().into(), options.into()]
+    vec![
+        session.into(),
+        request.action.as_str().into(),
+        request.uri.as_str().into(),
+        options.into(),
+    ]
 }
 
 /// `AZ-06`: a boolean, or a dict with `allow`; anything else is a broken authorizer.
@@ -32,17 +37,27 @@ pub(super) fn verdict(results: &Payload) -> Verdict {
         Err(error) => return broken(error.to_string()),
     };
     match args.into_iter().next().unwrap_or_default() {
-        Value::Bool(true) => Verdict::Allow { disclose: false, cache: CacheFor::Never },
-        Value::Bool(false) | Value::Null => Verdict::Deny { cache: CacheFor::Never },
+        Value::Bool(true) => Verdict::Allow {
+            disclose: false,
+            cache: CacheFor::Never,
+        },
+        Value::Bool(false) | Value::Null => Verdict::Deny {
+            cache: CacheFor::Never,
+        },
         Value::Map(answer) => verdict_of(&answer).unwrap_or_else(broken),
-        other => broken(format!("{}, expected true, false or a table with `allow`", kind(&other))),
+        other => broken(format!(
+            "{}, expected true, false or a table with `allow`",
+            kind(&other)
+        )),
     }
 }
 
 fn verdict_of(answer: &Dict) -> Result<Verdict, String> {
     for (key, _) in &answer.0 {
         if !["allow", "disclose", "cache"].contains(&key.as_str()) {
-            return Err(format!("a table with the unknown key {key:?} (allow, disclose, cache)"));
+            return Err(format!(
+                "a table with the unknown key {key:?} (allow, disclose, cache)"
+            ));
         }
     }
     let flag = |key: &str| match answer.lookup(key) {
@@ -55,11 +70,16 @@ fn verdict_of(answer: &Dict) -> Result<Verdict, String> {
         Some(Value::Bool(true)) => CacheFor::Session,
         Some(value) => match seconds(value) {
             Some(time) => CacheFor::Time(time),
-            None => return Err("a cache that is neither true, false nor a number of seconds".into()),
+            None => {
+                return Err("a cache that is neither true, false nor a number of seconds".into());
+            }
         },
     };
     match flag("allow")? {
-        Some(true) => Ok(Verdict::Allow { disclose: flag("disclose")?.unwrap_or(false), cache }),
+        Some(true) => Ok(Verdict::Allow {
+            disclose: flag("disclose")?.unwrap_or(false),
+            cache,
+        }),
         Some(false) => Ok(Verdict::Deny { cache }),
         None => Err("a table without `allow`".into()),
     }
@@ -76,8 +96,14 @@ fn seconds(value: &Value) -> Option<Duration> {
 
 /// `(login)`
 pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<Value> {
-    let headers = transport.headers.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
-    let http = Dict::new().with("path", transport.path.as_str()).with("headers", Dict(headers));
+    let headers = transport
+        .headers
+        .iter()
+        .map(|(name, value)| (name.clone(), value.as_str().into()))
+        .collect();
+    let http = Dict::new()
+        .with("path", transport.path.as_str())
+        .with("headers", Dict(headers));
     let cookies = transport
         .headers
         .iter()
@@ -102,21 +128,31 @@ pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<V
         table = table.with("authid", authid.as_str());
     }
     if let Some(ticket) = &login.ticket {
-        table = table.with("ticket", String::from_utf8_lossy(ticket.expose()).into_owned());
+        table = table.with(
+            "ticket",
+            String::from_utf8_lossy(ticket.expose()).into_owned(),
+        );
     }
     vec![table.into()]
 }
 
 /// `DYN-03`, `DYN-04`: nil or false refuse, with an optional reason; a string is the role; a table says more.
 pub(super) fn granted(results: &Payload) -> Result<Granted, AuthFailure> {
-    let (args, _) = results.values().map_err(|error| AuthFailure::Failed(error.to_string()))?;
+    let (args, _) = results
+        .values()
+        .map_err(|error| AuthFailure::Failed(error.to_string()))?;
     let mut args = args.into_iter();
     match args.next().unwrap_or_default() {
         Value::Null | Value::Bool(false) => {
-            let reason = args.next().and_then(|reason| reason.as_str().map(str::to_owned));
+            let reason = args
+                .next()
+                .and_then(|reason| reason.as_str().map(str::to_owned));
             Err(AuthFailure::Refused { reason })
         }
-        Value::Str(role) => Ok(Granted { role, ..Granted::default() }),
+        Value::Str(role) => Ok(Granted {
+            role,
+            ..Granted::default()
+        }),
         Value::Map(answer) => granted_of(&answer).map_err(AuthFailure::Failed),
         other => Err(AuthFailure::Failed(format!(
             "the function returned {}, expected nil, a role or a table with `role`",
@@ -126,25 +162,47 @@ pub(super) fn granted(results: &Payload) -> Result<Granted, AuthFailure> {
 }
 
 fn granted_of(answer: &Dict) -> Result<Granted, String> {
-    const KNOWN: [&str; 8] =
-        ["role", "authid", "extra", "secret", "password", "salt", "iterations", "keylen"];
-    if let Some((key, _)) = answer.0.iter().find(|(key, _)| !KNOWN.contains(&key.as_str())) {
-        return Err(format!("the function's table has the unknown key {key:?}, known are {}", KNOWN.join(", ")));
+    const KNOWN: [&str; 8] = [
+        "role",
+        "authid",
+        "extra",
+        "secret",
+        "password",
+        "salt",
+        "iterations",
+        "keylen",
+    ];
+    if let Some((key, _)) = answer
+        .0
+        .iter()
+        .find(|(key, _)| !KNOWN.contains(&key.as_str()))
+    {
+        return Err(format!(
+            "the function's table has the unknown key {key:?}, known are {}",
+            KNOWN.join(", ")
+        ));
     }
     let text = |key: &str| match answer.lookup(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Str(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(format!("the function's {key} is {}, expected a string", kind(other))),
+        Some(other) => Err(format!(
+            "the function's {key} is {}, expected a string",
+            kind(other)
+        )),
     };
     let count = |key: &str, absent: u32| match answer.lookup(key) {
         None | Some(Value::Null) => Ok(absent),
         Some(Value::Int(count)) if (1..=10_000_000).contains(count) => Ok(*count as u32),
-        Some(_) => Err(format!("the function's {key} must be a number from 1 to 10000000")),
+        Some(_) => Err(format!(
+            "the function's {key} must be a number from 1 to 10000000"
+        )),
     };
     let salt = match text("salt")? {
-        Some(salt) => {
-            Some(Salt { salt, iterations: count("iterations", 1000)?, keylen: count("keylen", 32)? })
-        }
+        Some(salt) => Some(Salt {
+            salt,
+            iterations: count("iterations", 1000)?,
+            keylen: count("keylen", 32)?,
+        }),
         None => None,
     };
     let secret = match (text("secret")?, text("password")?, &salt) {
@@ -157,10 +215,21 @@ fn granted_of(answer: &Dict) -> Result<Granted, String> {
     let extra = match answer.lookup("extra") {
         None | Some(Value::Null) => Dict::new(),
         Some(Value::Map(extra)) => extra.clone(),
-        Some(other) => return Err(format!("the function's extra is {}, expected a table", kind(other))),
+        Some(other) => {
+            return Err(format!(
+                "the function's extra is {}, expected a table",
+                kind(other)
+            ));
+        }
     };
     let role = text("role")?.ok_or("the function's table has no role")?;
-    Ok(Granted { role, authid: text("authid")?, extra, secret, salt })
+    Ok(Granted {
+        role,
+        authid: text("authid")?,
+        extra,
+        secret,
+        salt,
+    })
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -13,8 +13,8 @@ use super::mailbox::{Control, Mailbox, Work};
 use crate::core::{Input, Then};
 use crate::server::{LocalSession, RealmHandle, RealmStep};
 use crate::wire::{
-    Message, Register, RegisterOptions, Subscribe, SubscribeOptions, Unregister, Unregistered, Unsubscribe,
-    Unsubscribed,
+    Message, Register, RegisterOptions, Subscribe, SubscribeOptions, Unregister, Unregistered,
+    Unsubscribe, Unsubscribed,
 };
 use crate::words::{Id, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri};
 
@@ -111,12 +111,16 @@ const HOST: usize = (1 << SLOT_BITS) - 1;
 impl Declaration {
     pub(crate) fn key(&self) -> Key {
         match self {
-            Self::Procedure { uri, options } => {
-                Key { procedure: true, policy: options.match_policy, uri: uri.clone() }
-            }
-            Self::Topic { uri, options } => {
-                Key { procedure: false, policy: options.match_policy, uri: uri.clone() }
-            }
+            Self::Procedure { uri, options } => Key {
+                procedure: true,
+                policy: options.match_policy,
+                uri: uri.clone(),
+            },
+            Self::Topic { uri, options } => Key {
+                procedure: false,
+                policy: options.match_policy,
+                uri: uri.clone(),
+            },
         }
     }
 
@@ -140,7 +144,10 @@ impl Key {
         match options {
             Some(options) => Declaration::Procedure { uri, options },
             None => {
-                let options = SubscribeOptions { match_policy: self.policy, ..SubscribeOptions::default() };
+                let options = SubscribeOptions {
+                    match_policy: self.policy,
+                    ..SubscribeOptions::default()
+                };
                 Declaration::Topic { uri, options }
             }
         }
@@ -206,7 +213,11 @@ impl Link {
     /// Instance 1 of the version switched in.
     pub(crate) fn primary(&self) -> Option<Arc<Mailbox>> {
         let routing = self.routing.lock();
-        routing.current.first().and_then(|slot| routing.mailbox(*slot)).cloned()
+        routing
+            .current
+            .first()
+            .and_then(|slot| routing.mailbox(*slot))
+            .cloned()
     }
 
     /// From here on messages go to these VMs. Returns the slots they replace.
@@ -229,7 +240,9 @@ impl Link {
             Declaring::Asked(request) => match self.routing.lock().answers.remove(&request) {
                 Some(Message::Registered(m)) => Ok(m.registration.value()),
                 Some(Message::Subscribed(m)) => Ok(m.subscription.value()),
-                Some(Message::Error(error)) => Err(format!("{:?}: {}", declaration.uri(), error.error)),
+                Some(Message::Error(error)) => {
+                    Err(format!("{:?}: {}", declaration.uri(), error.error))
+                }
                 _ => Err(format!(
                     "{:?}: the permission of role \"script\" is not decided by rules",
                     declaration.uri()
@@ -252,10 +265,21 @@ impl Link {
         if let Some(held) = routing.held.get(&key) {
             let id = held.id;
             if held.generation == generation {
-                return if slot == HOST { Declaring::Held(id) } else { Declaring::Twice };
+                return if slot == HOST {
+                    Declaring::Held(id)
+                } else {
+                    Declaring::Twice
+                };
             }
             if held.options == options {
-                routing.held.insert(key, Held { id, generation, options });
+                routing.held.insert(
+                    key,
+                    Held {
+                        id,
+                        generation,
+                        options,
+                    },
+                );
                 routing.pin(id, slot);
                 return Declaring::Held(id);
             }
@@ -264,17 +288,31 @@ impl Link {
             routing = self.routing.lock();
         }
         let request = self.request(slot);
-        routing.asked.insert(request, Asked { key, generation, options });
+        routing.asked.insert(
+            request,
+            Asked {
+                key,
+                generation,
+                options,
+            },
+        );
         drop(routing);
         let message = match declaration.clone() {
-            Declaration::Procedure { uri, options } => {
-                Message::Register(Register { request, options, procedure: uri })
-            }
-            Declaration::Topic { uri, options } => {
-                Message::Subscribe(Subscribe { request, options, topic: uri })
-            }
+            Declaration::Procedure { uri, options } => Message::Register(Register {
+                request,
+                options,
+                procedure: uri,
+            }),
+            Declaration::Topic { uri, options } => Message::Subscribe(Subscribe {
+                request,
+                options,
+                topic: uri,
+            }),
         };
-        step.input(Input::Message { session: self.session, message });
+        step.input(Input::Message {
+            session: self.session,
+            message,
+        });
         Declaring::Asked(request)
     }
 
@@ -282,7 +320,10 @@ impl Link {
     pub(crate) fn sweep(&self, step: &mut RealmStep<'_>, generation: u64) {
         let old: Vec<Key> = {
             let routing = self.routing.lock();
-            let old = routing.held.iter().filter(|(_, held)| held.generation < generation);
+            let old = routing
+                .held
+                .iter()
+                .filter(|(_, held)| held.generation < generation);
             old.map(|(key, _)| key.clone()).collect()
         };
         for key in old {
@@ -294,7 +335,11 @@ impl Link {
     pub(crate) fn withdraw_id(&self, step: &mut RealmStep<'_>, id: u64) {
         let key = {
             let routing = self.routing.lock();
-            routing.held.iter().find(|(_, held)| held.id == id).map(|(key, _)| key.clone())
+            routing
+                .held
+                .iter()
+                .find(|(_, held)| held.id == id)
+                .map(|(key, _)| key.clone())
         };
         if let Some(key) = key {
             self.withdraw(step, &key);
@@ -304,14 +349,20 @@ impl Link {
     /// What is held now.
     pub(crate) fn holdings(&self) -> Holdings {
         let routing = self.routing.lock();
-        Holdings { held: routing.held.clone(), pinned: routing.pinned.clone() }
+        Holdings {
+            held: routing.held.clone(),
+            pinned: routing.pinned.clone(),
+        }
     }
 
     /// After a failed switch: gives up what it added and takes back what it gave up.
     pub(crate) fn restore(&self, step: &mut RealmStep<'_>, before: Holdings) {
         let added: Vec<Key> = {
             let routing = self.routing.lock();
-            let added = routing.held.iter().filter(|(key, held)| before.id(key) != Some(held.id));
+            let added = routing
+                .held
+                .iter()
+                .filter(|(key, held)| before.id(key) != Some(held.id));
             added.map(|(key, _)| key.clone()).collect()
         };
         for key in added {
@@ -336,16 +387,29 @@ impl Link {
 
     fn withdraw(&self, step: &mut RealmStep<'_>, key: &Key) {
         let request = self.request(HOST);
-        let Some(held) = self.routing.lock().held.remove(key) else { return };
+        let Some(held) = self.routing.lock().held.remove(key) else {
+            return;
+        };
         let message = if key.procedure {
-            RegistrationId::new(held.id)
-                .map(|registration| Message::Unregister(Unregister { request, registration }))
+            RegistrationId::new(held.id).map(|registration| {
+                Message::Unregister(Unregister {
+                    request,
+                    registration,
+                })
+            })
         } else {
-            SubscriptionId::new(held.id)
-                .map(|subscription| Message::Unsubscribe(Unsubscribe { request, subscription }))
+            SubscriptionId::new(held.id).map(|subscription| {
+                Message::Unsubscribe(Unsubscribe {
+                    request,
+                    subscription,
+                })
+            })
         };
         if let Ok(message) = message {
-            step.input(Input::Message { session: self.session, message });
+            step.input(Input::Message {
+                session: self.session,
+                message,
+            });
         }
         let mut routing = self.routing.lock();
         routing.answers.remove(&request);
@@ -367,7 +431,10 @@ impl Routing {
     }
 
     fn least_loaded(&self) -> Option<&Arc<Mailbox>> {
-        self.current.iter().filter_map(|slot| self.mailbox(*slot)).min_by_key(|mailbox| mailbox.load())
+        self.current
+            .iter()
+            .filter_map(|slot| self.mailbox(*slot))
+            .min_by_key(|mailbox| mailbox.load())
     }
 
     fn pin(&mut self, id: u64, slot: usize) {
@@ -381,10 +448,21 @@ impl Routing {
     /// An answer goes to the slot in its request id.
     fn answer(&mut self, request: RequestId, message: Message) {
         let slot = (request.value() & ((1 << SLOT_BITS) - 1)) as usize;
-        if let Some(Asked { key, generation, options }) = self.asked.remove(&request)
+        if let Some(Asked {
+            key,
+            generation,
+            options,
+        }) = self.asked.remove(&request)
             && let Some(id) = granted_id(&message)
         {
-            self.held.insert(key, Held { id, generation, options });
+            self.held.insert(
+                key,
+                Held {
+                    id,
+                    generation,
+                    options,
+                },
+            );
             self.pin(id, slot);
         }
         if slot == HOST {
@@ -407,12 +485,19 @@ impl LocalSession for Link {
                     Some(slot) => routing.mailbox(*slot),
                     None => routing.least_loaded(),
                 };
-                let Some(mailbox) = mailbox else { return Err(Message::Invocation(invocation)) };
+                let Some(mailbox) = mailbox else {
+                    return Err(Message::Invocation(invocation));
+                };
                 mailbox.work(Work::Invocation(invocation)).map_err(undone)?;
             }
             Message::Event(event) => {
-                let slot = routing.pinned.get(&event.subscription.value()).or(routing.current.first());
-                let Some(mailbox) = slot.and_then(|slot| routing.mailbox(*slot)) else { return Ok(()) };
+                let slot = routing
+                    .pinned
+                    .get(&event.subscription.value())
+                    .or(routing.current.first());
+                let Some(mailbox) = slot.and_then(|slot| routing.mailbox(*slot)) else {
+                    return Ok(());
+                };
                 mailbox.work(Work::Event(event)).map_err(undone)?;
             }
             Message::Interrupt(interrupt) => {
@@ -425,7 +510,9 @@ impl LocalSession for Link {
             Message::Subscribed(ref m) => routing.answer(m.request, message),
             Message::Registered(ref m) => routing.answer(m.request, message),
             Message::Unsubscribed(Unsubscribed::Answer { request })
-            | Message::Unregistered(Unregistered::Answer { request }) => routing.answer(request, message),
+            | Message::Unregistered(Unregistered::Answer { request }) => {
+                routing.answer(request, message)
+            }
             Message::Result(ref m) => routing.answer(m.request, message),
             Message::Error(ref m) => routing.answer(m.request, message),
             Message::Abort(abort) => {

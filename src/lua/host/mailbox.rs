@@ -22,7 +22,11 @@ pub(crate) enum Work {
     Invocation(Invocation),
     Event(Event),
     /// `hook`: which of the VM's authorizers (a role's name, or `None` for `p.authorize`).
-    Authorize { realm: Arc<RealmHandle>, hook: HookKey, request: Box<AuthorizeRequest> },
+    Authorize {
+        realm: Arc<RealmHandle>,
+        hook: HookKey,
+        request: Box<AuthorizeRequest>,
+    },
     Authenticate {
         hook: HookKey,
         login: Box<Login>,
@@ -30,7 +34,10 @@ pub(crate) enum Work {
         reply: oneshot::Sender<Result<Granted, AuthFailure>>,
     },
     /// `p.on(name)` handlers, with one argument.
-    Lifecycle { name: &'static str, argument: Value },
+    Lifecycle {
+        name: &'static str,
+        argument: Value,
+    },
 }
 
 /// Names a hook function inside a VM.
@@ -43,7 +50,10 @@ pub(crate) enum HookKey {
     /// `p.authenticate(method)`
     Login(crate::core::credentials::AuthMethod),
     /// `auth.METHOD = function` of a realm's configuration.
-    ConfigLogin { realm: String, method: crate::core::credentials::AuthMethod },
+    ConfigLogin {
+        realm: String,
+        method: crate::core::credentials::AuthMethod,
+    },
 }
 
 /// What always gets through.
@@ -58,7 +68,9 @@ pub(crate) enum Control {
     /// Serialize `p.state` and send it.
     Snapshot(std::sync::mpsc::SyncSender<Option<Vec<u8>>>),
     /// A newer version is in: no timers any more, end by `until`.
-    Retire { until: Instant },
+    Retire {
+        until: Instant,
+    },
     /// End now.
     Stop,
 }
@@ -111,7 +123,10 @@ impl Mailbox {
     }
 
     /// Queues work, or hands it back if the lane is full or the VM is gone.
-    #[allow(clippy::result_large_err, reason = "the work itself goes back to the sender, who owns it")]
+    #[allow(
+        clippy::result_large_err,
+        reason = "the work itself goes back to the sender, who owns it"
+    )]
     pub(crate) fn work(&self, work: Work) -> Result<(), Work> {
         let mut lanes = self.lanes.lock();
         let octets = work.octets();
@@ -172,7 +187,12 @@ impl Mailbox {
         lanes.octets = if lanes.work.is_empty() {
             0
         } else {
-            lanes.octets - work.iter().map(Work::octets).sum::<usize>().min(lanes.octets)
+            lanes.octets
+                - work
+                    .iter()
+                    .map(Work::octets)
+                    .sum::<usize>()
+                    .min(lanes.octets)
         };
     }
 

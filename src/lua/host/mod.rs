@@ -100,7 +100,11 @@ enum LoginHook {
 
 impl Host {
     /// Over a router that runs with the configuration's settings; installs itself as its hooks.
-    pub fn new(router: Arc<Router>, configuration: &Configuration, options: HostOptions) -> Arc<Self> {
+    pub fn new(
+        router: Arc<Router>,
+        configuration: &Configuration,
+        options: HostOptions,
+    ) -> Arc<Self> {
         let clock = router.clock();
         let common = SharedStore::new(64 << 20, Arc::new(move || clock.now().mono));
         let host = Arc::new(Self {
@@ -147,35 +151,63 @@ impl Host {
         name: &str,
     ) -> Result<(), LoadError> {
         let key = (uri.clone(), name.to_owned());
-        let Some(settings) = realm.scripts.iter().find(|script| script.name == name).cloned() else {
+        let Some(settings) = realm
+            .scripts
+            .iter()
+            .find(|script| script.name == name)
+            .cloned()
+        else {
             return Ok(());
         };
-        let Some(handle) = self.router.realm(uri) else { return Ok(()) };
+        let Some(handle) = self.router.realm(uri) else {
+            return Ok(());
+        };
         let script = Script::join(settings, &handle, self.router.draw_session())?;
-        inner.scripts.insert(key.clone(), Entry { script, broken: None });
+        inner.scripts.insert(
+            key.clone(),
+            Entry {
+                script,
+                broken: None,
+            },
+        );
         self.reload_script(inner, &key)
     }
 
     /// Loads a script's newest version and switches it in; on failure the old one stays and the world is told.
     fn reload_script(&self, inner: &mut Inner, key: &(Uri, String)) -> Result<(), LoadError> {
         let around = self.surroundings(inner, key);
-        let Some(entry) = inner.scripts.get_mut(key) else { return Ok(()) };
+        let Some(entry) = inner.scripts.get_mut(key) else {
+            return Ok(());
+        };
         let loaded = entry.script.load(&around.borrow());
         let outcome = loaded.and_then(|version| {
-            self.check_hooks(inner, key, &version).inspect_err(|_| version.discard())?;
-            let Some(entry) = inner.scripts.get_mut(key) else { return Ok(()) };
+            self.check_hooks(inner, key, &version)
+                .inspect_err(|_| version.discard())?;
+            let Some(entry) = inner.scripts.get_mut(key) else {
+                return Ok(());
+            };
             entry.script.switch(version, around.drain, self.options.dry)
         });
-        let Some(entry) = inner.scripts.get_mut(key) else { return Ok(()) };
+        let Some(entry) = inner.scripts.get_mut(key) else {
+            return Ok(());
+        };
         entry.broken = outcome.as_ref().err().cloned();
         outcome
     }
 
     fn surroundings(&self, inner: &mut Inner, key: &(Uri, String)) -> OwnedSurroundings {
-        let realm = inner.settings.realms.get(&key.0).cloned().unwrap_or_default();
+        let realm = inner
+            .settings
+            .realms
+            .get(&key.0)
+            .cloned()
+            .unwrap_or_default();
         let clock = self.router.clock();
         let store = inner.stores.entry(key.0.clone()).or_insert_with(|| {
-            Arc::new(SharedStore::new(realm.host.shared, Arc::new(move || clock.now().mono)))
+            Arc::new(SharedStore::new(
+                realm.host.shared,
+                Arc::new(move || clock.now().mono),
+            ))
         });
         let names: HashSet<String> = inner.settings.common_dictionaries.iter().cloned().collect();
         let recycle = self.recycle.lock().clone();
@@ -183,7 +215,11 @@ impl Host {
         OwnedSurroundings {
             app_dir: inner.app_dir.clone(),
             clock,
-            space: SharedSpace { realm: store.clone(), router: inner.common.clone(), common: Arc::new(names) },
+            space: SharedSpace {
+                realm: store.clone(),
+                router: inner.common.clone(),
+                common: Arc::new(names),
+            },
             drain: realm.host.drain,
             queue: inner.settings.limits.queue,
             dev: self.options.dev,
@@ -196,8 +232,17 @@ impl Host {
     }
 
     /// One authorizer per realm, one function per login method: a second one is an error naming both.
-    fn check_hooks(&self, inner: &Inner, key: &(Uri, String), version: &Version) -> Result<(), LoadError> {
-        let configured = inner.settings.realms.get(&key.0).map(|realm| &realm.policy.auth.hooks);
+    fn check_hooks(
+        &self,
+        inner: &Inner,
+        key: &(Uri, String),
+        version: &Version,
+    ) -> Result<(), LoadError> {
+        let configured = inner
+            .settings
+            .realms
+            .get(&key.0)
+            .map(|realm| &realm.policy.auth.hooks);
         for hook in &version.declared.hooks {
             let what = match hook {
                 HookKey::Authorizer => "p.authorize".to_owned(),
@@ -217,7 +262,10 @@ impl Host {
                 other.0 == key.0 && *other != key && entry.script.declares(hook)
             });
             if let Some(((_, rival), _)) = rival {
-                return Err(LoadError::plain(format!("{}: {what} is there already, in {rival}", key.1)));
+                return Err(LoadError::plain(format!(
+                    "{}: {what} is there already, in {rival}",
+                    key.1
+                )));
             }
         }
         Ok(())
@@ -237,7 +285,10 @@ impl Host {
                 handle.input(Input::Policy(Arc::new(policy)));
             }
         }
-        *self.answering.write() = Answering { realms, configuration };
+        *self.answering.write() = Answering {
+            realms,
+            configuration,
+        };
     }
 }
 
@@ -266,7 +317,9 @@ fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswer
                 }
                 HookKey::Login(method) => {
                     policy.auth.hooks.insert(*method);
-                    answering.logins.insert(*method, LoginHook::Script(link.clone()));
+                    answering
+                        .logins
+                        .insert(*method, LoginHook::Script(link.clone()));
                 }
                 HookKey::Role { .. } | HookKey::ConfigLogin { .. } => {}
             }
@@ -334,15 +387,30 @@ impl Hooks for Host {
             let answering = self.answering.read();
             if request.by_role {
                 let (realm, role) = (realm.uri().to_string(), request.principal.authrole.clone());
-                (answering.configuration.clone(), HookKey::Role { realm, role })
+                (
+                    answering.configuration.clone(),
+                    HookKey::Role { realm, role },
+                )
             } else {
-                let link = answering.realms.get(realm.uri()).and_then(|realm| realm.authorizer.as_ref());
-                (link.and_then(|link| link.least_loaded()), HookKey::Authorizer)
+                let link = answering
+                    .realms
+                    .get(realm.uri())
+                    .and_then(|realm| realm.authorizer.as_ref());
+                (
+                    link.and_then(|link| link.least_loaded()),
+                    HookKey::Authorizer,
+                )
             }
         };
         let request = Box::new(request);
         let asked = mailbox.is_some_and(|mailbox| {
-            mailbox.work(Work::Authorize { realm: realm.clone(), hook, request }).is_ok()
+            mailbox
+                .work(Work::Authorize {
+                    realm: realm.clone(),
+                    hook,
+                    request,
+                })
+                .is_ok()
         });
         if !asked {
             let verdict = Verdict::Failed("the authorizer's queue is full, or it is gone".into());
@@ -360,25 +428,39 @@ impl Hooks for Host {
         let method = login.method;
         let (mailbox, hook) = {
             let answering = self.answering.read();
-            match answering.realms.get(realm.uri()).and_then(|realm| realm.logins.get(&method)) {
+            match answering
+                .realms
+                .get(realm.uri())
+                .and_then(|realm| realm.logins.get(&method))
+            {
                 Some(LoginHook::Script(link)) => (link.least_loaded(), HookKey::Login(method)),
                 Some(LoginHook::Configuration) => {
                     let realm = realm.uri().to_string();
-                    (answering.configuration.clone(), HookKey::ConfigLogin { realm, method })
+                    (
+                        answering.configuration.clone(),
+                        HookKey::ConfigLogin { realm, method },
+                    )
                 }
                 None => (None, HookKey::Login(method)),
             }
         };
         if let Some(mailbox) = mailbox {
             // Refused work drops the reply, which the router takes as a failed function.
-            let _ = mailbox.work(Work::Authenticate { hook, login: Box::new(login), transport, reply });
+            let _ = mailbox.work(Work::Authenticate {
+                hook,
+                login: Box::new(login),
+                transport,
+                reply,
+            });
         }
         answer
     }
 
     fn session_changed(&self, realm: &Arc<RealmHandle>, change: &SessionChange) {
         let answering = self.answering.read();
-        let Some(realm_answering) = answering.realms.get(realm.uri()) else { return };
+        let Some(realm_answering) = answering.realms.get(realm.uri()) else {
+            return;
+        };
         for link in &realm_answering.watchers {
             if let Some(mailbox) = link.primary() {
                 let (name, argument) = lifecycle_of(realm.uri(), change);
@@ -406,15 +488,19 @@ impl Host {
     /// Log line and meta event of a switched-in version.
     fn tell_reloaded(&self, realm: &Uri, script: &str, generation: u64) {
         tracing::info!(%realm, script, generation, "script reloaded");
-        let dict = Dict::new().with("script", script).with("generation", generation);
+        let dict = Dict::new()
+            .with("script", script)
+            .with("generation", generation);
         self.tell(realm, uris::SCRIPT_ON_RELOAD, dict, None);
     }
 
     /// Log line and meta event of a version that failed; the traceback only for those it is granted to.
     fn tell_failed(&self, realm: &Uri, script: &str, error: &LoadError) {
-        tracing::error!(%realm, script, "script not reloaded, the old version stays: {}\n{}",
-            error.message, error.traceback);
-        let dict = Dict::new().with("script", script).with("message", error.message.as_str());
+        tracing::error!(%realm, script, "script not reloaded, the old version stays: {}{}",
+            error.message, answers::below(&error.traceback));
+        let dict = Dict::new()
+            .with("script", script)
+            .with("message", error.message.as_str());
         let full = dict.clone().with("traceback", error.traceback.as_str());
         self.tell(realm, uris::SCRIPT_ON_ERROR, dict, Some(full));
     }
@@ -422,7 +508,11 @@ impl Host {
     fn tell(&self, realm: &Uri, topic: Uri, dict: Dict, granted: Option<Dict>) {
         let payload = |dict: Dict| Payload::of(Serializer::MsgPack, &[dict.into()], &Dict::new());
         if let Some(handle) = self.router.realm(realm) {
-            handle.input(Input::Publish { topic, payload: payload(dict), granted: granted.map(payload) });
+            handle.input(Input::Publish {
+                topic,
+                payload: payload(dict),
+                granted: granted.map(payload),
+            });
         }
     }
 
@@ -432,7 +522,10 @@ impl Host {
         for entry in inner.scripts.values() {
             if let Some(mailbox) = entry.script.link.primary() {
                 // Whoever has no room for it any more is not told.
-                let _ = mailbox.work(Work::Lifecycle { name: "shutdown", argument: Value::Null });
+                let _ = mailbox.work(Work::Lifecycle {
+                    name: "shutdown",
+                    argument: Value::Null,
+                });
             }
         }
     }
@@ -442,7 +535,13 @@ impl Host {
         let until = Instant::now() + most;
         let idle = || {
             let inner = self.inner.lock();
-            inner.scripts.values().all(|entry| entry.script.link.least_loaded().is_none_or(|m| m.load() == 0))
+            inner.scripts.values().all(|entry| {
+                entry
+                    .script
+                    .link
+                    .least_loaded()
+                    .is_none_or(|m| m.load() == 0)
+            })
         };
         while !idle() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));

@@ -21,7 +21,10 @@ enum Reason {
     /// SIGHUP: load everything again, changed or not.
     Everything,
     /// A VM over its memory limit.
-    Recycle { realm: Uri, script: String },
+    Recycle {
+        realm: Uri,
+        script: String,
+    },
     Stop,
 }
 
@@ -78,25 +81,31 @@ impl Reloader {
             app,
             listen,
             watcher,
-            configuration_files: Fingerprints::of(&configuration.files),
+            configuration_files: configuration.fingerprints.clone(),
             recycled: Vec::new(),
         };
         reloading.watch(host);
-        std::thread::Builder::new().name("reload".into()).spawn(move || {
-            loop {
-                match inbox.recv_timeout(Duration::from_millis(500)) {
-                    Ok(Reason::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                    Ok(reason) => {
-                        let Some(host) = reloading.host.upgrade() else { return };
-                        reloading.act(&host, &reason);
-                    }
-                    Err(RecvTimeoutError::Timeout) => {
-                        let Some(host) = reloading.host.upgrade() else { return };
-                        host.sweep_overdue();
+        std::thread::Builder::new()
+            .name("reload".into())
+            .spawn(move || {
+                loop {
+                    match inbox.recv_timeout(Duration::from_millis(500)) {
+                        Ok(Reason::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                        Ok(reason) => {
+                            let Some(host) = reloading.host.upgrade() else {
+                                return;
+                            };
+                            reloading.act(&host, &reason);
+                        }
+                        Err(RecvTimeoutError::Timeout) => {
+                            let Some(host) = reloading.host.upgrade() else {
+                                return;
+                            };
+                            host.sweep_overdue();
+                        }
                     }
                 }
-            }
-        })?;
+            })?;
         Ok(Self { reasons })
     }
 
@@ -137,14 +146,14 @@ impl Reloading {
     /// All or nothing: a wrong configuration changes nothing.
     fn reload_configuration(&mut self, host: &Arc<Host>) {
         let Some(app) = &self.app else { return };
-        self.configuration_files = self.configuration_files.now();
         match load_configuration(app, host.router.clock()) {
             Ok(configuration) => {
                 let configuration = configuration.listening_on(&self.listen);
-                self.configuration_files = Fingerprints::of(&configuration.files);
+                self.configuration_files = configuration.fingerprints.clone();
                 host.adopt(configuration);
             }
             Err(error) => {
+                self.configuration_files = error.fingerprints;
                 for finding in &error.findings {
                     tracing::error!("configuration not reloaded, the old one holds: {finding:#}");
                 }
@@ -154,13 +163,21 @@ impl Reloading {
 
     fn recycle(&mut self, host: &Arc<Host>, realm: &Uri, script: &str) {
         let now = Instant::now();
-        self.recycled.retain(|(.., at)| now.duration_since(*at) < RECYCLE_PAUSE);
-        if self.recycled.iter().any(|(r, s, _)| r == realm && s == script) {
+        self.recycled
+            .retain(|(.., at)| now.duration_since(*at) < RECYCLE_PAUSE);
+        if self
+            .recycled
+            .iter()
+            .any(|(r, s, _)| r == realm && s == script)
+        {
             std::thread::sleep(RECYCLE_PAUSE);
         }
-        self.recycled.push((realm.clone(), script.to_owned(), Instant::now()));
+        self.recycled
+            .push((realm.clone(), script.to_owned(), Instant::now()));
         tracing::warn!(%realm, script, "script stays over its memory limit: fresh VM");
-        host.reload_scripts(|entry| entry.script.link.realm.uri() == realm && entry.script.settings.name == script);
+        host.reload_scripts(|entry| {
+            entry.script.link.realm.uri() == realm && entry.script.settings.name == script
+        });
     }
 
     fn watch(&mut self, host: &Arc<Host>) {
@@ -175,17 +192,18 @@ impl Reloading {
 impl Entry {
     /// Whether what was loaded, or what failed to, differs from the files now.
     fn has_changed(&self) -> bool {
-        self.dependencies().iter().any(|dependency| {
-            let now = std::fs::read(&dependency.path).ok();
-            now.is_none_or(|contents| crate::lua::require::content_hash(&contents) != dependency.hash)
-        })
+        self.files().is_some_and(|files| files.now() != *files)
     }
 
-    fn dependencies(&self) -> &[crate::lua::require::Dependency] {
-        match (&self.broken, &self.script.current) {
-            (Some(error), _) if !error.dependencies.is_empty() => &error.dependencies,
-            (_, Some(version)) => &version.declared.dependencies,
-            _ => &[],
+    /// What the newest try was made from.
+    fn files(&self) -> Option<&Fingerprints> {
+        match &self.broken {
+            Some(error) if error.files != Fingerprints::default() => Some(&error.files),
+            _ => self
+                .script
+                .current
+                .as_ref()
+                .map(|version| &version.declared.files),
         }
     }
 }
@@ -195,16 +213,22 @@ impl Host {
     fn script_files(&self) -> Vec<PathBuf> {
         let inner = self.inner.lock();
         let files = inner.scripts.values().flat_map(|entry| {
-            let dependencies = entry.dependencies().iter().map(|dependency| dependency.path.clone());
-            dependencies.chain([entry.script.settings.path.clone()])
+            let files = entry.files().map(Fingerprints::files).unwrap_or_default();
+            files
+                .into_iter()
+                .chain([entry.script.settings.path.clone()])
         });
         files.collect()
     }
 
     fn reload_scripts(&self, which: impl Fn(&Entry) -> bool) {
         let mut inner = self.inner.lock();
-        let due: Vec<_> =
-            inner.scripts.iter().filter(|(_, entry)| which(entry)).map(|(key, _)| key.clone()).collect();
+        let due: Vec<_> = inner
+            .scripts
+            .iter()
+            .filter(|(_, entry)| which(entry))
+            .map(|(key, _)| key.clone())
+            .collect();
         if due.is_empty() {
             return;
         }
@@ -217,7 +241,10 @@ impl Host {
     fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) {
         match self.reload_script(inner, key) {
             Ok(()) => {
-                let generation = inner.scripts.get(key).map_or(0, |entry| entry.script.generation());
+                let generation = inner
+                    .scripts
+                    .get(key)
+                    .map_or(0, |entry| entry.script.generation());
                 self.tell_reloaded(&key.0, &key.1, generation);
             }
             Err(error) => self.tell_failed(&key.0, &key.1, &error),
@@ -251,7 +278,8 @@ impl Host {
             .keys()
             .filter(|(realm, name)| {
                 let settings = inner.settings.realms.get(realm);
-                settings.is_none_or(|realm| !realm.scripts.iter().any(|script| script.name == *name))
+                settings
+                    .is_none_or(|realm| !realm.scripts.iter().any(|script| script.name == *name))
             })
             .cloned()
             .collect();
@@ -268,10 +296,15 @@ impl Host {
         for (uri, realm) in &settings.realms {
             for script in &realm.scripts {
                 let key = (uri.clone(), script.name.clone());
-                let before = old.realms.get(uri).and_then(|r| r.scripts.iter().find(|s| s.name == script.name));
+                let before = old
+                    .realms
+                    .get(uri)
+                    .and_then(|r| r.scripts.iter().find(|s| s.name == script.name));
                 match inner.scripts.get_mut(&key) {
                     None => match self.add_script(inner, uri, realm, &script.name) {
-                        Ok(()) => tracing::info!(realm = %uri, script = %script.name, "script added"),
+                        Ok(()) => {
+                            tracing::info!(realm = %uri, script = %script.name, "script added")
+                        }
                         Err(error) => self.tell_failed(uri, &script.name, &error),
                     },
                     Some(entry) if before != Some(script) => {
@@ -294,8 +327,16 @@ impl Host {
     /// Problems of users' roles that only the loaded scripts could settle.
     pub fn undecided(&self, configuration: &Configuration) -> Vec<Finding> {
         let answering = self.answering.read();
-        let authorized = |realm: &Uri| answering.realms.get(realm).is_some_and(|realm| realm.authorizer.is_some());
-        let open = configuration.undecided.iter().filter(|undecided| !authorized(&undecided.realm));
+        let authorized = |realm: &Uri| {
+            answering
+                .realms
+                .get(realm)
+                .is_some_and(|realm| realm.authorizer.is_some())
+        };
+        let open = configuration
+            .undecided
+            .iter()
+            .filter(|undecided| !authorized(&undecided.realm));
         open.map(|undecided| undecided.finding.clone()).collect()
     }
 }

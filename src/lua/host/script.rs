@@ -80,12 +80,24 @@ impl Script {
                 authprovider: "perilune".to_owned(),
                 extra: Dict::new(),
             },
-            roles: ClientRoles { publisher: features, subscriber: features, caller: features, callee: features },
+            roles: ClientRoles {
+                publisher: features,
+                subscriber: features,
+                caller: features,
+                callee: features,
+            },
             local: true,
             peer: settings.path.display().to_string(),
         };
-        realm.join_local(join, link.clone()).map_err(|error| LoadError::plain(error.to_string()))?;
-        Ok(Self { settings, link, generation: 0, current: None })
+        realm
+            .join_local(join, link.clone())
+            .map_err(|error| LoadError::plain(error.to_string()))?;
+        Ok(Self {
+            settings,
+            link,
+            generation: 0,
+            current: None,
+        })
     }
 
     /// Loads a new version beside the current one. Nothing of it shows outside until it is switched in.
@@ -122,10 +134,9 @@ impl Script {
         around: &Surroundings<'_>,
     ) -> Result<(Instance, Declared), LoadError> {
         let mailbox = Mailbox::new(around.queue);
-        let slot = self
-            .link
-            .add(mailbox.clone())
-            .ok_or_else(|| LoadError::plain("too many versions of the script are still draining"))?;
+        let slot = self.link.add(mailbox.clone()).ok_or_else(|| {
+            LoadError::plain("too many versions of the script are still draining")
+        })?;
         let spec = BootSpec {
             settings: self.settings.clone(),
             app_dir: around.app_dir.to_owned(),
@@ -166,11 +177,15 @@ impl Script {
 
     /// Whether the version that is in declares this hook.
     pub(super) fn declares(&self, hook: &HookKey) -> bool {
-        self.current.as_ref().is_some_and(|version| version.declared.hooks.contains(hook))
+        self.current
+            .as_ref()
+            .is_some_and(|version| version.declared.hooks.contains(hook))
     }
 
     pub(super) fn generation(&self) -> u64 {
-        self.current.as_ref().map_or(0, |version| version.generation)
+        self.current
+            .as_ref()
+            .map_or(0, |version| version.generation)
     }
 
     /// Gives up what only older versions declared, if the switch is long enough ago.
@@ -178,20 +193,36 @@ impl Script {
         if let Some(version) = &self.current
             && version.switched.is_some_and(|at| at.elapsed() >= SWEEP)
         {
-            self.link.realm.step(|step| self.link.sweep(step, version.generation));
+            self.link
+                .realm
+                .step(|step| self.link.sweep(step, version.generation));
         }
     }
 
     /// Puts a loaded version in the place of the current one, in one step of the realm. `dry`: it stays asleep.
-    pub(super) fn switch(&mut self, mut version: Version, drain: Duration, dry: bool) -> Result<(), LoadError> {
+    pub(super) fn switch(
+        &mut self,
+        mut version: Version,
+        drain: Duration,
+        dry: bool,
+    ) -> Result<(), LoadError> {
         let old_primary = self.current.as_ref().and_then(|old| old.instances.first());
         let outcome = match old_primary {
             Some(old) => self.switch_by(&old.mailbox, &version),
-            None => switch_now(&self.link, &Plan { dry, ..version.plan(None, false) }),
+            None => switch_now(
+                &self.link,
+                &Plan {
+                    dry,
+                    ..version.plan(None, false)
+                },
+            ),
         };
         if let Err(reason) = outcome {
             version.discard();
-            return Err(LoadError { dependencies: version.declared.dependencies, ..LoadError::plain(reason) });
+            return Err(LoadError {
+                files: version.declared.files,
+                ..LoadError::plain(reason)
+            });
         }
         version.switched = Some(Instant::now());
         if let Some(old) = self.current.replace(version) {
@@ -236,7 +267,9 @@ impl Script {
         if let Some(version) = self.current {
             version.retire(until);
         }
-        self.link.realm.input(Input::Leave { session: self.link.session });
+        self.link.realm.input(Input::Leave {
+            session: self.link.session,
+        });
     }
 }
 
@@ -244,7 +277,11 @@ impl Version {
     fn plan(&self, state: Option<Vec<u8>>, reload: bool) -> Plan {
         Plan {
             generation: self.generation,
-            instances: self.instances.iter().map(|i| (i.slot, i.mailbox.clone())).collect(),
+            instances: self
+                .instances
+                .iter()
+                .map(|i| (i.slot, i.mailbox.clone()))
+                .collect(),
             procedures: self.declared.procedures.clone(),
             topics: self.declared.topics.clone(),
             state,
@@ -315,7 +352,12 @@ fn declare_all(link: &Link, step: &mut RealmStep<'_>, plan: &Plan) -> Result<(Id
     let mut declare = |declarations: &[Declaration]| -> Result<Ids, String> {
         declarations
             .iter()
-            .map(|declaration| Ok((declaration.key(), link.declare_now(step, plan.generation, declaration)?)))
+            .map(|declaration| {
+                Ok((
+                    declaration.key(),
+                    link.declare_now(step, plan.generation, declaration)?,
+                ))
+            })
             .collect()
     };
     Ok((declare(&plan.procedures)?, declare(&plan.topics)?))
@@ -349,10 +391,15 @@ fn await_report(reported: &Receiver<Result<Declared, LoadError>>) -> Result<Decl
     match reported.recv_timeout(PATIENCE) {
         Ok(report) => report,
         Err(RecvTimeoutError::Timeout) => Err(LoadError::plain("loading takes too long")),
-        Err(RecvTimeoutError::Disconnected) => Err(LoadError::plain("the script's thread died while loading")),
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(LoadError::plain("the script's thread died while loading"))
+        }
     }
 }
 
 fn thread_name(script: &str) -> String {
-    Path::new(script).file_stem().map_or_else(|| script.to_owned(), |stem| stem.to_string_lossy().into_owned())
+    Path::new(script).file_stem().map_or_else(
+        || script.to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
 }

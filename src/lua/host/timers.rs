@@ -38,7 +38,10 @@ enum Kind {
 /// What is due.
 pub(super) enum Due {
     Wake(u64),
-    Run { timer: u64, function: Rc<FunctionRef> },
+    Run {
+        timer: u64,
+        function: Rc<FunctionRef>,
+    },
 }
 
 impl Timers {
@@ -50,13 +53,25 @@ impl Timers {
         self.add(Kind::After(function), at)
     }
 
-    pub(super) fn every(&mut self, function: Rc<FunctionRef>, period: Duration, now: Duration) -> u64 {
+    pub(super) fn every(
+        &mut self,
+        function: Rc<FunctionRef>,
+        period: Duration,
+        now: Duration,
+    ) -> u64 {
         self.add(Kind::Every(function, period), now + period)
     }
 
     /// Local time. A schedule that never comes is an error.
-    pub(super) fn cron(&mut self, function: Rc<FunctionRef>, schedule: &str, now: Now) -> Result<u64, String> {
-        let cron: Cron = schedule.parse().map_err(|error| format!("{schedule:?}: {error}"))?;
+    pub(super) fn cron(
+        &mut self,
+        function: Rc<FunctionRef>,
+        schedule: &str,
+        now: Now,
+    ) -> Result<u64, String> {
+        let cron: Cron = schedule
+            .parse()
+            .map_err(|error| format!("{schedule:?}: {error}"))?;
         let at = next_time(&cron, now).ok_or_else(|| format!("{schedule:?} never comes"))?;
         Ok(self.add(Kind::Cron(function, Rc::new(cron)), at))
     }
@@ -67,7 +82,8 @@ impl Timers {
 
     /// A new version is in: only what handlers in flight sleep on goes on.
     pub(super) fn keep_sleeps(&mut self) {
-        self.entries.retain(|_, entry| matches!(entry.kind, Kind::Sleep(_)));
+        self.entries
+            .retain(|_, entry| matches!(entry.kind, Kind::Sleep(_)));
     }
 
     pub(super) fn next(&mut self) -> Option<Duration> {
@@ -84,7 +100,9 @@ impl Timers {
     pub(super) fn due(&mut self, now: Now) -> Option<Due> {
         while self.next()? <= now.mono {
             let Reverse((at, id)) = self.heap.pop()?;
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
             let next = match &entry.kind {
                 Kind::Sleep(_) | Kind::After(_) => None,
                 // Missed ticks are left out, the rhythm stays.
@@ -106,9 +124,17 @@ impl Timers {
             }
             match kind {
                 Kind::Sleep(ticket) => return Some(Due::Wake(ticket)),
-                Kind::After(function) => return Some(Due::Run { timer: id, function }),
+                Kind::After(function) => {
+                    return Some(Due::Run {
+                        timer: id,
+                        function,
+                    });
+                }
                 Kind::Every(function, _) | Kind::Cron(function, _) if !running => {
-                    return Some(Due::Run { timer: id, function });
+                    return Some(Due::Run {
+                        timer: id,
+                        function,
+                    });
                 }
                 Kind::Every(..) | Kind::Cron(..) => {}
             }
@@ -125,7 +151,13 @@ impl Timers {
 
     fn add(&mut self, kind: Kind, at: Duration) -> u64 {
         self.last += 1;
-        self.entries.insert(self.last, Entry { kind, running: false });
+        self.entries.insert(
+            self.last,
+            Entry {
+                kind,
+                running: false,
+            },
+        );
         self.heap.push(Reverse((at, self.last)));
         self.last
     }

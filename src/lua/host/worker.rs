@@ -72,12 +72,28 @@ struct Handler {
 }
 
 enum Kind {
-    Invocation { request: RequestId, serializer: Serializer, uri: String },
-    Event { topic: usize },
-    Authorize { realm: Arc<RealmHandle>, ticket: Ticket },
-    Authenticate { reply: oneshot::Sender<Result<Granted, AuthFailure>> },
-    Lifecycle { name: &'static str, counted: bool },
-    Timer { timer: u64 },
+    Invocation {
+        request: RequestId,
+        serializer: Serializer,
+        uri: String,
+    },
+    Event {
+        topic: usize,
+    },
+    Authorize {
+        realm: Arc<RealmHandle>,
+        ticket: Ticket,
+    },
+    Authenticate {
+        reply: oneshot::Sender<Result<Granted, AuthFailure>>,
+    },
+    Lifecycle {
+        name: &'static str,
+        counted: bool,
+    },
+    Timer {
+        timer: u64,
+    },
     Spawned,
     Progress,
 }
@@ -91,8 +107,18 @@ struct Suspended {
 const BATCH: usize = 64;
 
 impl Worker {
-    pub(super) fn new(booted: Booted, mailbox: Arc<Mailbox>, bounds: Bounds, script: String) -> Self {
-        let Booted { vm, context, classes, module } = booted;
+    pub(super) fn new(
+        booted: Booted,
+        mailbox: Arc<Mailbox>,
+        bounds: Bounds,
+        script: String,
+    ) -> Self {
+        let Booted {
+            vm,
+            context,
+            classes,
+            module,
+        } = booted;
         Self {
             vm,
             context,
@@ -115,8 +141,13 @@ impl Worker {
         let (mut control, mut work) = (Vec::new(), Vec::new());
         let mut recycled = false;
         loop {
-            let room = self.bounds.handlers.saturating_sub(self.in_flight).min(BATCH);
-            self.mailbox.take(&mut control, &mut work, room, self.wake_at());
+            let room = self
+                .bounds
+                .handlers
+                .saturating_sub(self.in_flight)
+                .min(BATCH);
+            self.mailbox
+                .take(&mut control, &mut work, room, self.wake_at());
             for message in control.drain(..) {
                 self.control(message);
             }
@@ -143,7 +174,8 @@ impl Worker {
             None => false,
             Some(Ending::Now) => true,
             Some(Ending::Drained(until)) => {
-                let idle = self.in_flight == 0 && self.suspended.is_empty() && self.mailbox.load() == 0;
+                let idle =
+                    self.in_flight == 0 && self.suspended.is_empty() && self.mailbox.load() == 0;
                 idle || Instant::now() >= until
             }
         }
@@ -152,9 +184,11 @@ impl Worker {
     fn wake_at(&self) -> Option<Instant> {
         let timer = self.context.timers.borrow_mut().next();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let next = [timer, deadline].into_iter().flatten().min().map(|at| {
-            Instant::now() + at.saturating_sub(self.context.clock.now().mono)
-        });
+        let next = [timer, deadline]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| Instant::now() + at.saturating_sub(self.context.clock.now().mono));
         let drained = match self.ending {
             Some(Ending::Drained(until)) => Some(until),
             Some(Ending::Now) => Some(Instant::now()),
@@ -203,11 +237,19 @@ impl Worker {
     fn activate(&mut self, activation: Activation) {
         for procedure in self.context.procedures.borrow_mut().iter_mut() {
             let key = procedure.declaration.key();
-            procedure.id = activation.procedures.iter().find(|(declared, _)| *declared == key).map(|(_, id)| *id);
+            procedure.id = activation
+                .procedures
+                .iter()
+                .find(|(declared, _)| *declared == key)
+                .map(|(_, id)| *id);
         }
         for topic in self.context.topics.borrow_mut().iter_mut() {
             let key = topic.declaration.key();
-            topic.id = activation.topics.iter().find(|(declared, _)| *declared == key).map(|(_, id)| *id);
+            topic.id = activation
+                .topics
+                .iter()
+                .find(|(declared, _)| *declared == key)
+                .map(|(_, id)| *id);
         }
         if let Some(state) = activation.state
             && let Err(reason) = self.adopt_state(&state)
@@ -244,9 +286,17 @@ impl Worker {
     fn lifecycle(&mut self, name: &'static str, argument: &Value, counted: bool) {
         let functions: Vec<Rc<FunctionRef>> = {
             let handlers = self.context.lifecycle.borrow();
-            handlers.iter().filter(|(on, _)| on == name).map(|(_, function)| function.clone()).collect()
+            handlers
+                .iter()
+                .filter(|(on, _)| on == name)
+                .map(|(_, function)| function.clone())
+                .collect()
         };
-        let payload = Payload::of(Serializer::MsgPack, std::slice::from_ref(argument), &Default::default());
+        let payload = Payload::of(
+            Serializer::MsgPack,
+            std::slice::from_ref(argument),
+            &Default::default(),
+        );
         for function in functions {
             if counted {
                 self.start_handlers += 1;
@@ -258,7 +308,11 @@ impl Worker {
 }
 
 /// See [`Worker::adopt_state`].
-pub(super) fn adopt_state(lua: &mlua::Lua, module: &mlua::Table, state: &[u8]) -> Result<(), String> {
+pub(super) fn adopt_state(
+    lua: &mlua::Lua,
+    module: &mlua::Table,
+    state: &[u8],
+) -> Result<(), String> {
     let old = value_to_lua(lua, Serializer::MsgPack, state)
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
@@ -267,11 +321,15 @@ pub(super) fn adopt_state(lua: &mlua::Lua, module: &mlua::Table, state: &[u8]) -
         (mlua::Value::Table(old), mlua::Value::Table(current)) => {
             for pair in old.pairs::<mlua::Value, mlua::Value>() {
                 let (key, value) = pair.map_err(|error| error.to_string())?;
-                current.raw_set(key, value).map_err(|error| error.to_string())?;
+                current
+                    .raw_set(key, value)
+                    .map_err(|error| error.to_string())?;
             }
             Ok(())
         }
-        (old, _) => module.raw_set("state", old).map_err(|error| error.to_string()),
+        (old, _) => module
+            .raw_set("state", old)
+            .map_err(|error| error.to_string()),
     }
 }
 
@@ -280,7 +338,10 @@ impl Worker {
     fn handler(&self, kind: Kind) -> Handler {
         let bounded = !matches!(kind, Kind::Spawned);
         let deadline = self.bounds.deadline.filter(|_| bounded);
-        Handler { kind, deadline: deadline.map(|deadline| self.context.clock.now().mono + deadline) }
+        Handler {
+            kind,
+            deadline: deadline.map(|deadline| self.context.clock.now().mono + deadline),
+        }
     }
 
     fn work(&mut self, work: Work) {
@@ -288,12 +349,24 @@ impl Worker {
         match work {
             Work::Invocation(invocation) => self.invocation(&invocation),
             Work::Event(event) => self.event(event),
-            Work::Authorize { realm, hook, request } => {
+            Work::Authorize {
+                realm,
+                hook,
+                request,
+            } => {
                 let values = hooks::authorize_arguments(realm.uri(), &request);
-                let handler = self.handler(Kind::Authorize { realm, ticket: request.ticket });
+                let handler = self.handler(Kind::Authorize {
+                    realm,
+                    ticket: request.ticket,
+                });
                 self.ask(handler, &hook, &values);
             }
-            Work::Authenticate { hook, login, transport, reply } => {
+            Work::Authenticate {
+                hook,
+                login,
+                transport,
+                reply,
+            } => {
                 let values = hooks::login_arguments(&login, &transport);
                 let handler = self.handler(Kind::Authenticate { reply });
                 self.ask(handler, &hook, &values);
@@ -313,9 +386,20 @@ impl Worker {
             return;
         };
         let serializer = invocation.payload.serializer();
-        let served = Served { progress: invocation.details.receive_progress, cancelled: false, serializer };
-        self.context.invocations.borrow_mut().insert(invocation.request, served);
-        let kind = Kind::Invocation { request: invocation.request, serializer, uri: uri.to_string() };
+        let served = Served {
+            progress: invocation.details.receive_progress,
+            cancelled: false,
+            serializer,
+        };
+        self.context
+            .invocations
+            .borrow_mut()
+            .insert(invocation.request, served);
+        let kind = Kind::Invocation {
+            request: invocation.request,
+            serializer,
+            uri: uri.to_string(),
+        };
         let handler = self.handler(kind);
         match PayloadSource::new(&invocation.payload) {
             Err(error) => self.failed_value(handler, &error),
@@ -323,8 +407,13 @@ impl Worker {
                 let vm = self.vm.clone();
                 let mut results = None;
                 let slice = {
-                    let mut push = objects::pushing_call(&self.classes, invocation, &uri, &mut source);
-                    vm.start(&function, &mut push, &mut objects::taking_results(serializer, &mut results))
+                    let mut push =
+                        objects::pushing_call(&self.classes, invocation, &uri, &mut source);
+                    vm.start(
+                        &function,
+                        &mut push,
+                        &mut objects::taking_results(serializer, &mut results),
+                    )
                 };
                 self.settle(slice, handler, results);
             }
@@ -335,7 +424,10 @@ impl Worker {
         let id = event.subscription.value();
         let indices: Vec<usize> = {
             let topics = self.context.topics.borrow();
-            let with_id = topics.iter().enumerate().filter(|(_, topic)| topic.id == Some(id));
+            let with_id = topics
+                .iter()
+                .enumerate()
+                .filter(|(_, topic)| topic.id == Some(id));
             with_id.map(|(index, _)| index).collect()
         };
         let event = Rc::new(event);
@@ -353,7 +445,10 @@ impl Worker {
     fn event_to(&mut self, index: usize, event: &Event) {
         let (function, topic) = {
             let topics = self.context.topics.borrow();
-            (topics[index].function.clone(), topics[index].declaration.uri().clone())
+            (
+                topics[index].function.clone(),
+                topics[index].declaration.uri().clone(),
+            )
         };
         let handler = self.handler(Kind::Event { topic: index });
         match PayloadSource::new(&event.payload) {
@@ -361,7 +456,8 @@ impl Worker {
             Ok(mut source) => {
                 let vm = self.vm.clone();
                 let slice = {
-                    let mut push = objects::pushing_event(&self.classes, event, &topic, &mut source);
+                    let mut push =
+                        objects::pushing_event(&self.classes, event, &topic, &mut source);
                     vm.start(&function, &mut push, &mut |_, _| Ok(()))
                 };
                 self.settle(slice, handler, None);
@@ -381,7 +477,13 @@ impl Worker {
     }
 
     /// Starts a function with the first `count` args of `payload`; its results are taken as MsgPack.
-    fn start_with_values(&mut self, handler: Handler, function: &FunctionRef, payload: &Payload, count: usize) {
+    fn start_with_values(
+        &mut self,
+        handler: Handler,
+        function: &FunctionRef,
+        payload: &Payload,
+        count: usize,
+    ) {
         match PayloadSource::new(payload) {
             Err(error) => self.failed_value(handler, &error),
             Ok(mut source) => {
@@ -399,15 +501,24 @@ impl Worker {
 
     fn run_timers(&mut self) {
         loop {
-            let due = self.context.timers.borrow_mut().due(self.context.clock.now());
+            let due = self
+                .context
+                .timers
+                .borrow_mut()
+                .due(self.context.clock.now());
             match due {
                 None => break,
-                Some(Due::Wake(ticket)) => self.resume(ticket, Outcome::Return, &mut objects::pushing_nothing()),
+                Some(Due::Wake(ticket)) => {
+                    self.resume(ticket, Outcome::Return, &mut objects::pushing_nothing())
+                }
                 Some(Due::Run { timer, function }) => {
                     if self.context.phase.get() == Phase::Active {
                         let handler = self.handler(Kind::Timer { timer });
-                        let slice =
-                            self.vm.clone().start(&function, &mut objects::pushing_nothing(), &mut |_, _| Ok(()));
+                        let slice = self.vm.clone().start(
+                            &function,
+                            &mut objects::pushing_nothing(),
+                            &mut |_, _| Ok(()),
+                        );
                         self.settle(slice, handler, None);
                     }
                 }
@@ -426,8 +537,11 @@ impl Worker {
             }
             for function in spawned {
                 let handler = self.handler(Kind::Spawned);
-                let slice =
-                    self.vm.clone().start(&function, &mut objects::pushing_nothing(), &mut |_, _| Ok(()));
+                let slice = self.vm.clone().start(
+                    &function,
+                    &mut objects::pushing_nothing(),
+                    &mut |_, _| Ok(()),
+                );
                 self.settle(slice, handler, None);
             }
         }
@@ -458,11 +572,16 @@ impl Worker {
         match message {
             Message::Result(result) if result.progress => self.progress(&result),
             Message::Result(result) => {
-                self.context.on_progress.borrow_mut().remove(&result.request.value());
+                self.context
+                    .on_progress
+                    .borrow_mut()
+                    .remove(&result.request.value());
                 let ticket = result.request.value();
                 match PayloadSource::new(&result.payload) {
                     Ok(mut source) => self.resume_with_result(ticket, &result, &mut source),
-                    Err(error) => self.resume_with_error(ticket, &answers::unreadable(result.request, &error)),
+                    Err(error) => {
+                        self.resume_with_error(ticket, &answers::unreadable(result.request, &error))
+                    }
                 }
             }
             Message::Error(error) => {
@@ -473,28 +592,49 @@ impl Worker {
             }
             Message::Published(m) => {
                 let publication = m.publication.value() as f64;
-                self.resume(m.request.value(), Outcome::Return, &mut objects::pushing_number(publication));
+                self.resume(
+                    m.request.value(),
+                    Outcome::Return,
+                    &mut objects::pushing_number(publication),
+                );
             }
             Message::Registered(m) => self.declared(m.request, m.registration.value()),
             Message::Subscribed(m) => self.declared(m.request, m.subscription.value()),
             // Withdrawals are not waited for, and nothing else answers a request.
-            other => tracing::debug!(script = %self.script, message = other.name(), "an answer nobody waits for"),
+            other => {
+                tracing::debug!(script = %self.script, message = other.name(), "an answer nobody waits for")
+            }
         }
     }
 
     fn declared(&mut self, request: RequestId, id: u64) {
-        let Some((procedure, index)) = self.context.declaring.borrow_mut().remove(&request.value()) else { return };
+        let Some((procedure, index)) = self.context.declaring.borrow_mut().remove(&request.value())
+        else {
+            return;
+        };
         if procedure {
             self.context.procedures.borrow_mut()[index].id = Some(id);
         } else {
             self.context.topics.borrow_mut()[index].id = Some(id);
         }
-        self.resume(request.value(), Outcome::Return, &mut objects::pushing_number(index as f64));
+        self.resume(
+            request.value(),
+            Outcome::Return,
+            &mut objects::pushing_number(index as f64),
+        );
     }
 
     fn progress(&mut self, result: &CallResult) {
-        let function = self.context.on_progress.borrow().get(&result.request.value()).cloned();
-        let (Some(function), Ok(mut source)) = (function, PayloadSource::new(&result.payload)) else { return };
+        let function = self
+            .context
+            .on_progress
+            .borrow()
+            .get(&result.request.value())
+            .cloned();
+        let (Some(function), Ok(mut source)) = (function, PayloadSource::new(&result.payload))
+        else {
+            return;
+        };
         let handler = self.handler(Kind::Progress);
         let vm = self.vm.clone();
         let slice = vm.start(
@@ -505,8 +645,15 @@ impl Worker {
         self.settle(slice, handler, None);
     }
 
-    fn resume_with_result(&mut self, ticket: u64, result: &CallResult, source: &mut PayloadSource<'_>) {
-        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else { return };
+    fn resume_with_result(
+        &mut self,
+        ticket: u64,
+        result: &CallResult,
+        source: &mut PayloadSource<'_>,
+    ) {
+        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else {
+            return;
+        };
         let serializer = handler.serializer();
         let mut results = None;
         let slice = self.vm.clone().resume(
@@ -519,7 +666,9 @@ impl Worker {
     }
 
     fn resume_with_error(&mut self, ticket: u64, error: &crate::wire::Error) {
-        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else { return };
+        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else {
+            return;
+        };
         let empty = Payload::none();
         let source = PayloadSource::new(&error.payload).or_else(|_| PayloadSource::new(&empty));
         let Ok(mut source) = source else { return };
@@ -535,7 +684,9 @@ impl Worker {
     }
 
     fn resume(&mut self, ticket: u64, outcome: Outcome, push: Push<'_>) {
-        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else { return };
+        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else {
+            return;
+        };
         let serializer = handler.serializer();
         let mut results = None;
         let slice = self.vm.clone().resume(
@@ -548,7 +699,12 @@ impl Worker {
     }
 
     fn interrupt(&mut self, interrupt: &Interrupt) {
-        if let Some(served) = self.context.invocations.borrow_mut().get_mut(&interrupt.request) {
+        if let Some(served) = self
+            .context
+            .invocations
+            .borrow_mut()
+            .get_mut(&interrupt.request)
+        {
             served.cancelled = true;
         }
     }
@@ -582,7 +738,12 @@ impl Worker {
 
 // Handlers end.
 impl Worker {
-    fn settle(&mut self, slice: Slice, handler: Handler, results: Option<Result<Payload, ValueError>>) {
+    fn settle(
+        &mut self,
+        slice: Slice,
+        handler: Handler,
+        results: Option<Result<Payload, ValueError>>,
+    ) {
         match slice {
             Slice::Finished => match results.unwrap_or_else(|| Ok(Payload::none())) {
                 Ok(payload) => self.finish(handler, payload),
@@ -592,7 +753,13 @@ impl Worker {
                 if let Some(deadline) = handler.deadline {
                     self.deadlines.insert((deadline, ticket));
                 }
-                self.suspended.insert(ticket, Suspended { coroutine: id, handler });
+                self.suspended.insert(
+                    ticket,
+                    Suspended {
+                        coroutine: id,
+                        handler,
+                    },
+                );
             }
             Slice::Failed(error) => self.raised(handler, &error),
         }
@@ -602,11 +769,19 @@ impl Worker {
         match handler.kind {
             Kind::Invocation { request, .. } => {
                 self.context.invocations.borrow_mut().remove(&request);
-                let result = Yield { request, progress: false, passthru: None, payload };
+                let result = Yield {
+                    request,
+                    progress: false,
+                    passthru: None,
+                    payload,
+                };
                 self.context.send(Message::Yield(result));
             }
             Kind::Authorize { realm, ticket } => {
-                realm.input(Input::Verdict { ticket, verdict: hooks::verdict(&payload) });
+                realm.input(Input::Verdict {
+                    ticket,
+                    verdict: hooks::verdict(&payload),
+                });
             }
             Kind::Authenticate { reply } => {
                 // The peer may be gone; then nobody wants to know.
@@ -669,7 +844,10 @@ impl Worker {
                 self.context.send(failure.error(request));
             }
             Kind::Authorize { realm, ticket } => {
-                realm.input(Input::Verdict { ticket, verdict: Verdict::Failed(failure.text()) });
+                realm.input(Input::Verdict {
+                    ticket,
+                    verdict: Verdict::Failed(failure.text()),
+                });
             }
             Kind::Authenticate { reply } => {
                 // The peer may be gone; then nobody wants to know.
@@ -706,10 +884,15 @@ impl Worker {
         }
         for work in self.mailbox.close() {
             match work {
-                Work::Invocation(invocation) => self.context.send(answers::canceled(invocation.request)),
+                Work::Invocation(invocation) => {
+                    self.context.send(answers::canceled(invocation.request))
+                }
                 Work::Authorize { realm, request, .. } => {
                     let verdict = Verdict::Failed("the script ended".into());
-                    realm.input(Input::Verdict { ticket: request.ticket, verdict });
+                    realm.input(Input::Verdict {
+                        ticket: request.ticket,
+                        verdict,
+                    });
                 }
                 Work::Event(_) | Work::Authenticate { .. } | Work::Lifecycle { .. } => {}
             }

@@ -106,9 +106,7 @@ pub fn open(lua: &Lua, space: SharedSpace) -> mlua::Result<Function> {
     add("ttl", ttl)?;
     add("delete", delete)?;
     add("keys", keys)?;
-    lua.load(DICTIONARIES)
-        .set_name("=perilune")
-        .call(natives)
+    lua.load(DICTIONARIES).set_name("=perilune").call(natives)
 }
 
 /// One call of a dictionary's function.

@@ -198,7 +198,11 @@ impl Coroutines {
 
     /// [`Coroutines::start`] without arguments, to the function's first result (nil if there is none). To wait is an
     /// error.
-    pub fn run_to_value(&self, function: &FunctionRef, budget: Duration) -> Result<Value, ScriptError> {
+    pub fn run_to_value(
+        &self,
+        function: &FunctionRef,
+        budget: Duration,
+    ) -> Result<Value, ScriptError> {
         let mut result = None;
         let slice = self.start(function, budget, &mut |_| Ok(0), &mut |state, count| {
             if count > 0 {
@@ -210,7 +214,9 @@ impl Coroutines {
         match slice {
             Slice::Finished => match result {
                 None => Ok(Value::Nil),
-                Some(result) => self.value(&result).map_err(|error| ScriptError::from_text(describe(&error))),
+                Some(result) => self
+                    .value(&result)
+                    .map_err(|error| ScriptError::from_text(describe(&error))),
             },
             Slice::Waiting { id, .. } => {
                 self.cancel(id);

@@ -13,7 +13,8 @@ use super::payload::{PayloadSource, push_payload, read_payload, read_results};
 use super::refs::ValueRef;
 use super::stack::ValueError;
 use crate::wire::{
-    CallResult, Disclosed, Error, Event, EventDetails, Invocation, InvocationDetails, Payload, Serializer,
+    CallResult, Disclosed, Error, Event, EventDetails, Invocation, InvocationDetails, Payload,
+    Serializer,
 };
 use crate::words::{Id, Uri};
 
@@ -36,7 +37,10 @@ impl Fields {
     unsafe fn new(state: *mut lua_State) -> Self {
         unsafe {
             ffi::lua_createtable(state, 0, 6);
-            Self { state, index: ffi::lua_gettop(state) }
+            Self {
+                state,
+                index: ffi::lua_gettop(state),
+            }
         }
     }
 
@@ -106,7 +110,9 @@ unsafe fn push_call(
         let call = Fields::new(state);
         call.payload(source)?;
         call.number(c"request", invocation.request.value());
-        call.table(c"details", |details| call_details(details, &invocation.details, procedure));
+        call.table(c"details", |details| {
+            call_details(details, &invocation.details, procedure)
+        });
         call.class(&classes.call);
     }
     Ok(1)
@@ -114,9 +120,16 @@ unsafe fn push_call(
 
 unsafe fn call_details(table: &Fields, details: &InvocationDetails, procedure: &Uri) {
     unsafe {
-        table.text(c"procedure", details.procedure.as_ref().unwrap_or(procedure));
+        table.text(
+            c"procedure",
+            details.procedure.as_ref().unwrap_or(procedure),
+        );
         if let Some(caller) = &details.caller {
-            disclosed(table, [c"caller", c"caller_authid", c"caller_authrole"], caller);
+            disclosed(
+                table,
+                [c"caller", c"caller_authid", c"caller_authrole"],
+                caller,
+            );
         }
         if let Some(level) = details.trustlevel {
             table.number(c"trustlevel", level);
@@ -151,7 +164,13 @@ unsafe fn push_event(
     unsafe {
         let table = Fields::new(state);
         table.payload(source)?;
-        let EventDetails { publisher, topic: concrete, trustlevel, retained, .. } = &event.details;
+        let EventDetails {
+            publisher,
+            topic: concrete,
+            trustlevel,
+            retained,
+            ..
+        } = &event.details;
         let topic = concrete.as_ref().unwrap_or(topic);
         table.text(c"topic", topic);
         table.number(c"publication", event.publication.value());
@@ -161,7 +180,11 @@ unsafe fn push_event(
         table.table(c"details", |details| {
             details.text(c"topic", topic);
             if let Some(publisher) = publisher {
-                disclosed(details, [c"publisher", c"publisher_authid", c"publisher_authrole"], publisher);
+                disclosed(
+                    details,
+                    [c"publisher", c"publisher_authid", c"publisher_authrole"],
+                    publisher,
+                );
             }
             if let Some(level) = trustlevel {
                 details.number(c"trustlevel", *level);
@@ -186,7 +209,9 @@ unsafe fn push_result(
     unsafe {
         let table = Fields::new(state);
         table.payload(source)?;
-        table.table(c"details", |details| details.flag(c"progress", result.progress));
+        table.table(c"details", |details| {
+            details.flag(c"progress", result.progress)
+        });
         table.class(&classes.result);
     }
     Ok(1)
@@ -349,7 +374,8 @@ unsafe fn take_error(state: *mut lua_State, serializer: Serializer) -> Option<Ra
         }
         let mut length = 0;
         let octets = ffi::lua_tolstring(state, 2, &mut length);
-        let uri = String::from_utf8_lossy(std::slice::from_raw_parts(octets.cast(), length)).into_owned();
+        let uri =
+            String::from_utf8_lossy(std::slice::from_raw_parts(octets.cast(), length)).into_owned();
         raw_field(state, c"args", c"argsList");
         raw_field(state, c"kwargs", c"argsDict");
         Some((uri, read_payload(state, 3, 4, serializer)))

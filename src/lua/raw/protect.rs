@@ -122,6 +122,9 @@ pub(super) unsafe fn text_at(state: *mut lua_State, index: c_int) -> Option<Stri
 /// What LuaJIT calls itself, with the version it was built as.
 pub(in crate::lua) fn luajit_version() -> String {
     let lua = open_lua(true);
-    let version = lua.globals().get::<mlua::Table>("jit").and_then(|jit| jit.get::<String>("version"));
+    let version = lua
+        .globals()
+        .get::<mlua::Table>("jit")
+        .and_then(|jit| jit.get::<String>("version"));
     version.unwrap_or_else(|_| "LuaJIT".to_owned())
 }

@@ -21,7 +21,10 @@ use crate::words::{SessionId, Uri};
 
 impl Connection {
     /// Runs one step of the login and what follows from it.
-    pub(super) fn log_in(&mut self, work: impl FnOnce(&mut Handshake, &mut core::Context<'_>) -> Step) {
+    pub(super) fn log_in(
+        &mut self,
+        work: impl FnOnce(&mut Handshake, &mut core::Context<'_>) -> Step,
+    ) {
         let mut handshake = match mem::replace(&mut self.stage, Stage::Over) {
             Stage::Login(handshake) | Stage::Asking(handshake, _) => handshake,
             other => return self.stage = other,
@@ -41,10 +44,21 @@ impl Connection {
         }
     }
 
-    fn with_context<R>(&mut self, shared: &Shared, work: impl FnOnce(&mut core::Context<'_>) -> R) -> R {
-        let realms = Drawing { shared, drawn: Cell::new(None) };
+    fn with_context<R>(
+        &mut self,
+        shared: &Shared,
+        work: impl FnOnce(&mut core::Context<'_>) -> R,
+    ) -> R {
+        let realms = Drawing {
+            shared,
+            drawn: Cell::new(None),
+        };
         let mut random = rand::rng();
-        let mut context = core::Context { now: shared.clock().now(), realms: &realms, random: &mut random };
+        let mut context = core::Context {
+            now: shared.clock().now(),
+            realms: &realms,
+            random: &mut random,
+        };
         let result = work(&mut context);
         if let Some(id) = realms.drawn.get() {
             self.forget_login();
@@ -60,7 +74,11 @@ impl Connection {
     }
 
     fn ask(&mut self, login: Login) {
-        let answer = self.shared.hooks().current().zip(self.shared.realm(&login.realm));
+        let answer = self
+            .shared
+            .hooks()
+            .current()
+            .zip(self.shared.realm(&login.realm));
         let Some((hooks, realm)) = answer else {
             let failure = AuthFailure::Failed("no script host is there to ask".into());
             return self.log_in(|handshake, context| handshake.answer(context, Err(failure)));
@@ -74,9 +92,14 @@ impl Connection {
 
     /// True: the function has answered.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> bool {
-        let Stage::Asking(_, answer) = &mut self.stage else { return false };
-        let Poll::Ready(answer) = Pin::new(answer).poll(cx) else { return false };
-        let answer = answer.unwrap_or_else(|_| Err(AuthFailure::Failed("the function is gone".into())));
+        let Stage::Asking(_, answer) = &mut self.stage else {
+            return false;
+        };
+        let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
+            return false;
+        };
+        let answer =
+            answer.unwrap_or_else(|_| Err(AuthFailure::Failed("the function is gone".into())));
         self.log_in(|handshake, context| handshake.answer(context, answer));
         true
     }
@@ -86,8 +109,14 @@ impl Connection {
             return self.refuse(&Refusal::NoSuchRealm(realm.clone()));
         };
         let (session, principal) = (join.session, join.principal.clone());
-        let link = Link::Remote { outbox: self.outbox.clone(), format: self.format };
-        if handle.step_of(Some(session), |step| step.join(join, link)).is_err() {
+        let link = Link::Remote {
+            outbox: self.outbox.clone(),
+            format: self.format,
+        };
+        if handle
+            .step_of(Some(session), |step| step.join(join, link))
+            .is_err()
+        {
             return self.refuse(&match self.shared.is_shutting_down() {
                 true => Refusal::ShuttingDown,
                 false => Refusal::NoSuchRealm(realm.clone()),
@@ -102,7 +131,13 @@ impl Connection {
             %session, realm = %realm, authid = principal.authid, role = principal.authrole,
             method = principal.authmethod, peer = %self.transport.peer_name(), "login"
         );
-        self.enter(Stage::Open { realm: handle, session }, self.idle.every);
+        self.enter(
+            Stage::Open {
+                realm: handle,
+                session,
+            },
+            self.idle.every,
+        );
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
@@ -117,10 +152,16 @@ impl Connection {
         let mut octets = Vec::new();
         match wire::encode(self.format.serializer, message, &mut octets) {
             Ok(()) if octets.len() <= self.format.limit => {
-                let _ = self.outbox.push(self.format.framing.header(octets.len()), &octets, Room::Always);
+                let _ = self.outbox.push(
+                    self.format.framing.header(octets.len()),
+                    &octets,
+                    Room::Always,
+                );
             }
             Ok(()) => debug!(peer = %self.transport.peer_name(), "message above the peer's limit"),
-            Err(error) => debug!(peer = %self.transport.peer_name(), "message not encodable: {error}"),
+            Err(error) => {
+                debug!(peer = %self.transport.peer_name(), "message not encodable: {error}")
+            }
         }
     }
 }
@@ -146,4 +187,3 @@ impl core::Realms for Drawing<'_> {
         self.shared.is_shutting_down()
     }
 }
-

@@ -32,7 +32,9 @@ impl Connection {
             return Ok(false);
         }
         if !self.buffered {
-            let Poll::Ready(octets) = self.fill(cx)? else { return Ok(false) };
+            let Poll::Ready(octets) = self.fill(cx)? else {
+                return Ok(false);
+            };
             if octets == 0 {
                 self.peer_ended();
                 return Ok(true);
@@ -108,11 +110,17 @@ impl Connection {
         match (&self.stage, decoded) {
             (Stage::Open { session, .. }, Ok(message)) => {
                 let last = matches!(message, Message::Goodbye(_) | Message::Abort(_));
-                inputs.push(Input::Message { session: *session, message });
+                inputs.push(Input::Message {
+                    session: *session,
+                    message,
+                });
                 !last
             }
             (Stage::Open { session, .. }, Err(error)) => {
-                inputs.push(Input::Violation { session: *session, text: format!("undecodable message: {error}") });
+                inputs.push(Input::Violation {
+                    session: *session,
+                    text: format!("undecodable message: {error}"),
+                });
                 false
             }
             (Stage::Login(_) | Stage::Asking(..), Ok(message)) => {
@@ -120,7 +128,9 @@ impl Connection {
                 true
             }
             (Stage::Login(_) | Stage::Asking(..), Err(error)) => {
-                self.refuse(&Refusal::Undecodable(format!("undecodable message: {error}")));
+                self.refuse(&Refusal::Undecodable(format!(
+                    "undecodable message: {error}"
+                )));
                 false
             }
             (Stage::Leaving, Ok(Message::Goodbye(_) | Message::Abort(_))) => {
@@ -133,13 +143,18 @@ impl Connection {
 
     /// Gives decoded messages to the realm under one lock.
     fn hand_over(&mut self, inputs: &mut Vec<Input>, cx: &mut Context<'_>) {
-        let Stage::Open { realm, session } = &self.stage else { return inputs.clear() };
+        let Stage::Open { realm, session } = &self.stage else {
+            return inputs.clear();
+        };
         if inputs.is_empty() {
             return;
         }
         let goodbye = matches!(
             inputs.last(),
-            Some(Input::Message { message: Message::Goodbye(_) | Message::Abort(_), .. })
+            Some(Input::Message {
+                message: Message::Goodbye(_) | Message::Abort(_),
+                ..
+            })
         );
         self.idle.heard = realm.step_of(Some(*session), |step| {
             inputs.drain(..).for_each(|input| step.input(input));
@@ -159,9 +174,14 @@ impl Connection {
         self.close_code = Some(error.close_code());
         match (&self.stage, error.is_violation()) {
             (Stage::Open { realm, session }, true) => {
-                realm.clone().input(Input::Violation { session: *session, text: error.to_string() });
+                realm.clone().input(Input::Violation {
+                    session: *session,
+                    text: error.to_string(),
+                });
             }
-            (Stage::Login(_) | Stage::Asking(..), true) => self.refuse(&Refusal::Undecodable(error.to_string())),
+            (Stage::Login(_) | Stage::Asking(..), true) => {
+                self.refuse(&Refusal::Undecodable(error.to_string()))
+            }
             _ => {
                 info!(peer = %self.transport.peer_name(), "connection failed: {error}");
                 self.leave();
