@@ -5,14 +5,17 @@ local p = require "perilune"
 local LIMIT = 65 -- % of humidity that starts a fan
 local DRY = LIMIT - 8 -- and that stops it
 
--- Asks for a fan, once per change. p.call waits for the answer; the router and other handlers go on meanwhile.
+local fans = p.shared("fans") -- room -> whether its fan runs; `fans.lua` keeps it
+local without = {} -- rooms that turned out to have none
+
+-- p.call waits for the answer; the router and the other handlers of this script go on meanwhile.
 local function fan(room, on)
-  if (p.state[room] or false) == on then
+  if without[room] or (fans[room] or false) == on then
     return
   end
-  p.state[room] = on
   local ok, err = pcall(p.call, "dcs.fan.control", { room, on })
-  if not ok then -- `homeapp.error.hardware_not_found`, say: a WAMP error is a table with uri, args and kwargs
+  if not ok then -- a WAMP error is a table with uri, args and kwargs
+    without[room] = err.uri == "homeapp.error.hardware_not_found"
     p.log.warn(("%s: no fresh air (%s)"):format(room, tostring(err)))
   end
 end
