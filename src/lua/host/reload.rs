@@ -319,7 +319,7 @@ impl Host {
 
     /// What a version did not declare again goes even if its start handlers never end.
     fn sweep_overdue(&self) {
-        for entry in self.inner.lock().scripts.values() {
+        for entry in self.inner.lock().scripts.values_mut() {
             entry.script.sweep();
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A handler that waits is kept by its ticket until its answer, its timer or its deadline comes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use crate::lua::raw::{PayloadSource, ValueError, value_to_lua};
 use crate::lua::vm::{CoroutineId, FunctionRef, Outcome, Push, ScriptError, Slice, Vm};
 use crate::server::RealmHandle;
 use crate::wire::{CallResult, Event, Interrupt, Invocation, Message, Payload, Serializer, Yield};
-use crate::words::{Id, RequestId, Value};
+use crate::words::{Dict, Id, RequestId, Uri, Value};
 use tokio::sync::oneshot;
 
 /// See the module.
@@ -38,6 +38,8 @@ pub(super) struct Worker {
     suspended: FxHashMap<u64, Suspended>,
     deadlines: BTreeSet<(Duration, u64)>,
     ordered: Ordered,
+    /// Events of ordered subscriptions whose turn has come.
+    ready: VecDeque<(usize, Rc<Event>)>,
     /// Handlers in flight that count against `handlers`.
     in_flight: usize,
     start_handlers: usize,
@@ -59,8 +61,11 @@ pub(super) struct Bounds {
 
 #[derive(Debug, Clone, Copy)]
 enum Ending {
-    /// When all handlers have ended, at the latest at this time.
-    Drained(Instant),
+    /// When all handlers have ended, not before `linger` if it serves what only it has, at the latest at `until`.
+    Drained {
+        linger: Instant,
+        until: Instant,
+    },
     Now,
 }
 
@@ -75,7 +80,7 @@ enum Kind {
     Invocation {
         request: RequestId,
         serializer: Serializer,
-        uri: String,
+        uri: Uri,
     },
     Event {
         topic: usize,
@@ -89,7 +94,6 @@ enum Kind {
     },
     Lifecycle {
         name: &'static str,
-        counted: bool,
     },
     Timer {
         timer: u64,
@@ -102,6 +106,9 @@ struct Suspended {
     coroutine: CoroutineId,
     handler: Handler,
 }
+
+/// A handler that took longer than this does not keep the batch's other answers waiting.
+const HASTE: Duration = Duration::from_millis(1);
 
 /// Work taken from the mailbox at once; outputs go out after each such batch.
 const BATCH: usize = 64;
@@ -130,6 +137,7 @@ impl Worker {
             suspended: FxHashMap::default(),
             deadlines: BTreeSet::new(),
             ordered: Ordered::default(),
+            ready: VecDeque::new(),
             in_flight: 0,
             start_handlers: 0,
             ending: None,
@@ -152,10 +160,16 @@ impl Worker {
                 self.control(message);
             }
             for piece in work.drain(..) {
+                let started = Instant::now();
                 self.work(piece);
+                if started.elapsed() > HASTE {
+                    // Answers do not wait for a slow handler behind them.
+                    self.context.flush();
+                }
             }
             self.run_timers();
             self.end_overdue();
+            self.run_ready();
             self.run_spawned();
             self.context.flush();
             if self.vm.needs_recycle() && !recycled && self.ending.is_none() {
@@ -173,28 +187,32 @@ impl Worker {
         match self.ending {
             None => false,
             Some(Ending::Now) => true,
-            Some(Ending::Drained(until)) => {
+            Some(Ending::Drained { linger, until }) => {
+                let now = Instant::now();
                 let idle =
                     self.in_flight == 0 && self.suspended.is_empty() && self.mailbox.load() == 0;
-                idle || Instant::now() >= until
+                let lingers = self.context.declared_running.get() && now < linger;
+                (idle && !lingers) || now >= until
             }
         }
     }
 
     fn wake_at(&self) -> Option<Instant> {
+        let idle = self.ready.is_empty() && self.context.spawned.borrow().is_empty();
+        if !idle {
+            return Some(Instant::now());
+        }
         let timer = self.context.timers.borrow_mut().next();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let next = [timer, deadline]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| Instant::now() + at.saturating_sub(self.context.clock.now().mono));
-        let drained = match self.ending {
-            Some(Ending::Drained(until)) => Some(until),
+        let next = [timer, deadline].into_iter().flatten().min();
+        let next = next.map(|at| Instant::now() + at.saturating_sub(self.context.clock.now().mono));
+        let ending = match self.ending {
+            Some(Ending::Drained { linger, .. }) if self.suspended.is_empty() => Some(linger),
+            Some(Ending::Drained { until, .. }) => Some(until),
             Some(Ending::Now) => Some(Instant::now()),
             None => None,
         };
-        [next, drained].into_iter().flatten().min()
+        [next, ending].into_iter().flatten().min()
     }
 
     fn control(&mut self, control: Control) {
@@ -211,11 +229,12 @@ impl Worker {
                 // The asker may have given up; nothing is lost then.
                 let _ = reply.send(self.snapshot());
             }
-            Control::Retire { until } => {
+            Control::Renumber(ids) => self.context.set_ids(&ids),
+            Control::Retire { linger, until } => {
                 self.context.phase.set(Phase::Retired);
                 self.context.timers.borrow_mut().keep_sleeps();
                 self.drop_spawned();
-                self.ending = Some(Ending::Drained(until));
+                self.ending = Some(Ending::Drained { linger, until });
             }
             Control::Stop => self.ending = Some(Ending::Now),
         }
@@ -235,22 +254,8 @@ impl Worker {
 // A version begins.
 impl Worker {
     fn activate(&mut self, activation: Activation) {
-        for procedure in self.context.procedures.borrow_mut().iter_mut() {
-            let key = procedure.declaration.key();
-            procedure.id = activation
-                .procedures
-                .iter()
-                .find(|(declared, _)| *declared == key)
-                .map(|(_, id)| *id);
-        }
-        for topic in self.context.topics.borrow_mut().iter_mut() {
-            let key = topic.declaration.key();
-            topic.id = activation
-                .topics
-                .iter()
-                .find(|(declared, _)| *declared == key)
-                .map(|(_, id)| *id);
-        }
+        self.context.set_ids(&activation.procedures);
+        self.context.set_ids(&activation.topics);
         if let Some(state) = activation.state
             && let Err(reason) = self.adopt_state(&state)
         {
@@ -267,12 +272,13 @@ impl Worker {
         for publish in staged {
             self.context.send(Message::Publish(publish));
         }
-        self.lifecycle("start", &Value::Null, true);
-        if activation.reload {
-            self.lifecycle("reload", &Value::Null, false);
-        }
+        self.start_handlers = self.lifecycle_handlers("start").len();
         if self.start_handlers == 0 {
             (self.bounds.started)();
+        }
+        self.lifecycle("start", &Value::Null);
+        if activation.reload {
+            self.lifecycle("reload", &Value::Null);
         }
     }
 
@@ -282,26 +288,26 @@ impl Worker {
         adopt_state(lua, &self.module, state)
     }
 
+    fn lifecycle_handlers(&self, name: &str) -> Vec<Rc<FunctionRef>> {
+        let handlers = self.context.lifecycle.borrow();
+        handlers
+            .iter()
+            .filter(|(on, _)| on == name)
+            .map(|(_, function)| function.clone())
+            .collect()
+    }
+
     /// Runs the `p.on(name)` handlers.
-    fn lifecycle(&mut self, name: &'static str, argument: &Value, counted: bool) {
-        let functions: Vec<Rc<FunctionRef>> = {
-            let handlers = self.context.lifecycle.borrow();
-            handlers
-                .iter()
-                .filter(|(on, _)| on == name)
-                .map(|(_, function)| function.clone())
-                .collect()
-        };
+    fn lifecycle(&mut self, name: &'static str, argument: &Value) {
         let payload = Payload::of(
             Serializer::MsgPack,
             std::slice::from_ref(argument),
-            &Default::default(),
+            &Dict::new(),
         );
-        for function in functions {
-            if counted {
-                self.start_handlers += 1;
-            }
-            let handler = self.handler(Kind::Lifecycle { name, counted });
+        for function in self.lifecycle_handlers(name) {
+            self.in_flight += 1;
+            self.mailbox.joined();
+            let handler = self.handler(Kind::Lifecycle { name });
             self.start_with_values(handler, &function, &payload, 1);
         }
     }
@@ -347,7 +353,10 @@ impl Worker {
     fn work(&mut self, work: Work) {
         self.in_flight += 1;
         match work {
-            Work::Invocation(invocation) => self.invocation(&invocation),
+            Work::Invocation {
+                invocation,
+                cancelled,
+            } => self.invocation(&invocation, cancelled),
             Work::Event(event) => self.event(event),
             Work::Authorize {
                 realm,
@@ -372,13 +381,13 @@ impl Worker {
                 self.ask(handler, &hook, &values);
             }
             Work::Lifecycle { name, argument } => {
-                self.lifecycle(name, &argument, false);
+                self.lifecycle(name, &argument);
                 self.counted_handler_ended();
             }
         }
     }
 
-    fn invocation(&mut self, invocation: &Invocation) {
+    fn invocation(&mut self, invocation: &Invocation, cancelled: bool) {
         let Some((function, uri)) = self.context.procedure(invocation.registration.value()) else {
             // Unregistered while the invocation was on its way.
             self.context.send(answers::canceled(invocation.request));
@@ -388,7 +397,7 @@ impl Worker {
         let serializer = invocation.payload.serializer();
         let served = Served {
             progress: invocation.details.receive_progress,
-            cancelled: false,
+            cancelled,
             serializer,
         };
         self.context
@@ -398,7 +407,7 @@ impl Worker {
         let kind = Kind::Invocation {
             request: invocation.request,
             serializer,
-            uri: uri.to_string(),
+            uri: uri.clone(),
         };
         let handler = self.handler(kind);
         match PayloadSource::new(&invocation.payload) {
@@ -421,19 +430,11 @@ impl Worker {
     }
 
     fn event(&mut self, event: Event) {
-        let id = event.subscription.value();
-        let indices: Vec<usize> = {
-            let topics = self.context.topics.borrow();
-            let with_id = topics
-                .iter()
-                .enumerate()
-                .filter(|(_, topic)| topic.id == Some(id));
-            with_id.map(|(index, _)| index).collect()
-        };
+        let indices = self.context.subscribers(event.subscription.value());
         let event = Rc::new(event);
         for index in indices {
             self.in_flight += 1;
-            self.mailbox_joined();
+            self.mailbox.joined();
             let ordered = self.context.topics.borrow()[index].ordered;
             if !ordered || self.ordered.admit(index, &event) {
                 self.event_to(index, &event);
@@ -499,27 +500,19 @@ impl Worker {
         }
     }
 
+    /// One pass: what becomes due meanwhile waits for the next, so that the mailbox is never starved.
     fn run_timers(&mut self) {
+        let now = self.context.clock.now();
         loop {
-            let due = self
-                .context
-                .timers
-                .borrow_mut()
-                .due(self.context.clock.now());
+            let due = self.context.timers.borrow_mut().due(now);
             match due {
                 None => break,
                 Some(Due::Wake(ticket)) => {
-                    self.resume(ticket, Outcome::Return, &mut objects::pushing_nothing())
+                    self.resume(ticket, Outcome::Return, &mut objects::pushing_nothing());
                 }
                 Some(Due::Run { timer, function }) => {
                     if self.context.phase.get() == Phase::Active {
-                        let handler = self.handler(Kind::Timer { timer });
-                        let slice = self.vm.clone().start(
-                            &function,
-                            &mut objects::pushing_nothing(),
-                            &mut |_, _| Ok(()),
-                        );
-                        self.settle(slice, handler, None);
+                        self.start_plain(Kind::Timer { timer }, &function);
                     }
                 }
             }
@@ -527,24 +520,31 @@ impl Worker {
     }
 
     fn run_spawned(&mut self) {
-        if self.context.phase.get() != Phase::Active {
-            return;
-        }
-        loop {
+        if self.context.phase.get() == Phase::Active {
             let spawned = std::mem::take(&mut *self.context.spawned.borrow_mut());
-            if spawned.is_empty() {
-                break;
-            }
             for function in spawned {
-                let handler = self.handler(Kind::Spawned);
-                let slice = self.vm.clone().start(
-                    &function,
-                    &mut objects::pushing_nothing(),
-                    &mut |_, _| Ok(()),
-                );
-                self.settle(slice, handler, None);
+                self.start_plain(Kind::Spawned, &function);
             }
         }
+    }
+
+    /// The next events of ordered subscriptions.
+    fn run_ready(&mut self) {
+        for (index, event) in std::mem::take(&mut self.ready) {
+            self.event_to(index, &event);
+        }
+    }
+
+    /// Starts a function without arguments whose results nobody wants.
+    fn start_plain(&mut self, kind: Kind, function: &FunctionRef) {
+        let handler = self.handler(kind);
+        let vm = self.vm.clone();
+        let slice = vm.start(
+            function,
+            &mut objects::pushing_nothing(),
+            &mut |_, _| Ok(()),
+        );
+        self.settle(slice, handler, None);
     }
 
     /// Spawned loops stop at the switch (design.md, "Hot reload").
@@ -798,17 +798,20 @@ impl Worker {
             Kind::Event { topic } => {
                 self.counted_handler_ended();
                 if let Some(next) = self.ordered.ended(topic) {
-                    self.event_to(topic, &next);
+                    self.ready.push_back((topic, next));
                 }
             }
-            Kind::Lifecycle { counted: true, .. } => {
-                self.start_handlers -= 1;
-                if self.start_handlers == 0 {
-                    (self.bounds.started)();
+            Kind::Lifecycle { name } => {
+                self.counted_handler_ended();
+                if name == "start" {
+                    self.start_handlers = self.start_handlers.saturating_sub(1);
+                    if self.start_handlers == 0 {
+                        (self.bounds.started)();
+                    }
                 }
             }
             Kind::Timer { timer } => self.context.timers.borrow_mut().ended(timer),
-            Kind::Lifecycle { .. } | Kind::Spawned | Kind::Progress => {}
+            Kind::Spawned | Kind::Progress => {}
             Kind::Invocation { .. } | Kind::Authorize { .. } | Kind::Authenticate { .. } => {
                 self.counted_handler_ended();
             }
@@ -863,11 +866,6 @@ impl Worker {
         self.counted_handler_ended();
     }
 
-    /// One more handler than pieces of work: several subscribers of one event.
-    fn mailbox_joined(&self) {
-        self.mailbox.joined();
-    }
-
     fn counted_handler_ended(&mut self) {
         self.in_flight -= 1;
         self.mailbox.done();
@@ -875,6 +873,7 @@ impl Worker {
 
     /// Nobody waits in vain for a VM that is gone.
     fn close(mut self) {
+        self.ordered = Ordered::default();
         let tickets: Vec<u64> = self.suspended.keys().copied().collect();
         for ticket in tickets {
             if let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) {
@@ -884,7 +883,7 @@ impl Worker {
         }
         for work in self.mailbox.close() {
             match work {
-                Work::Invocation(invocation) => {
+                Work::Invocation { invocation, .. } => {
                     self.context.send(answers::canceled(invocation.request))
                 }
                 Work::Authorize { realm, request, .. } => {
