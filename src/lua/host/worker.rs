@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use super::boot::Booted;
+use super::boot::{Booted, files_of};
 use super::context::{Context, Phase, Served};
 use super::hooks;
 use super::link::Activation;
@@ -21,6 +22,7 @@ use crate::core::{AuthFailure, Granted, Input, Ticket, Verdict};
 use crate::lua::raw::objects::{self, Classes};
 use crate::lua::raw::{PayloadSource, ValueError, value_to_lua};
 use crate::lua::vm::{CoroutineId, FunctionRef, Outcome, Push, ScriptError, Slice, Vm};
+use crate::lua::watch::Fingerprints;
 use crate::server::RealmHandle;
 use crate::wire::{CallResult, Event, Interrupt, Invocation, Message, Payload, Serializer, Yield};
 use crate::words::{Dict, Id, RequestId, Uri, Value};
@@ -42,6 +44,8 @@ pub(super) struct Worker {
     ready: VecDeque<(usize, Rc<Event>)>,
     /// Handlers in flight that count against `handlers`.
     in_flight: usize,
+    files: Arc<Mutex<Fingerprints>>,
+    file_count: usize,
     start_handlers: usize,
     ending: Option<Ending>,
 }
@@ -125,7 +129,9 @@ impl Worker {
             context,
             classes,
             module,
+            files,
         } = booted;
+        let file_count = vm.dependency_count();
         Self {
             vm,
             context,
@@ -139,6 +145,8 @@ impl Worker {
             ordered: Ordered::default(),
             ready: VecDeque::new(),
             in_flight: 0,
+            file_count,
+            files,
             start_handlers: 0,
             ending: None,
         }
@@ -172,6 +180,7 @@ impl Worker {
             self.run_ready();
             self.run_spawned();
             self.context.flush();
+            self.note_files();
             if self.vm.needs_recycle() && !recycled && self.ending.is_none() {
                 recycled = true;
                 (self.bounds.recycle)();
@@ -181,6 +190,15 @@ impl Worker {
             }
         }
         self.close();
+    }
+
+    /// Modules that handlers required count for reload, too.
+    fn note_files(&mut self) {
+        let count = self.vm.dependency_count();
+        if count != self.file_count {
+            self.file_count = count;
+            *self.files.lock() = files_of(&self.vm);
+        }
     }
 
     fn is_over(&self) -> bool {
