@@ -12,8 +12,14 @@ const DICTIONARIES: &str = include_str!("../src/lua/lib/shared.rs");
 /// How a script gets an object of each class that has methods. Calls do not exist while loading: see
 /// [`methods_in_lua_have_stubs`].
 const OBJECTS: [(&str, &str); 4] = [
-    ("registration", r#"p.register("stubs.procedure", function() end)"#),
-    ("subscription", r#"p.subscribe("stubs.topic", function() end)"#),
+    (
+        "registration",
+        r#"p.register("stubs.procedure", function() end)"#,
+    ),
+    (
+        "subscription",
+        r#"p.subscribe("stubs.topic", function() end)"#,
+    ),
     ("timer", "p.after(1, function() end)"),
     ("dictionary", r#"p.shared("stubs")"#),
 ];
@@ -50,7 +56,10 @@ fn stub_functions() -> BTreeMap<&'static str, String> {
             comment.push_str(text);
             comment.push('\n');
         } else {
-            if let Some((name, _)) = line.strip_prefix("function ").and_then(|rest| rest.split_once('(')) {
+            if let Some((name, _)) = line
+                .strip_prefix("function ")
+                .and_then(|rest| rest.split_once('('))
+            {
                 functions.insert(name, comment.clone());
             }
             comment.clear();
@@ -61,7 +70,9 @@ fn stub_functions() -> BTreeMap<&'static str, String> {
 
 /// `p.state = …`: everything of the module that is no function.
 fn stub_values() -> BTreeSet<&'static str> {
-    let assigned = STUBS.lines().filter_map(|line| Some(line.split_once(" = ")?.0));
+    let assigned = STUBS
+        .lines()
+        .filter_map(|line| Some(line.split_once(" = ")?.0));
     assigned.filter(|name| name.starts_with("p.")).collect()
 }
 
@@ -69,22 +80,40 @@ fn stub_values() -> BTreeSet<&'static str> {
 fn found() -> BTreeMap<String, String> {
     let app = tempfile::tempdir().expect("a temporary folder");
     let config = r#"return { realms = { stubs = { scripts = { "walk.lua" } } } }"#;
-    let objects = OBJECTS.map(|(class, object)| format!("{class} = {object}")).join(", ");
-    let methods: Vec<&str> = stub_functions().into_keys().filter(|name| name.contains(':')).collect();
-    let walk = WALK.replace("OBJECTS", &objects).replace("METHODS", &methods.join(" "));
+    let objects = OBJECTS
+        .map(|(class, object)| format!("{class} = {object}"))
+        .join(", ");
+    let methods: Vec<&str> = stub_functions()
+        .into_keys()
+        .filter(|name| name.contains(':'))
+        .collect();
+    let walk = WALK
+        .replace("OBJECTS", &objects)
+        .replace("METHODS", &methods.join(" "));
     write(app.path(), "perilune.lua", config);
     write(app.path(), "walk.lua", &walk);
     let (code, said) = check(app.path());
-    let list = said.lines().find_map(|line| Some(line.split_once("found ")?.1));
+    let list = said
+        .lines()
+        .find_map(|line| Some(line.split_once("found ")?.1));
     let list = list.unwrap_or_else(|| panic!("check said {said:?} and exits with {code:?}"));
-    list.split(' ').map(|entry| entry.split_once('=').expect("name=type")).map(|(n, t)| (n.into(), t.into())).collect()
+    list.split(' ')
+        .map(|entry| entry.split_once('=').expect("name=type"))
+        .map(|(n, t)| (n.into(), t.into()))
+        .collect()
 }
 
 /// Exit code and output of `perilune check`.
 fn check(app: &Path) -> (Option<i32>, String) {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_perilune")).arg("check").arg(app).output().expect("perilune starts");
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = Command::new(env!("CARGO_BIN_EXE_perilune"))
+        .arg("check")
+        .arg(app)
+        .output()
+        .expect("perilune starts");
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
 }
 
 fn write(folder: &Path, name: &str, text: &str) {
@@ -108,7 +137,10 @@ fn every_function_has_a_stub_and_every_stub_a_function() {
     }
     for name in functions.keys().filter(|name| !name.starts_with("call:")) {
         if found.get(*name).is_none_or(|kind| kind != "function") {
-            wrong.push(format!("{name} has a stub and is no function: {:?}", found.get(*name)));
+            wrong.push(format!(
+                "{name} has a stub and is no function: {:?}",
+                found.get(*name)
+            ));
         }
     }
     for name in values {
@@ -140,46 +172,86 @@ const MISUSES: [&str; 14] = [
 #[test]
 fn misuse_is_blamed_on_the_line_of_the_script() {
     let app = tempfile::tempdir().expect("a temporary folder");
-    let names: Vec<String> = (0..MISUSES.len()).map(|n| format!("misuse_{n}.lua")).collect();
+    let names: Vec<String> = (0..MISUSES.len())
+        .map(|n| format!("misuse_{n}.lua"))
+        .collect();
     for (name, misuse) in names.iter().zip(MISUSES) {
-        write(app.path(), name, &format!("local p = require \"perilune\"\n\n{misuse}\n"));
+        write(
+            app.path(),
+            name,
+            &format!("local p = require \"perilune\"\n\n{misuse}\n"),
+        );
     }
-    let scripts = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-    write(app.path(), "perilune.lua", &format!("return {{ realms = {{ stubs = {{ scripts = {{ {scripts} }} }} }} }}"));
+    let scripts = names
+        .iter()
+        .map(|name| format!("\"{name}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
+    write(
+        app.path(),
+        "perilune.lua",
+        &format!("return {{ realms = {{ stubs = {{ scripts = {{ {scripts} }} }} }} }}"),
+    );
     let (_, said) = check(app.path());
     for (name, misuse) in names.iter().zip(MISUSES) {
         let place = format!("{name}:3: ");
-        assert!(said.lines().any(|line| line.starts_with(&place)), "{misuse} is not blamed on {place}\n{said}");
+        assert!(
+            said.lines().any(|line| line.starts_with(&place)),
+            "{misuse} is not blamed on {place}\n{said}"
+        );
     }
 }
 
 #[test]
 fn methods_in_lua_have_stubs() {
     let functions = stub_functions();
-    let stubs: BTreeSet<&str> = functions.keys().filter_map(|name| Some(name.split_once(':')?.1)).collect();
+    let stubs: BTreeSet<&str> = functions
+        .keys()
+        .filter_map(|name| Some(name.split_once(':')?.1))
+        .collect();
     let named = |text: &'static str, before: &str, after: &str| -> Vec<&'static str> {
         let lines = text.lines().map(str::trim);
-        lines.filter_map(|line| line.strip_prefix(before)?.split_once(after)).map(|(name, _)| name).collect()
+        lines
+            .filter_map(|line| line.strip_prefix(before)?.split_once(after))
+            .map(|(name, _)| name)
+            .collect()
     };
     let of_dictionaries = named(DICTIONARIES, "add(\"", "\",");
     let of_objects = named(MODULE, "", " = function(self");
-    assert!(of_dictionaries.contains(&"incr") && of_objects.contains(&"progress"), "the sources look different now");
+    assert!(
+        of_dictionaries.contains(&"incr") && of_objects.contains(&"progress"),
+        "the sources look different now"
+    );
     for method in of_dictionaries.iter().chain(&of_objects) {
         assert!(stubs.contains(method), "the method {method} has no stub");
     }
     // And the one class no script can get hold of while loading.
-    for method in functions.keys().filter_map(|name| name.strip_prefix("call:")) {
-        assert!(of_objects.contains(&method), "call:{method} has a stub and is not in lua/perilune.lua");
+    for method in functions
+        .keys()
+        .filter_map(|name| name.strip_prefix("call:"))
+    {
+        assert!(
+            of_objects.contains(&method),
+            "call:{method} has a stub and is not in lua/perilune.lua"
+        );
     }
 }
 
 #[test]
 fn every_stub_says_where_it_may_be_called() {
     for (name, comment) in stub_functions() {
-        let says = ["Anywhere.", "In handlers", "In procedures.", "While loading only"];
+        let says = [
+            "Anywhere.",
+            "In handlers",
+            "In procedures.",
+            "While loading only",
+        ];
         let says = says.iter().any(|phrase| comment.contains(phrase))
             || comment.contains("in handlers it waits");
-        assert!(says, "{name} does not say where it may be called:\n{comment}");
+        assert!(
+            says,
+            "{name} does not say where it may be called:\n{comment}"
+        );
     }
 }
 
@@ -189,7 +261,8 @@ fn every_option_names_its_default() {
     for line in STUBS.lines() {
         if let Some(name) = line.strip_prefix("---@class ") {
             class = name;
-        } else if class.ends_with(".options") && line.starts_with("---@field") && line.contains('?') {
+        } else if class.ends_with(".options") && line.starts_with("---@field") && line.contains('?')
+        {
             assert!(line.contains("default: "), "{class}: {line}");
         }
     }
