@@ -142,7 +142,10 @@ impl Host {
         self.publish_policies(&mut inner);
         if !self.options.dry {
             // Only now, so that a start handler finds the procedures of every other script.
-            inner.scripts.values().for_each(|entry| entry.script.start());
+            inner
+                .scripts
+                .values()
+                .for_each(|entry| entry.script.start());
         }
         findings
     }

@@ -250,7 +250,10 @@ impl Host {
     }
 
     fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) {
-        let first = inner.scripts.get(key).is_some_and(|entry| entry.script.current.is_none());
+        let first = inner
+            .scripts
+            .get(key)
+            .is_some_and(|entry| entry.script.current.is_none());
         match self.reload_script(inner, key) {
             Ok(()) => {
                 if let Some(entry) = inner.scripts.get(key).filter(|_| first) {

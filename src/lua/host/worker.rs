@@ -240,7 +240,10 @@ impl Worker {
         if !idle {
             return Some(Instant::now());
         }
-        let timer = self.runs_timers().then(|| self.context.timers.borrow_mut().next()).flatten();
+        let timer = self
+            .runs_timers()
+            .then(|| self.context.timers.borrow_mut().next())
+            .flatten();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let next = [timer, deadline].into_iter().flatten().min();
         let next = next.map(|at| Instant::now() + at.saturating_sub(self.context.clock.now().mono));
