@@ -185,7 +185,7 @@ impl Host {
             checked.map_err(|error| {
                 version.discard();
                 LoadError {
-                    files: version.declared.files.clone(),
+                    files: version.declared.files.lock().clone(),
                     ..error
                 }
             })?;

@@ -223,7 +223,7 @@ impl Script {
         if let Err(reason) = outcome {
             version.discard();
             return Err(LoadError {
-                files: version.declared.files,
+                files: version.declared.files.lock().clone(),
                 ..LoadError::plain(reason)
             });
         }
