@@ -182,7 +182,10 @@ impl Worker {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let timer = self.context.timers.borrow_mut().next();
+        let timer = match self.timers_run() {
+            true => self.context.timers.borrow_mut().next(),
+            false => None,
+        };
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let next = [timer, deadline]
             .into_iter()
@@ -385,7 +388,11 @@ impl Worker {
             self.counted_handler_ended();
             return;
         };
-        let serializer = invocation.payload.serializer();
+        let serializer = match invocation.payload.is_empty() {
+            // Nothing tells what the caller speaks: the serializer that loses nothing.
+            true => Serializer::MsgPack,
+            false => invocation.payload.serializer(),
+        };
         let served = Served {
             progress: invocation.details.receive_progress,
             cancelled: false,
@@ -499,8 +506,13 @@ impl Worker {
         }
     }
 
+    /// Timers of the main chunk wait for the switch.
+    fn timers_run(&self) -> bool {
+        matches!(self.context.phase.get(), Phase::Active | Phase::Retired)
+    }
+
     fn run_timers(&mut self) {
-        loop {
+        while self.timers_run() {
             let due = self
                 .context
                 .timers
