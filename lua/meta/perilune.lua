@@ -1,6 +1,6 @@
 ---@meta perilune
 -- What `local p = require "perilune"` gives, for editors that speak LuaLS. Never loaded by the router.
--- "Anywhere": while loading, in handlers, hooks, timers and the configuration file.
+-- "Anywhere": while loading, in handlers, hooks and timers. "Handlers" are procedures, subscribers and `p.on` functions.
 
 ---@class perilune
 local p = {}
@@ -35,7 +35,7 @@ function p.map(map) end
 ---@return perilune.bytes
 function p.bytes(octets) end
 
----For `return p.result(args, kwargs)` in a procedure: both kinds of results. Nowhere else in a value.
+---For `return p.result(args, kwargs)`: both kinds of results. Not inside other values. In procedures.
 ---@param args? any[] default: none
 ---@param kwargs? table<string, any> default: none
 ---@return perilune.result
@@ -253,7 +253,287 @@ function dictionary:delete(key) end
 ---@return perilune.key[]
 function dictionary:keys() end
 
--- ── Session: register, subscribe, publish, call, hooks, timers ──────────────────────────────────────────────────
--- (the script host's part)
+-- ── This script ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+---The realm this script is a session of. Anywhere.
+---@type string
+p.realm = nil
+
+---The script's path, as `scripts` of the configuration names it; its session's authid too. Anywhere.
+---@type string
+p.script = nil
+
+---This VM's number, from 1 to the script's `instances`. Subscriptions, timers and `p.on` handlers run in instance 1.
+---Anywhere.
+---@type integer
+p.instance = nil
+
+---Handed from the old version of the script to the new one at a reload: data only, no functions. While it loads, the
+---new version sees a snapshot; at the switch the old version's keys are copied over it. Anywhere.
+---@type table
+p.state = {}
+
+-- ── Procedures ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+---What a procedure gets.
+---@class perilune.call
+---@field args any[] positional arguments
+---@field kwargs table<string, any> keyword arguments; empty if there are none
+---@field details perilune.call.details
+---@field request integer the invocation's id
+---@field cancelled boolean the caller gave up, or the call is over
+local call = {}
+
+---@class perilune.call.details
+---@field procedure string the URI that was called (the pattern's match, for pattern-based registrations)
+---@field caller? integer session id, if the caller is disclosed
+---@field caller_authid? string as `caller`
+---@field caller_authrole? string as `caller`
+---@field receive_progress? boolean the caller takes progressive results
+---@field timeout? integer milliseconds; told with `forward_timeout` only
+---@field trustlevel? integer
+---@field progress? boolean
+
+---Sends a progressive result if the caller asked for them; returns whether it did. In procedures.
+---@param args? any[] default: none
+---@param kwargs? table<string, any> default: none
+---@return boolean sent
+function call:progress(args, kwargs) end
+
+---What `p.register` gives.
+---@class perilune.registration
+---@field id? integer the registration's id, once the version is in
+---@field uri string
+local registration = {}
+
+---Takes the procedure back. In handlers, not while loading.
+function registration:unregister() end
+
+---@class perilune.register.options
+---@field match? "exact"|"prefix"|"wildcard" default: "exact"
+---@field invoke? "single"|"roundrobin"|"random"|"first"|"last" how a shared registration chooses; default: "single"
+---@field disclose_caller? boolean asks the router to name callers; default: false
+---@field forward_timeout? boolean leaves time-outs of calls to the handler; default: false
+
+---Registers a procedure. Values the handler returns are the result's args (`p.result` for kwargs too); an error it
+---raises goes to the caller: `p.error` unchanged, anything else as `wamp.error.runtime_error`.
+---At the top level of the script it is staged until the version is in; in handlers it waits for the router.
+---@async
+---@param uri string
+---@param handler async fun(call: perilune.call): ...
+---@param options? perilune.register.options
+---@return perilune.registration
+function p.register(uri, handler, options) end
+
+---`registration:unregister()`. In handlers, not while loading.
+---@param handle perilune.registration
+function p.unregister(handle) end
+
+---What `p.call` returns.
+---@class perilune.reply
+---@field args any[] positional results
+---@field kwargs table<string, any> keyword results; empty if there are none
+---@field details { progress?: boolean }
+
+---@class perilune.call.options
+---@field timeout? number milliseconds; default: 0, which is `limits.call_timeout`
+---@field disclose_me? boolean asks the router to name this script to the callee; default: false
+---@field on_progress? async fun(reply: perilune.reply) gets the progressive results; default: none are asked for
+
+---Calls a procedure and waits for its result. Raises a `perilune.error` if it fails. In handlers, hooks and timers, not
+---while loading.
+---@async
+---@param uri string
+---@param args? any[] default: none
+---@param kwargs? table<string, any> default: none
+---@param options? perilune.call.options
+---@return perilune.reply
+function p.call(uri, args, kwargs, options) end
+
+---A WAMP error, as `pcall` catches it; `tostring` gives its URI and first argument.
+---@class perilune.error
+---@field uri string
+---@field args? any[]
+---@field kwargs table<string, any>
+
+---Raises a WAMP error. In a procedure it reaches the caller unchanged, in a login function it refuses. Anywhere.
+---@param uri string
+---@param args? any[] default: none
+---@param kwargs? table<string, any> default: none
+function p.error(uri, args, kwargs) end
+
+-- ── Topics ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+---What a subscriber gets.
+---@class perilune.event
+---@field args any[] positional arguments
+---@field kwargs table<string, any> keyword arguments; empty if there are none
+---@field topic string the topic it was published to
+---@field publication integer
+---@field publisher? integer session id, if the publisher is disclosed
+---@field details perilune.event.details
+
+---@class perilune.event.details
+---@field topic string
+---@field publisher? integer session id, if the publisher is disclosed
+---@field publisher_authid? string as `publisher`
+---@field publisher_authrole? string as `publisher`
+---@field trustlevel? integer
+---@field retained? boolean
+
+---What `p.subscribe` gives.
+---@class perilune.subscription
+---@field id? integer the subscription's id, once the version is in
+---@field uri string
+local subscription = {}
+
+---Takes the subscription back. In handlers, not while loading.
+function subscription:unsubscribe() end
+
+---@class perilune.subscribe.options
+---@field match? "exact"|"prefix"|"wildcard" default: "exact"
+---@field ordered? boolean one handler at a time, the next event when it has ended; default: false
+
+---Subscribes to a topic. Handlers start in the order of the events, in instance 1, and may overlap where they wait.
+---At the top level of the script it is staged until the version is in; in handlers it waits for the router.
+---@async
+---@param topic string
+---@param handler async fun(event: perilune.event)
+---@param options? perilune.subscribe.options
+---@return perilune.subscription
+function p.subscribe(topic, handler, options) end
+
+---`subscription:unsubscribe()`. In handlers, not while loading.
+---@param handle perilune.subscription
+function p.unsubscribe(handle) end
+
+---@class perilune.publish.options
+---@field acknowledge? boolean waits for the publication's id; not while loading; default: false
+---@field exclude_me? boolean does not reach this script's own subscriptions; default: true
+---@field disclose_me? boolean asks the router to name this script; default: false
+---@field exclude? integer[] session ids that do not get it; default: none
+---@field exclude_authid? string[] default: none
+---@field exclude_authrole? string[] default: none
+---@field eligible? integer[] only these session ids get it; default: all
+---@field eligible_authid? string[] default: all
+---@field eligible_authrole? string[] default: all
+
+---Publishes an event. While loading it is staged until the version is in; with `acknowledge` it waits, else not.
+---Anywhere.
+---@async
+---@param topic string
+---@param args? any[] default: none
+---@param kwargs? table<string, any> default: none
+---@param options? perilune.publish.options
+---@return integer|true publication the publication's id with `acknowledge`, else true
+function p.publish(topic, args, kwargs, options) end
+
+-- ── Hooks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+---Who wants to log in.
+---@class perilune.login
+---@field method "anonymous"|"ticket"|"wampcra"
+---@field realm string
+---@field session integer the id the session will have
+---@field authid? string whom the client claims to be
+---@field authextra table<string, any>
+---@field ticket? string with method "ticket"
+---@field transport perilune.login.transport
+
+---@class perilune.login.transport
+---@field peer string address and port, or "unix"
+---@field kind "websocket"|"rawsocket"
+---@field tls boolean
+---@field http { path: string, headers: table<string, string> } the upgrade request; header names in lower case
+---@field cookies table<string, string>
+
+---A login function's yes.
+---@class perilune.granted
+---@field role string
+---@field authid? string default: the one the client claimed
+---@field extra? table<string, any> for the client, in WELCOME; default: none
+---@field secret? string "wampcra": the shared secret; with `salt`, the derived key in Base64
+---@field password? string "wampcra": in place of `secret`; the router derives the key
+---@field salt? string "wampcra": default: none
+---@field iterations? integer "wampcra", with `salt`; default: 1000
+---@field keylen? integer "wampcra", with `salt`; default: 32
+
+---Answers logins of one method. It returns a role, or a table with `role`; nil (and a reason for the log) refuses. For
+---"wampcra" it gives the secret and the router checks the signature. Static users of the configuration come first.
+---While loading only; one per method and realm.
+---@param method "anonymous"|"ticket"|"wampcra"
+---@param authenticator async fun(login: perilune.login): (perilune.granted|string|nil), string?
+function p.authenticate(method, authenticator) end
+
+---Somebody with a session.
+---@class perilune.session
+---@field realm string
+---@field session integer
+---@field authid string
+---@field authrole string
+---@field authmethod string
+---@field authprovider string
+---@field authextra? table<string, any>
+
+---@class perilune.verdict
+---@field allow boolean
+---@field disclose? boolean names the caller or publisher to the other side; default: false
+---@field cache? boolean|number seconds the answer holds for session, action and URI; true: with the session; default: false
+
+---@alias perilune.action "call"|"register"|"publish"|"subscribe"
+
+---@class perilune.authorize.options
+---@field match "exact"|"prefix"|"wildcard" of a subscription or registration
+---@field disclose_me boolean the client asks to be named
+
+---@alias perilune.authorizer async fun(session: perilune.session, action: perilune.action, uri: string, options: perilune.authorize.options): boolean|perilune.verdict
+
+---Decides what no rule of the configuration decides. While loading only; one per realm.
+---@param authorizer perilune.authorizer
+function p.authorize(authorizer) end
+
+---Runs the function at an event of this script's life or of its realm, in instance 1: "start" when a version is in,
+---"reload" after it if there was one before, "shutdown" before the router ends, "join" and "leave" for each client.
+---While loading only.
+---@param event "start"|"reload"|"shutdown"|"join"|"leave"
+---@param handler async fun(session?: perilune.session) the session with "join" and "leave"
+function p.on(event, handler) end
+
+-- ── Time ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+---What `p.every`, `p.after` and `p.cron` give. Timers end with their version of the script.
+---@class perilune.timer
+local timer = {}
+
+---Stops the timer; harmless if it is over. Anywhere.
+function timer:cancel() end
+
+---Runs the function every so many seconds, from one period after the version is in. A tick is left out while the last
+---run goes on. Anywhere.
+---@param seconds number from 0.001
+---@param handler async fun()
+---@return perilune.timer
+function p.every(seconds, handler) end
+
+---Runs the function once. Anywhere.
+---@param seconds number from 0
+---@param handler async fun()
+---@return perilune.timer
+function p.after(seconds, handler) end
+
+---Runs the function when the schedule says, in local time. Anywhere.
+---@param schedule string minute, hour, day of month, month, day of week: "0 7 * * 1-5"
+---@param handler async fun()
+---@return perilune.timer
+function p.cron(schedule, handler) end
+
+---Runs the function beside this one; it may loop for as long as its version is in. Anywhere.
+---@param handler async fun()
+function p.spawn(handler) end
+
+---Waits; other handlers of the script go on. In handlers, hooks and timers, not while loading.
+---@async
+---@param seconds number from 0
+function p.sleep(seconds) end
 
 return p

@@ -141,10 +141,7 @@ async fn serve(
     }
     until_stopped(&reloader).await?;
     info!("shutting down");
-    tokio::task::block_in_place(|| {
-        host.shutdown();
-        host.drain(SHUTDOWN_DRAIN);
-    });
+    tokio::task::block_in_place(|| host.shutdown(SHUTDOWN_DRAIN));
     router.shutdown().await;
     info!("stopped");
     Ok(ExitCode::SUCCESS)

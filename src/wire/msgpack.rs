@@ -26,6 +26,8 @@ enum Head {
     Float(f64),
     Str(usize),
     Bin(usize),
+    /// JavaScript's `undefined`: the one octet 0 under ext type 0, as msgpackr and its kin write it.
+    Undefined,
     Ext(usize),
     List(usize),
     Map(usize),
@@ -118,6 +120,10 @@ impl<'a> Cursor<'a> {
             0xd1 => Head::Int(i64::from(i16::from_be_bytes(self.array()?))),
             0xd2 => Head::Int(i64::from(i32::from_be_bytes(self.array()?))),
             0xd3 => Head::Int(i64::from_be_bytes(self.array()?)),
+            0xd4 if self.input[self.at..].starts_with(&[0, 0]) => {
+                self.at += 2;
+                Head::Undefined
+            }
             0xd4..=0xd8 => Head::Ext(1 << (first - 0xd4)),
             0xd9 => Head::Str(self.len8()?),
             0xda => Head::Str(self.len16()?),
@@ -172,7 +178,12 @@ impl<'a> MsgPackReader<'a> {
     fn pass(&mut self) -> Result<(), DecodeError> {
         self.left = self.left.saturating_sub(1);
         match self.cursor.head()? {
-            Head::Nil | Head::Bool(_) | Head::Int(_) | Head::Uint(_) | Head::Float(_) => Ok(()),
+            Head::Nil
+            | Head::Undefined
+            | Head::Bool(_)
+            | Head::Int(_)
+            | Head::Uint(_)
+            | Head::Float(_) => Ok(()),
             Head::Str(len) => self.cursor.text(len).map(drop),
             Head::Bin(len) => self.cursor.take(len).map(drop),
             Head::Ext(len) => self.cursor.take(len + 1).map(drop),
@@ -191,7 +202,7 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
         }
         self.left = self.left.saturating_sub(1);
         Ok(match self.cursor.head()? {
-            Head::Nil => Token::Null,
+            Head::Nil | Head::Undefined => Token::Null,
             Head::Bool(value) => Token::Bool(value),
             Head::Int(value) => Token::Int(value),
             Head::Uint(value) => Token::Uint(value),
@@ -239,7 +250,7 @@ impl<'a> TokenReader<'a> for MsgPackReader<'a> {
         }
         let mut ahead = self.cursor;
         Ok(match ahead.head()? {
-            Head::Nil => Kind::Null,
+            Head::Nil | Head::Undefined => Kind::Null,
             Head::List(len) => Kind::List { empty: len == 0 },
             Head::Map(len) => Kind::Map { empty: len == 0 },
             _ => Kind::Scalar,

@@ -198,6 +198,16 @@ fn ser_08_what_has_no_counterpart() {
         args(carried(Serializer::MsgPack, exotic, Serializer::Cbor)),
         b"\x82\xa2\x01\x61a\x21\xf5\x42xy"
     );
+    // MessagePack as JavaScript writes [undefined]: ext 0 of one octet 0.
+    let undefined = b"\x91\xd4\0\0";
+    assert_eq!(
+        args(carried(Serializer::MsgPack, undefined, Serializer::MsgPack)),
+        undefined
+    );
+    assert_eq!(
+        args(carried(Serializer::MsgPack, undefined, Serializer::Cbor)),
+        b"\x81\xf6"
+    );
     // CBOR: [1(1), undefined, half 1.5]
     let tagged = b"\x83\xc1\x01\xf7\xf9\x3e\x00";
     assert_eq!(

@@ -183,7 +183,7 @@ fn register(
     }
     let begun = declare(context, &declaration, (true, index))?;
     if let Begun::Now(id) = begun {
-        context.procedures.borrow_mut()[index].id = Some(id);
+        context.set_procedure_id(index, Some(id));
     }
     Ok(begun.map(index))
 }
@@ -214,16 +214,17 @@ fn subscribe(
     topics.push(Topic {
         declaration: declaration.clone(),
         function,
-        id,
+        id: None,
         ordered,
     });
     drop(topics);
+    context.set_topic_id(index, id);
     if context.phase.get() == Phase::Loading || id.is_some() {
         return Ok(Begun::Now(index));
     }
     let begun = declare(context, &declaration, (false, index))?;
     if let Begun::Now(id) = begun {
-        context.topics.borrow_mut()[index].id = Some(id);
+        context.set_topic_id(index, Some(id));
     }
     Ok(begun.map(index))
 }
@@ -263,6 +264,7 @@ fn declare(
         return misuse("the configuration has no session");
     };
     context.flush();
+    context.declared_running.set(true);
     let declared = link
         .realm
         .step(|step| link.declare(step, context.slot, context.generation, declaration));
@@ -302,16 +304,22 @@ fn id(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua::Resul
 fn withdraw(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua::Result<()> {
     running(context, "unregister")?;
     let id = if kind == "procedure" {
-        context
+        let id = context
             .procedures
-            .borrow_mut()
-            .get_mut(index)
-            .and_then(|procedure| procedure.id.take())
+            .borrow()
+            .get(index)
+            .and_then(|procedure| procedure.id);
+        context.set_procedure_id(index, None);
+        id
     } else {
-        let mut topics = context.topics.borrow_mut();
-        let id = topics.get_mut(index).and_then(|topic| topic.id.take());
+        let id = context
+            .topics
+            .borrow()
+            .get(index)
+            .and_then(|topic| topic.id);
+        context.set_topic_id(index, None);
         // Another handler may share the subscription.
-        id.filter(|id| !topics.iter().any(|topic| topic.id == Some(*id)))
+        id.filter(|id| context.subscribers(*id).is_empty())
     };
     if let (Some(id), Some(link)) = (id, &context.link) {
         context.flush();

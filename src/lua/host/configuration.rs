@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::boot::Booted;
 use super::context::{Context, Phase};
@@ -57,10 +57,17 @@ impl Configuration {
     /// Its VM is not needed any more.
     pub(super) fn retire(mailbox: Option<&Arc<Mailbox>>) {
         if let Some(mailbox) = mailbox {
-            mailbox.control(Control::Stop);
+            let linger = Instant::now();
+            mailbox.control(Control::Retire {
+                linger,
+                until: linger + RETIRED,
+            });
         }
     }
 }
+
+/// How long functions of a replaced configuration may go on.
+const RETIRED: Duration = Duration::from_secs(10);
 
 /// CPU and wall-clock bounds of the configuration's functions.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -174,5 +181,6 @@ fn empty_module(vm: Rc<crate::lua::vm::Vm>, context: Rc<Context>) -> mlua::Resul
         classes,
         context,
         vm,
+        files: Arc::default(),
     })
 }

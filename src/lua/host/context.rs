@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::link::{Declaration, Link};
+use super::link::{Declaration, Key, Link};
 use super::mailbox::HookKey;
 use super::timers::Timers;
 use crate::core::Input;
@@ -43,6 +43,10 @@ pub(super) struct Context {
     pub(super) clock: Clock,
     pub(super) procedures: RefCell<Vec<Procedure>>,
     pub(super) topics: RefCell<Vec<Topic>>,
+    procedures_by_id: RefCell<FxHashMap<u64, usize>>,
+    topics_by_id: RefCell<FxHashMap<u64, Vec<usize>>>,
+    /// Something was declared after loading: only this VM has its handler.
+    pub(super) declared_running: Cell<bool>,
     pub(super) hooks: RefCell<BTreeMap<HookKey, Rc<FunctionRef>>>,
     pub(super) lifecycle: RefCell<Vec<(String, Rc<FunctionRef>)>>,
     pub(super) timers: RefCell<Timers>,
@@ -101,6 +105,9 @@ impl Context {
             clock,
             procedures: RefCell::default(),
             topics: RefCell::default(),
+            procedures_by_id: RefCell::default(),
+            topics_by_id: RefCell::default(),
+            declared_running: Cell::new(false),
             hooks: RefCell::default(),
             lifecycle: RefCell::default(),
             timers: RefCell::default(),
@@ -133,13 +140,78 @@ impl Context {
         });
     }
 
+    /// Procedure `index` has this registration id from now on.
+    pub(super) fn set_procedure_id(&self, index: usize, id: Option<u64>) {
+        let mut by_id = self.procedures_by_id.borrow_mut();
+        if let Some(procedure) = self.procedures.borrow_mut().get_mut(index) {
+            if let Some(old) = std::mem::replace(&mut procedure.id, id) {
+                by_id.remove(&old);
+            }
+            by_id.extend(id.map(|id| (id, index)));
+        }
+    }
+
+    /// Subscriber `index` has this subscription id from now on; several may share one.
+    pub(super) fn set_topic_id(&self, index: usize, id: Option<u64>) {
+        let mut by_id = self.topics_by_id.borrow_mut();
+        if let Some(topic) = self.topics.borrow_mut().get_mut(index) {
+            if let Some(old) = std::mem::replace(&mut topic.id, id)
+                && let Some(sharing) = by_id.get_mut(&old)
+            {
+                sharing.retain(|other| *other != index);
+            }
+            if let Some(id) = id {
+                by_id.entry(id).or_default().push(index);
+            }
+        }
+    }
+
+    /// Gives every declaration named in `ids` its id.
+    pub(super) fn set_ids(&self, ids: &[(Key, u64)]) {
+        let id_of = |key: &Key| {
+            ids.iter()
+                .find(|(declared, _)| declared == key)
+                .map(|(_, id)| *id)
+        };
+        let keys = |declarations: Vec<Key>| declarations.into_iter().enumerate();
+        let procedures = self
+            .procedures
+            .borrow()
+            .iter()
+            .map(|p| p.declaration.key())
+            .collect();
+        for (index, key) in keys(procedures) {
+            if let Some(id) = id_of(&key) {
+                self.set_procedure_id(index, Some(id));
+            }
+        }
+        let topics = self
+            .topics
+            .borrow()
+            .iter()
+            .map(|t| t.declaration.key())
+            .collect();
+        for (index, key) in keys(topics) {
+            if let Some(id) = id_of(&key) {
+                self.set_topic_id(index, Some(id));
+            }
+        }
+    }
+
+    /// The subscribers behind a subscription id.
+    pub(super) fn subscribers(&self, id: u64) -> Vec<usize> {
+        self.topics_by_id
+            .borrow()
+            .get(&id)
+            .cloned()
+            .unwrap_or_default()
+    }
+
     /// The procedure behind a registration id: its function and URI.
     pub(super) fn procedure(&self, id: u64) -> Option<(Rc<FunctionRef>, Uri)> {
+        let index = *self.procedures_by_id.borrow().get(&id)?;
         let procedures = self.procedures.borrow();
-        let procedure = procedures
-            .iter()
-            .rev()
-            .find(|procedure| procedure.id == Some(id))?;
+        let procedure = procedures.get(index)?;
         Some((
             procedure.function.clone(),
             procedure.declaration.uri().clone(),

@@ -195,6 +195,7 @@ impl Link {
             *entry = None;
         }
         routing.current.retain(|current| *current != slot);
+        routing.pinned.retain(|_, pinned| *pinned != slot);
     }
 
     /// A request id that leads the answer back to `slot`.
@@ -202,6 +203,17 @@ impl Link {
         let count = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         // 2^45 requests per script: at a million per second, a year.
         RequestId::from_raw((count << SLOT_BITS) | slot as u64)
+    }
+
+    /// Handlers waiting or running in the version switched in.
+    pub(crate) fn load(&self) -> usize {
+        let routing = self.routing.lock();
+        routing
+            .current
+            .iter()
+            .filter_map(|slot| routing.mailbox(*slot))
+            .map(|mailbox| mailbox.load())
+            .sum()
     }
 
     /// The least loaded VM of the version switched in.
@@ -237,7 +249,7 @@ impl Link {
         match self.declare(step, HOST, generation, declaration) {
             Declaring::Held(id) => Ok(id),
             Declaring::Twice => Err(format!("{:?} is declared twice", declaration.uri())),
-            Declaring::Asked(request) => match self.routing.lock().answers.remove(&request) {
+            Declaring::Asked(request) => match self.host_answer(request) {
                 Some(Message::Registered(m)) => Ok(m.registration.value()),
                 Some(Message::Subscribed(m)) => Ok(m.subscription.value()),
                 Some(Message::Error(error)) => {
@@ -249,6 +261,13 @@ impl Link {
                 )),
             },
         }
+    }
+
+    /// The answer to a request of the host, which is there at once unless a function decides for role `script`.
+    fn host_answer(&self, request: RequestId) -> Option<Message> {
+        let mut routing = self.routing.lock();
+        routing.asked.remove(&request);
+        routing.answers.remove(&request)
     }
 
     /// Declares for the VM of `slot`. What an older version holds is taken over as it is.
@@ -373,14 +392,29 @@ impl Link {
         for (key, held) in &before.held {
             match routing.held.get_mut(key) {
                 Some(current) => current.generation = held.generation,
-                None => lost.push((held.generation, key.declaration(held.options.clone()))),
+                None => lost.push((key.clone(), held.clone())),
             }
         }
-        routing.pinned = before.pinned;
+        routing.pinned.clone_from(&before.pinned);
         drop(routing);
-        for (generation, declaration) in lost {
-            if let Err(reason) = self.declare_now(step, generation, &declaration) {
-                tracing::error!(script = %self.script, %reason, "could not take back a declaration");
+        let mut renumbered = Vec::new();
+        for (key, held) in lost {
+            let declaration = key.declaration(held.options);
+            match self.declare_now(step, held.generation, &declaration) {
+                Ok(id) => {
+                    if let Some(slot) = before.pinned.get(&held.id) {
+                        self.routing.lock().pin(id, *slot);
+                    }
+                    renumbered.push((key, id));
+                }
+                Err(reason) => {
+                    tracing::error!(script = %self.script, %reason, "could not take back a declaration");
+                }
+            }
+        }
+        if !renumbered.is_empty() {
+            for mailbox in self.routing.lock().slots.iter().flatten() {
+                mailbox.control(Control::Renumber(renumbered.clone()));
             }
         }
     }
@@ -488,7 +522,12 @@ impl LocalSession for Link {
                 let Some(mailbox) = mailbox else {
                     return Err(Message::Invocation(invocation));
                 };
-                mailbox.work(Work::Invocation(invocation)).map_err(undone)?;
+                mailbox
+                    .work(Work::Invocation {
+                        invocation,
+                        cancelled: false,
+                    })
+                    .map_err(undone)?;
             }
             Message::Event(event) => {
                 let slot = routing
@@ -503,7 +542,7 @@ impl LocalSession for Link {
             Message::Interrupt(interrupt) => {
                 // Whichever VM has the invocation; the others ignore it.
                 for mailbox in routing.slots.iter().flatten() {
-                    mailbox.control(Control::Interrupt(interrupt.clone()));
+                    mailbox.interrupt(&interrupt);
                 }
             }
             Message::Published(ref m) => routing.answer(m.request, message),
@@ -551,7 +590,7 @@ impl LocalSession for Link {
 fn undone(work: Work) -> Message {
     match work {
         Work::Event(event) => Message::Event(event),
-        Work::Invocation(invocation) => Message::Invocation(invocation),
+        Work::Invocation { invocation, .. } => Message::Invocation(invocation),
         Work::Authorize { .. } | Work::Authenticate { .. } | Work::Lifecycle { .. } => {
             unreachable!("a session is only handed invocations and events as work")
         }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::link::Activation;
+use super::link::{Activation, Key};
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login};
 use crate::server::{RealmHandle, TransportInfo};
 use crate::wire::{Event, Interrupt, Invocation, Message};
@@ -19,7 +19,11 @@ use crate::words::Value;
 
 /// What starts a handler.
 pub(crate) enum Work {
-    Invocation(Invocation),
+    /// `cancelled`: the caller gave up while it was queued.
+    Invocation {
+        invocation: Invocation,
+        cancelled: bool,
+    },
     Event(Event),
     /// `hook`: which of the VM's authorizers (a role's name, or `None` for `p.authorize`).
     Authorize {
@@ -67,10 +71,14 @@ pub(crate) enum Control {
     HandOver(Box<dyn FnOnce(Option<Vec<u8>>) + Send>),
     /// Serialize `p.state` and send it.
     Snapshot(std::sync::mpsc::SyncSender<Option<Vec<u8>>>),
-    /// A newer version is in: no timers any more, end by `until`.
+    /// A newer version is in: no timers any more, end by `until`; what was declared while running is still answered
+    /// up to `linger`.
     Retire {
+        linger: Instant,
         until: Instant,
     },
+    /// Declarations have got other ids.
+    Renumber(Vec<(Key, u64)>),
     /// End now.
     Stop,
 }
@@ -151,6 +159,28 @@ impl Mailbox {
         true
     }
 
+    /// Tells whoever handles the invocation, or will: it may still be in the queue.
+    pub(crate) fn interrupt(&self, interrupt: &Interrupt) {
+        let mut lanes = self.lanes.lock();
+        for work in &mut lanes.work {
+            if let Work::Invocation {
+                invocation,
+                cancelled,
+            } = work
+                && invocation.request == interrupt.request
+            {
+                *cancelled = true;
+                return;
+            }
+        }
+        if !lanes.closed {
+            lanes
+                .control
+                .push_back(Control::Interrupt(interrupt.clone()));
+            self.ring(&mut lanes);
+        }
+    }
+
     fn ring(&self, lanes: &mut Lanes) {
         if lanes.asleep {
             lanes.asleep = false;
@@ -209,7 +239,7 @@ impl Work {
     fn octets(&self) -> usize {
         OVERHEAD
             + match self {
-                Self::Invocation(invocation) => invocation.payload.len(),
+                Self::Invocation { invocation, .. } => invocation.payload.len(),
                 Self::Event(event) => event.payload.len(),
                 Self::Authorize { .. } | Self::Authenticate { .. } | Self::Lifecycle { .. } => 0,
             }

@@ -181,8 +181,14 @@ impl Host {
         };
         let loaded = entry.script.load(&around.borrow());
         let outcome = loaded.and_then(|version| {
-            self.check_hooks(inner, key, &version)
-                .inspect_err(|_| version.discard())?;
+            let checked = self.check_hooks(inner, key, &version);
+            checked.map_err(|error| {
+                version.discard();
+                LoadError {
+                    files: version.declared.files.lock().clone(),
+                    ..error
+                }
+            })?;
             let Some(entry) = inner.scripts.get_mut(key) else {
                 return Ok(());
             };
@@ -278,17 +284,22 @@ impl Host {
     fn publish_policies(&self, inner: &mut Inner) {
         let configuration = self.answering.read().configuration.clone();
         let mut realms = BTreeMap::new();
+        let mut policies = Vec::new();
         for (uri, settings) in &inner.settings.realms {
             let (answering, policy) = answering(inner, uri, settings);
             realms.insert(uri.clone(), answering);
-            if let Some(handle) = self.router.realm(uri) {
-                handle.input(Input::Policy(Arc::new(policy)));
-            }
+            policies.push((uri.clone(), Arc::new(policy)));
         }
+        // Whoever is asked under a new policy must be known before it holds.
         *self.answering.write() = Answering {
             realms,
             configuration,
         };
+        for (uri, policy) in policies {
+            if let Some(handle) = self.router.realm(&uri) {
+                handle.input(Input::Policy(policy));
+            }
+        }
     }
 }
 
@@ -516,11 +527,21 @@ impl Host {
         }
     }
 
-    /// `p.on("shutdown")` handlers start; the scripts' sessions end with their realms.
-    pub fn shutdown(&self) {
-        let inner = self.inner.lock();
-        for entry in inner.scripts.values() {
-            if let Some(mailbox) = entry.script.link.primary() {
+    /// Runs the `p.on("shutdown")` handlers and waits for them and for calls in flight, at most `most`.
+    pub fn shutdown(&self, most: Duration) {
+        let until = Instant::now() + most;
+        // A reload that is just going on is waited for, but not for ever.
+        let Some(inner) = self.inner.try_lock_until(until) else {
+            return;
+        };
+        let links: Vec<Arc<Link>> = inner
+            .scripts
+            .values()
+            .map(|entry| entry.script.link.clone())
+            .collect();
+        drop(inner);
+        for link in &links {
+            if let Some(mailbox) = link.primary() {
                 // Whoever has no room for it any more is not told.
                 let _ = mailbox.work(Work::Lifecycle {
                     name: "shutdown",
@@ -528,22 +549,7 @@ impl Host {
                 });
             }
         }
-    }
-
-    /// Waits until shutdown handlers and calls in flight have ended, at most `most`.
-    pub fn drain(&self, most: Duration) {
-        let until = Instant::now() + most;
-        let idle = || {
-            let inner = self.inner.lock();
-            inner.scripts.values().all(|entry| {
-                entry
-                    .script
-                    .link
-                    .least_loaded()
-                    .is_none_or(|m| m.load() == 0)
-            })
-        };
-        while !idle() && Instant::now() < until {
+        while links.iter().any(|link| link.load() > 0) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -43,6 +43,8 @@ struct Reloading {
     watcher: Option<Watcher>,
     configuration_files: Fingerprints,
     recycled: Vec<(Uri, String, Instant)>,
+    /// The files given to the watcher.
+    watched: Vec<PathBuf>,
 }
 
 /// A script that outgrows its memory again within this time waits before its next fresh VM.
@@ -83,8 +85,16 @@ impl Reloader {
             watcher,
             configuration_files: configuration.fingerprints.clone(),
             recycled: Vec::new(),
+            watched: Vec::new(),
         };
         reloading.watch(host);
+        // What was saved between loading and watching is found by looking once.
+        let look = if watch {
+            reasons.send(Reason::Files)
+        } else {
+            Ok(())
+        };
+        look.map_err(|_| std::io::Error::other("the reload thread has no inbox"))?;
         std::thread::Builder::new()
             .name("reload".into())
             .spawn(move || {
@@ -102,6 +112,7 @@ impl Reloader {
                                 return;
                             };
                             host.sweep_overdue();
+                            reloading.watch(&host);
                         }
                     }
                 }
@@ -180,11 +191,15 @@ impl Reloading {
         });
     }
 
+    /// Watches what is loaded now; handlers may have required modules meanwhile.
     fn watch(&mut self, host: &Arc<Host>) {
         if let Some(watcher) = &self.watcher {
             let mut files = self.configuration_files.files();
             files.extend(host.script_files());
-            watcher.watch(&files);
+            if files != self.watched {
+                watcher.watch(&files);
+                self.watched = files;
+            }
         }
     }
 }
@@ -192,18 +207,16 @@ impl Reloading {
 impl Entry {
     /// Whether what was loaded, or what failed to, differs from the files now.
     fn has_changed(&self) -> bool {
-        self.files().is_some_and(|files| files.now() != *files)
+        let files = self.files();
+        files.now() != files
     }
 
     /// What the newest try was made from.
-    fn files(&self) -> Option<&Fingerprints> {
-        match &self.broken {
-            Some(error) if error.files != Fingerprints::default() => Some(&error.files),
-            _ => self
-                .script
-                .current
-                .as_ref()
-                .map(|version| &version.declared.files),
+    fn files(&self) -> Fingerprints {
+        match (&self.broken, &self.script.current) {
+            (Some(error), _) if error.files != Fingerprints::default() => error.files.clone(),
+            (_, Some(version)) => version.declared.files.lock().clone(),
+            (_, None) => Fingerprints::default(),
         }
     }
 }
@@ -213,10 +226,8 @@ impl Host {
     fn script_files(&self) -> Vec<PathBuf> {
         let inner = self.inner.lock();
         let files = inner.scripts.values().flat_map(|entry| {
-            let files = entry.files().map(Fingerprints::files).unwrap_or_default();
-            files
-                .into_iter()
-                .chain([entry.script.settings.path.clone()])
+            let path = entry.script.settings.path.clone();
+            entry.files().files().into_iter().chain([path])
         });
         files.collect()
     }
@@ -319,7 +330,7 @@ impl Host {
 
     /// What a version did not declare again goes even if its start handlers never end.
     fn sweep_overdue(&self) {
-        for entry in self.inner.lock().scripts.values() {
+        for entry in self.inner.lock().scripts.values_mut() {
             entry.script.sweep();
         }
     }

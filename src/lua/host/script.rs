@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::boot::{BootSpec, Declared, LoadError, boot};
 use super::link::{Activation, Declaration, Key, Link};
 use super::mailbox::{Control, HookKey, Mailbox};
@@ -158,9 +160,9 @@ impl Script {
         let (report, reported) = sync_channel(1);
         let thread_mailbox = mailbox.clone();
         let name = thread_name(&self.settings.name);
-        spawn_vm_thread(&name, move || run(spec, thread_mailbox, bounds, &report))
-            .map_err(|error| LoadError::plain(format!("no thread for the script: {error}")))?;
-        match await_report(&reported) {
+        let spawned = spawn_vm_thread(&name, move || run(spec, thread_mailbox, bounds, &report))
+            .map_err(|error| LoadError::plain(format!("no thread for the script: {error}")));
+        match spawned.and_then(|_| await_report(&reported)) {
             Ok(declared) => Ok((Instance { slot, mailbox }, declared)),
             Err(error) => {
                 self.link.remove(slot);
@@ -189,10 +191,11 @@ impl Script {
     }
 
     /// Gives up what only older versions declared, if the switch is long enough ago.
-    pub(super) fn sweep(&self) {
-        if let Some(version) = &self.current
+    pub(super) fn sweep(&mut self) {
+        if let Some(version) = &mut self.current
             && version.switched.is_some_and(|at| at.elapsed() >= SWEEP)
         {
+            version.switched = None;
             self.link
                 .realm
                 .step(|step| self.link.sweep(step, version.generation));
@@ -213,14 +216,14 @@ impl Script {
                 &self.link,
                 &Plan {
                     dry,
-                    ..version.plan(None, false)
+                    ..version.plan(false)
                 },
             ),
         };
         if let Err(reason) = outcome {
             version.discard();
             return Err(LoadError {
-                files: version.declared.files,
+                files: version.declared.files.lock().clone(),
                 ..LoadError::plain(reason)
             });
         }
@@ -231,24 +234,37 @@ impl Script {
         Ok(())
     }
 
-    /// The switch runs on the old version's thread, between two of its handlers: its `p.state` is final then.
+    /// The switch runs on the old version's thread, between two of its handlers: its `p.state` is final then. Whoever
+    /// takes the plan makes the switch, so it is made once or, after a time-out, never.
     fn switch_by(&self, old: &Mailbox, version: &Version) -> Result<(), String> {
         let (done, outcome) = sync_channel(1);
-        let link = self.link.clone();
-        let plan = version.plan(None, true);
-        let direct = version.plan(None, true);
+        let plan = Arc::new(Mutex::new(Some(version.plan(true))));
+        let (link, for_old) = (self.link.clone(), plan.clone());
         let job = move |state: Option<Vec<u8>>| {
-            let outcome = switch_now(&link, &Plan { state, ..plan });
-            // The host may have stopped waiting, but the switch is made.
-            let _ = done.send(outcome);
+            let taken = for_old.lock().take();
+            if let Some(plan) = taken {
+                // The host waits for as long as the plan is not taken back.
+                let _ = done.send(switch_now(&link, &Plan { state, ..plan }));
+            }
         };
-        if !old.control(Control::HandOver(Box::new(job))) {
-            return switch_now(&self.link, &direct);
-        }
-        match outcome.recv_timeout(PATIENCE) {
+        let ended = !old.control(Control::HandOver(Box::new(job)));
+        let waited = if ended {
+            Err(RecvTimeoutError::Disconnected)
+        } else {
+            outcome.recv_timeout(PATIENCE)
+        };
+        match waited {
             Ok(outcome) => outcome,
-            Err(RecvTimeoutError::Disconnected) => switch_now(&self.link, &direct),
-            Err(RecvTimeoutError::Timeout) => Err("the running version does not hand over".into()),
+            Err(reason) => match (plan.lock().take(), reason) {
+                (Some(plan), RecvTimeoutError::Disconnected) => switch_now(&self.link, &plan),
+                (Some(_), RecvTimeoutError::Timeout) => {
+                    Err("the running version does not hand over".into())
+                }
+                // Taken in the last moment: it is being made.
+                (None, _) => outcome
+                    .recv()
+                    .unwrap_or_else(|_| Err("the running version died".into())),
+            },
         }
     }
 
@@ -274,7 +290,7 @@ impl Script {
 }
 
 impl Version {
-    fn plan(&self, state: Option<Vec<u8>>, reload: bool) -> Plan {
+    fn plan(&self, reload: bool) -> Plan {
         Plan {
             generation: self.generation,
             instances: self
@@ -284,7 +300,7 @@ impl Version {
                 .collect(),
             procedures: self.declared.procedures.clone(),
             topics: self.declared.topics.clone(),
-            state,
+            state: None,
             reload,
             dry: false,
         }
@@ -299,7 +315,9 @@ impl Version {
 
     fn retire(&self, until: Instant) {
         for instance in &self.instances {
-            instance.mailbox.control(Control::Retire { until });
+            // Until the sweep, what only the old version declared is still there.
+            let linger = Instant::now() + SWEEP;
+            instance.mailbox.control(Control::Retire { linger, until });
         }
     }
 }

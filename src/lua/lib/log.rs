@@ -96,7 +96,7 @@ fn write(level: Level, script: &str, text: &str, fields: Option<&str>) {
     macro_rules! line {
         ($level:ident) => {
             match fields {
-                Some(fields) => tracing::$level!(target: "perilune::script", script, fields, "{text}"),
+                Some(fields) => tracing::$level!(target: "perilune::script", script, %fields, "{text}"),
                 None => tracing::$level!(target: "perilune::script", script, "{text}"),
             }
         };

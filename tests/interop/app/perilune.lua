@@ -1,0 +1,36 @@
+-- What the clients of tests/interop meet: every login of the realm once as a static table and once by script.
+
+-- PBKDF2-HMAC-SHA256 of "salted secret" with the salt and rounds below, in Base64: what a router keeps of such a user.
+local DERIVED = "P4Hw5tESOveRdVNoueh+Le8hzOOZHV4pwob5yYU/iog="
+
+return {
+  realms = {
+    interop = {
+      auth = {
+        anonymous = { role = "guest" },
+        ticket = { users = { joe = { secret = "joe's ticket", role = "member" } } },
+        wampcra = {
+          users = {
+            ann = { secret = "ann's secret", role = "member" },
+            sal = { secret = DERIVED, salt = "sea salt", iterations = 500, keylen = 32, role = "member" },
+            sue = { password = "sue's password", salt = "rock salt", role = "member" },
+          },
+        },
+      },
+      roles = {
+        guest = {
+          { uri = "interop.", match = "prefix", allow = { "call", "subscribe" } },
+        },
+        member = {
+          {
+            uri = "interop.",
+            match = "prefix",
+            allow = { "call", "register", "publish", "subscribe" },
+            disclose = { caller = true, publisher = true },
+          },
+        },
+      },
+      scripts = { "logins.lua", "procedures.lua", "topics.lua" },
+    },
+  },
+}

@@ -1,0 +1,14 @@
+-- Events from a script and to a script.
+
+local p = require "perilune"
+
+-- [topic, args…]: publishes for the caller, answers with the publication id.
+p.register("interop.publish", function(call)
+  local topic = table.remove(call.args, 1)
+  return p.publish(topic, call.args, call.kwargs, { acknowledge = true })
+end)
+
+-- Whatever is noted comes back as heard, with what the script was told about it.
+p.subscribe("interop.note.", function(event)
+  p.publish("interop.heard", event.args, { topic = event.topic, publisher = event.publisher, kwargs = event.kwargs })
+end, { match = "prefix" })

@@ -1,0 +1,88 @@
+// autobahn-js against a router that serves tests/interop/app: `autobahn_js.mjs ws://… json|msgpack|cbor`.
+
+import autobahn from "autobahn";
+import { WampError, run } from "./scenario.mjs";
+
+const [url, serializer] = process.argv.slice(2);
+autobahn.log.warn = () => {}; // it tells of each close
+const { JSONSerializer, MsgpackSerializer, CBORSerializer } = autobahn.serializer;
+const serializers = { json: JSONSerializer, msgpack: MsgpackSerializer, cbor: CBORSerializer };
+
+function sign(secret, method, extra) {
+  if (method === "ticket") return secret;
+  const { salt, iterations, keylen, challenge } = extra;
+  const key = salt ? autobahn.auth_cra.derive_key(secret, salt, iterations, keylen) : secret;
+  return autobahn.auth_cra.sign(key, challenge);
+}
+
+const raised = (error) => {
+  if (error instanceof autobahn.Error) throw new WampError(error.error, error.args, error.kwargs);
+  throw error;
+};
+
+// The client hands over a single positional result bare, and none as null.
+const result = (value) => (value instanceof autobahn.Result ? { args: value.args, kwargs: value.kwargs } : { args: [value], kwargs: {} });
+
+function adapt(connection, session, details, closed) {
+  return {
+    welcome: { ...details, session: session.id },
+    call(uri, args, kwargs, { onProgress, timeout } = {}) {
+      const options = { ...(onProgress && { receive_progress: true }), ...(timeout && { timeout }) };
+      const call = session.call(uri, args, kwargs, options);
+      const answer = new Promise((resolve, reject) => call.then(resolve, reject, (value) => onProgress(result(value)))).then(result, raised);
+      answer.cancel = (mode) => call.cancel({ mode });
+      return answer;
+    },
+    async publish(uri, args, kwargs, options = {}) {
+      const publication = await session.publish(uri, args, kwargs, { acknowledge: true, ...options }).then(null, raised);
+      return publication.id;
+    },
+    async subscribe(uri, handler, options = {}) {
+      const subscription = await session.subscribe(uri, handler, options).then(null, raised);
+      return () => session.unsubscribe(subscription);
+    },
+    async register(uri, handler) {
+      const endpoint = (args, kwargs, details) => {
+        try {
+          const answer = handler({ args, kwargs, details });
+          return new autobahn.Result(answer.args, answer.kwargs);
+        } catch (error) {
+          throw new autobahn.Error(error.uri, error.args, error.kwargs);
+        }
+      };
+      const registration = await session.register(uri, endpoint).then(null, raised);
+      return () => session.unregister(registration);
+    },
+    bye() {
+      connection.close();
+      return closed;
+    },
+  };
+}
+
+function connect({ method, authid, secret, realm }) {
+  const connection = new autobahn.Connection({
+    url,
+    realm,
+    serializers: [new serializers[serializer]()],
+    authmethods: [method],
+    authid,
+    onchallenge: (_session, offered, extra) => sign(secret, offered, extra),
+    on_user_error: () => {}, // an endpoint that raises is part of the scenario
+    max_retries: 0,
+  });
+  return new Promise((resolve, reject) => {
+    const closed = new Promise((left) => {
+      connection.onclose = (reason, details) => {
+        left(details.reason);
+        reject(new WampError(details.reason ?? reason, [details.message]));
+        return true; // no reconnect
+      };
+    });
+    connection.onopen = (session, details) => resolve(adapt(connection, session, details, closed));
+    connection.open();
+  });
+}
+
+// Its CBOR writes a BigInt as a bignum (tag 2), which is not WAMP's integer; its MessagePack knows none.
+await run(connect, { binary: serializer !== "json", receiveBig: serializer === "cbor", sendBig: false, excludeMe: true });

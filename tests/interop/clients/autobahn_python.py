@@ -1,0 +1,431 @@
+"""autobahn-python (asyncio) against a router that serves tests/interop/app.
+
+    autobahn_python.py URL SERIALIZER      ws://… or rs://…; json, msgpack or cbor
+
+Prints a line per step and exits with 1 if one of them failed.
+"""
+
+import asyncio
+import json
+import sys
+import traceback
+
+from autobahn.asyncio.wamp import ApplicationRunner, ApplicationSession
+from autobahn.wamp import auth
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.serializer import create_transport_serializer
+from autobahn.wamp.types import (
+    CallOptions,
+    CallResult,
+    PublishOptions,
+    RegisterOptions,
+    SubscribeOptions,
+)
+
+URL, SERIALIZER = sys.argv[1:]
+PATIENCE = 10  # seconds for a single answer
+STEPS = []
+
+
+def step(function):
+    STEPS.append(function)
+    return function
+
+
+class Refused(Exception):
+    """The router answered HELLO or AUTHENTICATE with ABORT."""
+
+
+class Client(ApplicationSession):
+    """One session; `joined` and `left` are futures."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.joined = asyncio.get_running_loop().create_future()
+        self.left = asyncio.get_running_loop().create_future()
+
+    def onConnect(self):
+        login = self.config.extra
+        self.join(self.config.realm, [login["method"]], login.get("authid"))
+
+    def onChallenge(self, challenge):
+        secret = self.config.extra["secret"]
+        if challenge.method == "ticket":
+            return secret
+        if "salt" in challenge.extra:
+            salted = challenge.extra
+            secret = auth.derive_key(secret, salted["salt"], salted["iterations"], salted["keylen"]).decode()
+        return auth.compute_wcs(secret, challenge.extra["challenge"]).decode()
+
+    def onJoin(self, details):
+        self.joined.set_result(details)
+
+    def onLeave(self, details):
+        if not self.joined.done():
+            self.joined.set_exception(Refused(details.reason))
+        self.left.set_result(details.reason)
+        self.disconnect()
+
+    async def bye(self):
+        self.leave()
+        return await soon(self.left)
+
+
+async def soon(awaitable):
+    return await asyncio.wait_for(awaitable, PATIENCE)
+
+
+async def connect(method="ticket", authid="joe", secret="joe's ticket", realm="interop"):
+    made = asyncio.get_running_loop().create_future()
+
+    def make(config):
+        made.set_result(Client(config))
+        return made.result()
+
+    login = {"method": method, "authid": authid, "secret": secret}
+    serializer = create_transport_serializer(SERIALIZER)
+    await soon(ApplicationRunner(URL, realm, login, [serializer]).run(make, start_loop=False))
+    client = await soon(made)
+    client.welcome = await soon(client.joined)
+    return client
+
+
+async def refused(awaitable):
+    """The reason of the ABORT that `awaitable`, a login, must end in."""
+    try:
+        await awaitable
+    except Refused as refusal:
+        return str(refusal)
+    raise AssertionError("was let in")
+
+
+async def failure(awaitable):
+    """The WAMP error that `awaitable` must end in."""
+    try:
+        result = await soon(awaitable)
+    except ApplicationError as error:
+        return error
+    raise AssertionError(f"no error but {result!r}")
+
+
+def equal(seen, expected):
+    assert seen == expected, f"expected {expected!r}, got {seen!r}"
+
+
+# Logins
+
+
+@step
+async def anonymous(_me):
+    guest = await connect("anonymous", None)
+    equal((guest.welcome.authmethod, guest.welcome.authrole), ("anonymous", "guest"))
+    equal(await guest.bye(), "wamp.close.goodbye_and_out")
+
+
+@step
+async def ticket(_me):
+    for authid in ("joe", "lua-joe"):
+        member = await connect("ticket", authid, f"{authid}'s ticket")
+        welcome = member.welcome
+        equal((welcome.authmethod, welcome.authid, welcome.authrole), ("ticket", authid, "member"))
+        await member.bye()
+
+
+@step
+async def wampcra(_me):
+    secrets = {
+        "ann": "ann's secret",
+        "sal": "salted secret",
+        "sue": "sue's password",
+        "lua-ann": "lua-ann's secret",
+    }
+    for authid, secret in secrets.items():
+        member = await connect("wampcra", authid, secret)
+        welcome = member.welcome
+        equal((welcome.authmethod, welcome.authid, welcome.authrole), ("wampcra", authid, "member"))
+        await member.bye()
+
+
+@step
+async def wrong_secret(_me):
+    for method, authid in (("ticket", "joe"), ("ticket", "lua-joe"), ("wampcra", "ann"), ("wampcra", "sal")):
+        equal(await refused(connect(method, authid, "a guess")), "wamp.error.authentication_denied")
+
+
+@step
+async def unknown_realm(_me):
+    equal(await refused(connect("anonymous", None, realm="nowhere")), "wamp.error.no_such_realm")
+
+
+# Calls to Lua procedures
+
+
+@step
+async def plain_result(me):
+    equal(await soon(me.call("interop.add", 2, 3)), 5)
+    equal(await soon(me.call("interop.add", 0.25, 0.5)), 0.75)
+    equal(await soon(me.call("interop.nothing")), None)
+
+
+@step
+async def several_results(me):
+    result = await soon(me.call("interop.many"))
+    equal((list(result.results), result.kwresults), ([1, "two", True], {"three": 3}))
+
+
+@step
+async def arguments_and_keywords(me):
+    result = await soon(me.call("interop.echo", 1, "two", [3, {"four": 5.5}], yes=True, no=False))
+    equal((list(result.results), result.kwresults), ([1, "two", [3, {"four": 5.5}]], {"yes": True, "no": False}))
+
+
+@step
+async def kinds_sent(me):
+    sent = [None, [], {}, [[], {}], {"map": {}}, {"list": []}, [None, None], True, "Größe ☾ 🌒 \0", 2**53, -1.5]
+    result = await soon(me.call("interop.echo", *sent))
+    equal(list(result.results), sent)
+    for value in sent:
+        equal(json.loads(await soon(me.call("interop.as_json", value))), value)
+
+
+@step
+async def kinds_received(me):
+    result = await soon(me.call("interop.kinds"))
+    equal(list(result.results), ["Mondnähe ☾ 🌒", None, [], {}, [[], {}], 2**53, 0.5])
+
+
+@step
+async def big_integers(me):
+    for number in (2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), 2**64 - 1):
+        equal(await soon(me.call("interop.echo", number)), number)
+        equal(json.loads(await soon(me.call("interop.as_json", number))), number)
+    result = await soon(me.call("interop.big"))
+    equal(list(result.results), [2**53 + 1, -(2**63) + 1, 2**64 - 1])
+
+
+@step
+async def binary(me):
+    octets = bytes(range(256))
+    equal(await soon(me.call("interop.echo", octets)), octets)
+    equal(await soon(me.call("interop.size", octets)), 256)
+    equal(await soon(me.call("interop.binary")), b"\0\1\xfe\xff")
+
+
+@step
+async def raised_error(me):
+    error = await failure(me.call("interop.fail", 7))
+    equal((error.error, list(error.args), error.kwargs), ("interop.error.refused", ["no", 7], {"why": "asked to"}))
+    error = await failure(me.call("interop.crash"))
+    equal(error.error, "wamp.error.runtime_error")
+    assert "procedures.lua" not in str(error), f"tells where it happened: {error}"
+    error = await failure(me.call("interop.not_there"))
+    equal(error.error, "wamp.error.no_such_procedure")
+
+
+@step
+async def progressive_results(me):
+    seen = []
+    options = CallOptions(on_progress=lambda i, left: seen.append((i, left)))
+    equal(await soon(me.call("interop.count", 4, options=options)), "done")
+    equal(seen, [(1, 3), (2, 2), (3, 1), (4, 0)])
+    equal(await soon(me.call("interop.count", 4)), "done")  # not asked for: none sent
+
+
+@step
+async def cancelled_call(me):
+    told = asyncio.get_running_loop().create_future()
+    subscription = await soon(me.subscribe(told.set_result, "interop.topic.cancelled"))
+    begun = asyncio.get_running_loop().create_future()
+    call = me.call("interop.wait", 42, options=CallOptions(on_progress=begun.set_result))
+    equal(await soon(begun), "waiting")
+    call.cancel()
+    equal(await soon(told), 42)
+    await soon(subscription.unsubscribe())
+
+
+@step
+async def disclosed_caller(me):
+    result = await soon(me.call("interop.whoami"))
+    equal(result.kwresults, {"session": me.welcome.session, "authid": "joe", "authrole": "member"})
+
+
+# Publish and subscribe
+
+
+class Inbox:
+    """What arrived at a subscription, in order."""
+
+    def __init__(self):
+        self.queue = asyncio.Queue()
+
+    def __call__(self, *args, details, **kwargs):
+        self.queue.put_nowait((list(args), kwargs, details))
+
+    async def next(self):
+        return await soon(self.queue.get())
+
+
+DETAILS = SubscribeOptions(details=True)
+
+
+@step
+async def events(me):
+    other, inbox = await connect(), Inbox()
+    subscription = await soon(me.subscribe(inbox, "interop.topic.news", DETAILS))
+    options = PublishOptions(acknowledge=True)
+    publication = await soon(other.publish("interop.topic.news", 1, None, "ø", deep={"list": []}, options=options))
+    args, kwargs, details = await inbox.next()
+    equal((args, kwargs, details.publication), ([1, None, "ø"], {"deep": {"list": []}}, publication.id))
+    equal((details.publisher, details.publisher_authid), (other.welcome.session, "joe"))
+    await soon(subscription.unsubscribe())
+    await soon(other.publish("interop.topic.news", 2, options=options))
+    await soon(me.call("interop.nothing"))  # an event would have come before this answer
+    assert inbox.queue.empty(), "an event after UNSUBSCRIBED"
+    await other.bye()
+
+
+@step
+async def own_events(me):
+    inbox = Inbox()
+    subscription = await soon(me.subscribe(inbox, "interop.topic.own", DETAILS))
+    await soon(me.publish("interop.topic.own", "excluded", options=PublishOptions(acknowledge=True)))
+    options = PublishOptions(acknowledge=True, exclude_me=False)
+    await soon(me.publish("interop.topic.own", "included", options=options))
+    equal((await inbox.next())[0], ["included"])
+    await soon(subscription.unsubscribe())
+
+
+@step
+async def chosen_receivers(me):
+    other, mine, others = await connect(), Inbox(), Inbox()
+    subscription = await soon(me.subscribe(mine, "interop.topic.chosen", DETAILS))
+    await soon(other.subscribe(others, "interop.topic.chosen", DETAILS))
+    options = {"acknowledge": True, "exclude_me": False}
+    to_me = PublishOptions(eligible=[me.welcome.session], **options)
+    await soon(other.publish("interop.topic.chosen", "for me", options=to_me))
+    to_other = PublishOptions(exclude=[me.welcome.session], **options)
+    await soon(other.publish("interop.topic.chosen", "not for me", options=to_other))
+    to_nobody = PublishOptions(exclude_authrole=["member"], **options)
+    await soon(other.publish("interop.topic.chosen", "for guests", options=to_nobody))
+    await soon(other.publish("interop.topic.chosen", "for all", options=PublishOptions(**options)))
+    equal([(await mine.next())[0] for _ in range(2)], [["for me"], ["for all"]])
+    equal([(await others.next())[0] for _ in range(2)], [["not for me"], ["for all"]])
+    await soon(subscription.unsubscribe())
+    await other.bye()
+
+
+@step
+async def patterns(me):
+    inbox = Inbox()
+    for match, topic in (("prefix", "interop.topic.pat"), ("wildcard", "interop..pattern.news")):
+        subscription = await soon(me.subscribe(inbox, topic, SubscribeOptions(match=match, details=True)))
+        options = PublishOptions(acknowledge=True, exclude_me=False)
+        await soon(me.publish("interop.topic.pattern.news", match, options=options))
+        args, _, details = await inbox.next()
+        equal((args, details.topic), ([match], "interop.topic.pattern.news"))
+        await soon(subscription.unsubscribe())
+
+
+@step
+async def script_publishes(me):
+    inbox = Inbox()
+    subscription = await soon(me.subscribe(inbox, "interop.topic.script", DETAILS))
+    publication = await soon(me.call("interop.publish", "interop.topic.script", 1, [], key={}))
+    args, kwargs, details = await inbox.next()
+    equal((args, kwargs, details.publication), ([1, []], {"key": {}}, publication))
+    await soon(subscription.unsubscribe())
+
+
+@step
+async def script_subscribes(me):
+    inbox = Inbox()
+    subscription = await soon(me.subscribe(inbox, "interop.heard", DETAILS))
+    me.publish("interop.note.today", "a", None, key=[1])
+    args, kwargs, _ = await inbox.next()
+    expected = {"topic": "interop.note.today", "publisher": me.welcome.session, "kwargs": {"key": [1]}}
+    equal((args, kwargs), (["a", None], expected))
+    await soon(subscription.unsubscribe())
+
+
+# Procedures of the client
+
+
+@step
+async def called_by_a_client(me):
+    other = await connect()
+
+    def endpoint(*args, details, **kwargs):
+        if not args:
+            raise ApplicationError("interop.error.empty", "nothing given", hint="give one")
+        if details.progress:
+            details.progress("half")
+        return CallResult(*reversed(args), caller=details.caller, **kwargs)
+
+    registration = await soon(me.register(endpoint, "interop.client.reverse", RegisterOptions(details=True)))
+    result = await soon(other.call("interop.client.reverse", 1, "two", None, key="value"))
+    expected = {"key": "value", "caller": other.welcome.session}
+    equal((list(result.results), result.kwresults), ([None, "two", 1], expected))
+
+    halves = []
+    options = CallOptions(on_progress=halves.append)
+    await soon(other.call("interop.client.reverse", 1, 2, options=options))
+    equal(halves, ["half"])
+
+    error = await failure(other.call("interop.client.reverse"))
+    seen = (error.error, list(error.args), error.kwargs)
+    equal(seen, ("interop.error.empty", ["nothing given"], {"hint": "give one"}))
+
+    await soon(registration.unregister())
+    error = await failure(other.call("interop.client.reverse"))
+    equal(error.error, "wamp.error.no_such_procedure")
+    await other.bye()
+
+
+@step
+async def called_by_a_script(me):
+    def endpoint(*args, **kwargs):
+        if not args:
+            raise ApplicationError("interop.error.empty", "nothing given", hint="give one")
+        return CallResult(*args, **kwargs)
+
+    registration = await soon(me.register(endpoint, "interop.client.same"))
+    sent = [1, "ø", None, [], {}, {"deep": [{}]}, 2**53 + 1, b"\0\xff"]
+    result = await soon(me.call("interop.relay", "interop.client.same", *sent, key=[[]]))
+    equal((list(result.results), result.kwresults), (sent, {"key": [[]]}))
+
+    error = await failure(me.call("interop.relay", "interop.client.same"))
+    seen = (error.error, list(error.args), error.kwargs)
+    equal(seen, ("interop.error.empty", ["nothing given"], {"hint": "give one"}))
+    result = await soon(me.call("interop.relay_caught", "interop.client.same"))
+    expected = {"uri": "interop.error.empty", "args": ["nothing given"], "kwargs": {"hint": "give one"}}
+    equal((list(result.results), result.kwresults), ([False], expected))
+    await soon(registration.unregister())
+
+
+@step
+async def guests_may_not_register(_me):
+    guest = await connect("anonymous", None)
+    equal(await soon(guest.call("interop.add", 1, 1)), 2)
+    error = await failure(guest.register(lambda: None, "interop.client.guest"))
+    equal(error.error, "wamp.error.not_authorized")
+    error = await failure(guest.publish("interop.topic.news", options=PublishOptions(acknowledge=True)))
+    equal(error.error, "wamp.error.not_authorized")
+    await guest.bye()
+
+
+async def main():
+    failed = 0
+    me = await connect()
+    for function in STEPS:
+        try:
+            await function(me)
+            print(f"ok {function.__name__}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"FAILED {function.__name__}\n{traceback.format_exc()}", flush=True)
+    await me.bye()
+    print(f"{len(STEPS) - failed} steps passed, {failed} failed", flush=True)
+    return 1 if failed else 0
+
+
+sys.exit(asyncio.run(main()))

@@ -1,0 +1,215 @@
+//! The editor stubs in `lua/meta/perilune.lua` and the module scripts really get name the same things, both ways.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+const STUBS: &str = include_str!("../lua/meta/perilune.lua");
+const MODULE: &str = include_str!("../lua/perilune.lua");
+const DICTIONARIES: &str = include_str!("../src/lua/lib/shared.rs");
+
+/// How a script gets an object of each class that has methods. Calls do not exist while loading: see
+/// [`methods_in_lua_have_stubs`].
+const OBJECTS: [(&str, &str); 4] = [
+    (
+        "registration",
+        r#"p.register("stubs.procedure", function() end)"#,
+    ),
+    (
+        "subscription",
+        r#"p.subscribe("stubs.topic", function() end)"#,
+    ),
+    ("timer", "p.after(1, function() end)"),
+    ("dictionary", r#"p.shared("stubs")"#),
+];
+
+/// Walks the module and says what it found in the only way a main chunk has: by failing.
+const WALK: &str = r#"
+local p = require "perilune"
+local found = {}
+local function walk(path, t)
+  for name, value in pairs(t) do
+    found[#found + 1] = path .. name .. "=" .. type(value)
+    if type(value) == "table" and path .. name ~= "p.state" then
+      walk(path .. name .. ".", value)
+    end
+  end
+end
+walk("p.", p)
+local objects = { OBJECTS }
+for class, object in pairs(objects) do
+  for name in ("METHODS"):gmatch(class .. ":(%w+)") do
+    found[#found + 1] = class .. ":" .. name .. "=" .. type(object[name])
+  end
+end
+error("found " .. table.concat(found, " "), 0)
+"#;
+
+/// `function p.json.encode(…)` and `function call:progress(…)`: names with `.` and `:` as they stand, and the comment
+/// above each.
+fn stub_functions() -> BTreeMap<&'static str, String> {
+    let mut functions = BTreeMap::new();
+    let mut comment = String::new();
+    for line in STUBS.lines() {
+        if let Some(text) = line.strip_prefix("---") {
+            comment.push_str(text);
+            comment.push('\n');
+        } else {
+            if let Some((name, _)) = line
+                .strip_prefix("function ")
+                .and_then(|rest| rest.split_once('('))
+            {
+                functions.insert(name, comment.clone());
+            }
+            comment.clear();
+        }
+    }
+    functions
+}
+
+/// `p.state = …`: everything of the module that is no function.
+fn stub_values() -> BTreeSet<&'static str> {
+    let assigned = STUBS
+        .lines()
+        .filter_map(|line| Some(line.split_once(" = ")?.0));
+    assigned.filter(|name| name.starts_with("p.")).collect()
+}
+
+/// What a script finds: name and Lua type.
+fn found() -> BTreeMap<String, String> {
+    let app = tempfile::tempdir().expect("a temporary folder");
+    let config = r#"return { realms = { stubs = { scripts = { "walk.lua" } } } }"#;
+    let objects = OBJECTS
+        .map(|(class, object)| format!("{class} = {object}"))
+        .join(", ");
+    let methods: Vec<&str> = stub_functions()
+        .into_keys()
+        .filter(|name| name.contains(':'))
+        .collect();
+    let walk = WALK
+        .replace("OBJECTS", &objects)
+        .replace("METHODS", &methods.join(" "));
+    write(app.path(), "perilune.lua", config);
+    write(app.path(), "walk.lua", &walk);
+    let output = Command::new(env!("CARGO_BIN_EXE_perilune"))
+        .arg("check")
+        .arg(app.path())
+        .output()
+        .expect("perilune starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let list = said
+        .lines()
+        .find_map(|line| Some(line.split_once("found ")?.1));
+    let list = list.unwrap_or_else(|| {
+        panic!(
+            "check said {said:?} {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    });
+    list.split(' ')
+        .map(|entry| entry.split_once('=').expect("name=type"))
+        .map(|(n, t)| (n.into(), t.into()))
+        .collect()
+}
+
+fn write(folder: &Path, name: &str, text: &str) {
+    fs::write(folder.join(name), text).expect("writes");
+}
+
+#[test]
+fn every_function_has_a_stub_and_every_stub_a_function() {
+    let functions = stub_functions();
+    let values = stub_values();
+    let found = found();
+    let mut wrong = Vec::new();
+    for (name, kind) in &found {
+        let known = match kind.as_str() {
+            "function" => functions.contains_key(name.as_str()),
+            _ => values.contains(name.as_str()),
+        };
+        if !known {
+            wrong.push(format!("{name} is a {kind} of the module and has no stub"));
+        }
+    }
+    for name in functions.keys().filter(|name| !name.starts_with("call:")) {
+        if found.get(*name).is_none_or(|kind| kind != "function") {
+            wrong.push(format!(
+                "{name} has a stub and is no function: {:?}",
+                found.get(*name)
+            ));
+        }
+    }
+    for name in values {
+        if !found.contains_key(name) {
+            wrong.push(format!("{name} has a stub and is not there"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn methods_in_lua_have_stubs() {
+    let functions = stub_functions();
+    let stubs: BTreeSet<&str> = functions
+        .keys()
+        .filter_map(|name| Some(name.split_once(':')?.1))
+        .collect();
+    let named = |text: &'static str, before: &str, after: &str| -> Vec<&'static str> {
+        let lines = text.lines().map(str::trim);
+        lines
+            .filter_map(|line| line.strip_prefix(before)?.split_once(after))
+            .map(|(name, _)| name)
+            .collect()
+    };
+    let of_dictionaries = named(DICTIONARIES, "add(\"", "\",");
+    let of_objects = named(MODULE, "", " = function(self");
+    assert!(
+        of_dictionaries.contains(&"incr") && of_objects.contains(&"progress"),
+        "the sources look different now"
+    );
+    for method in of_dictionaries.iter().chain(&of_objects) {
+        assert!(stubs.contains(method), "the method {method} has no stub");
+    }
+    // And the one class no script can get hold of while loading.
+    for method in functions
+        .keys()
+        .filter_map(|name| name.strip_prefix("call:"))
+    {
+        assert!(
+            of_objects.contains(&method),
+            "call:{method} has a stub and is not in lua/perilune.lua"
+        );
+    }
+}
+
+#[test]
+fn every_stub_says_where_it_may_be_called() {
+    for (name, comment) in stub_functions() {
+        let says = [
+            "Anywhere.",
+            "In handlers",
+            "In procedures.",
+            "While loading only",
+        ];
+        let says = says.iter().any(|phrase| comment.contains(phrase))
+            || comment.contains("in handlers it waits");
+        assert!(
+            says,
+            "{name} does not say where it may be called:\n{comment}"
+        );
+    }
+}
+
+#[test]
+fn every_option_names_its_default() {
+    let mut class = "";
+    for line in STUBS.lines() {
+        if let Some(name) = line.strip_prefix("---@class ") {
+            class = name;
+        } else if class.ends_with(".options") && line.starts_with("---@field") && line.contains('?')
+        {
+            assert!(line.contains("default: "), "{class}: {line}");
+        }
+    }
+}
