@@ -157,6 +157,9 @@ fn register(
         uri: checked(context, &uri, options.match_policy)?,
         options,
     };
+    if declaration.uri().is_reserved() {
+        return misuse(format!("{uri:?} is reserved for the router"));
+    }
     let key = declaration.key();
     let mut procedures = context.procedures.borrow_mut();
     let loading = context.phase.get() == Phase::Loading;

@@ -188,9 +188,7 @@ impl Worker {
                     self.context.flush();
                 }
             }
-            if self.runs_timers() {
-                self.run_timers();
-            }
+            self.run_timers();
             self.end_overdue();
             self.run_ready();
             self.run_spawned();
@@ -230,18 +228,14 @@ impl Worker {
         }
     }
 
-    /// Timers wait for the start, too.
-    fn runs_timers(&self) -> bool {
-        matches!(self.context.phase.get(), Phase::Active | Phase::Retired)
-    }
-
     fn wake_at(&self) -> Option<Instant> {
-        let idle = self.ready.is_empty() && self.context.spawned.borrow().is_empty();
-        if !idle {
+        let spawned =
+            self.context.phase.get() == Phase::Active && !self.context.spawned.borrow().is_empty();
+        if spawned || !self.ready.is_empty() {
             return Some(Instant::now());
         }
         let timer = self
-            .runs_timers()
+            .timers_run()
             .then(|| self.context.timers.borrow_mut().next())
             .flatten();
         let deadline = self.deadlines.first().map(|(at, _)| *at);

@@ -67,7 +67,11 @@ impl Worker {
             self.counted_handler_ended();
             return;
         };
-        let serializer = invocation.payload.serializer();
+        let serializer = match invocation.payload.is_empty() {
+            // Nothing tells what the caller speaks: the serializer that loses nothing.
+            true => Serializer::MsgPack,
+            false => invocation.payload.serializer(),
+        };
         let served = Served {
             progress: invocation.details.receive_progress,
             cancelled,
@@ -173,10 +177,15 @@ impl Worker {
         }
     }
 
+    /// Timers of the main chunk wait for the start.
+    pub(super) fn timers_run(&self) -> bool {
+        matches!(self.context.phase.get(), Phase::Active | Phase::Retired)
+    }
+
     /// One pass: what becomes due meanwhile waits for the next, so that the mailbox is never starved.
     pub(super) fn run_timers(&mut self) {
         let now = self.context.clock.now();
-        loop {
+        while self.timers_run() {
             let due = self.context.timers.borrow_mut().due(now);
             match due {
                 None => break,

@@ -54,9 +54,9 @@ impl Worker {
             return;
         };
         if procedure {
-            self.context.procedures.borrow_mut()[index].id = Some(id);
+            self.context.set_procedure_id(index, Some(id));
         } else {
-            self.context.topics.borrow_mut()[index].id = Some(id);
+            self.context.set_topic_id(index, Some(id));
         }
         self.resume(
             request.value(),
