@@ -30,7 +30,10 @@ impl Home {
     /// As the README says: `perilune serve`, with the example under `scripts/`.
     async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/smart-home"), &home_in(folder.path()));
+        copy(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/smart-home"),
+            &home_in(folder.path()),
+        );
         let mut process = Command::new(env!("CARGO_BIN_EXE_perilune"))
             .args(["serve", "--listen", "127.0.0.1:0"])
             .current_dir(folder.path())
@@ -41,10 +44,23 @@ impl Home {
             .expect("perilune starts");
         let mut stdout = BufReader::new(process.stdout.take().expect("piped")).lines();
         let log = BufReader::new(process.stderr.take().expect("piped")).lines();
-        let line = soon(stdout.next_line()).await.expect("text").expect("a line before it ends");
-        let address = line.strip_prefix("listening on ws://").and_then(|rest| rest.split('/').next());
-        let address = address.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("it said {line:?}"));
-        Self { process, address, log, _stdout: stdout, folder }
+        let line = soon(stdout.next_line())
+            .await
+            .expect("text")
+            .expect("a line before it ends");
+        let address = line
+            .strip_prefix("listening on ws://")
+            .and_then(|rest| rest.split('/').next());
+        let address = address
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("it said {line:?}"));
+        Self {
+            process,
+            address,
+            log,
+            _stdout: stdout,
+            folder,
+        }
     }
 
     /// Waits for a line of the log.
@@ -76,7 +92,10 @@ impl Home {
     async fn guest(&self) -> Client {
         let mut client = self.visit().await;
         client.send(&hello("home")).await;
-        assert_eq!(welcomed(&mut client).await, ("guest".into(), "anonymous".into()));
+        assert_eq!(
+            welcomed(&mut client).await,
+            ("guest".into(), "anonymous".into())
+        );
         client
     }
 
@@ -86,7 +105,10 @@ impl Home {
         claim(&mut client, "ticket", "joe").await;
         challenged(&mut client, "ticket").await;
         answer(&mut client, "joe's ticket").await;
-        assert_eq!(welcomed(&mut client).await, ("resident".into(), "ticket".into()));
+        assert_eq!(
+            welcomed(&mut client).await,
+            ("resident".into(), "ticket".into())
+        );
         client
     }
 }
@@ -104,9 +126,17 @@ fn copy(from: &Path, to: &Path) {
 }
 
 async fn claim(client: &mut Client, method: &str, authid: &str) {
-    let Message::Hello(hello) = hello("home") else { unreachable!("it says HELLO") };
+    let Message::Hello(hello) = hello("home") else {
+        unreachable!("it says HELLO")
+    };
     let (authmethods, authid) = (vec![method.to_owned()], Some(authid.to_owned()));
-    client.send(&Message::Hello(Box::new(Hello { authmethods, authid, ..*hello }))).await;
+    client
+        .send(&Message::Hello(Box::new(Hello {
+            authmethods,
+            authid,
+            ..*hello
+        })))
+        .await;
 }
 
 async fn challenged(client: &mut Client, method: &str) -> Dict {
@@ -117,7 +147,10 @@ async fn challenged(client: &mut Client, method: &str) -> Dict {
 }
 
 async fn answer(client: &mut Client, signature: &str) {
-    let authenticate = Authenticate { signature: signature.to_owned(), extra: Dict::new() };
+    let authenticate = Authenticate {
+        signature: signature.to_owned(),
+        extra: Dict::new(),
+    };
     client.send(&Message::Authenticate(authenticate)).await;
 }
 
@@ -125,7 +158,14 @@ async fn answer(client: &mut Client, signature: &str) {
 async fn welcomed(client: &mut Client) -> (String, String) {
     match client.message().await {
         Message::Welcome(welcome) => {
-            let text = |key| welcome.details.lookup(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let text = |key| {
+                welcome
+                    .details
+                    .lookup(key)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
             (text("authrole"), text("authmethod"))
         }
         other => panic!("expected WELCOME, got {other:?}"),
@@ -166,7 +206,11 @@ async fn event(client: &mut Client) -> (Vec<Value>, Dict) {
 }
 
 fn text(kwargs: &Dict, key: &str) -> String {
-    kwargs.lookup(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    kwargs
+        .lookup(key)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[tokio::test]
@@ -179,17 +223,39 @@ async fn guests_may_look_and_nothing_else() {
     assert_eq!(error(&mut guest).await.0, "wamp.error.not_authorized");
 
     let request = guest.request();
-    let options = PublishOptions { acknowledge: true, ..PublishOptions::default() };
+    let options = PublishOptions {
+        acknowledge: true,
+        ..PublishOptions::default()
+    };
     let payload = Payload::none();
-    guest.send(&Message::Publish(Publish { request, options, topic: uri("sensor.events"), payload })).await;
+    guest
+        .send(&Message::Publish(Publish {
+            request,
+            options,
+            topic: uri("sensor.events"),
+            payload,
+        }))
+        .await;
     assert_eq!(error(&mut guest).await.0, "wamp.error.not_authorized");
 
     let (request, options) = (guest.request(), RegisterOptions::default());
-    guest.send(&Message::Register(Register { request, options, procedure: uri("get.rich") })).await;
+    guest
+        .send(&Message::Register(Register {
+            request,
+            options,
+            procedure: uri("get.rich"),
+        }))
+        .await;
     assert_eq!(error(&mut guest).await.0, "wamp.error.not_authorized");
 
     let (request, options) = (guest.request(), SubscribeOptions::default());
-    guest.send(&Message::Subscribe(Subscribe { request, options, topic: uri("family.secrets") })).await;
+    guest
+        .send(&Message::Subscribe(Subscribe {
+            request,
+            options,
+            topic: uri("family.secrets"),
+        }))
+        .await;
     assert_eq!(error(&mut guest).await.0, "wamp.error.not_authorized");
 }
 
@@ -203,25 +269,40 @@ async fn residents_log_in_by_ticket_and_by_wampcra() {
     claim(&mut ann, "wampcra", "ann").await;
     let extra = challenged(&mut ann, "wampcra").await;
     answer(&mut ann, &sign("ann's secret", &text(&extra, "challenge"))).await;
-    assert_eq!(welcomed(&mut ann).await, ("resident".into(), "wampcra".into()));
+    assert_eq!(
+        welcomed(&mut ann).await,
+        ("resident".into(), "wampcra".into())
+    );
 }
 
 #[tokio::test]
 async fn strangers_stay_outside() {
     let home = Home::start().await;
-    for (authid, ticket) in [("joe", "a guess"), ("eve", "joe's ticket"), ("ann", "ann's secret")] {
+    for (authid, ticket) in [
+        ("joe", "a guess"),
+        ("eve", "joe's ticket"),
+        ("ann", "ann's secret"),
+    ] {
         let mut client = home.visit().await;
         claim(&mut client, "ticket", authid).await;
         challenged(&mut client, "ticket").await;
         answer(&mut client, ticket).await;
-        assert_eq!(client.reason().await, "wamp.error.authentication_denied", "{authid}");
+        assert_eq!(
+            client.reason().await,
+            "wamp.error.authentication_denied",
+            "{authid}"
+        );
     }
     for (authid, secret) in [("ann", "a guess"), ("joe", "joe's ticket")] {
         let mut client = home.visit().await;
         claim(&mut client, "wampcra", authid).await;
         let extra = challenged(&mut client, "wampcra").await;
         answer(&mut client, &sign(secret, &text(&extra, "challenge"))).await;
-        assert_eq!(client.reason().await, "wamp.error.authentication_denied", "{authid}");
+        assert_eq!(
+            client.reason().await,
+            "wamp.error.authentication_denied",
+            "{authid}"
+        );
     }
 }
 
@@ -241,11 +322,18 @@ async fn both_rooms_tell_temperature_and_humidity() {
         assert_eq!(args, []);
         let Some(Value::Float(value)) = reading.lookup("value") else {
             // Tenths may be none.
-            assert!(matches!(reading.lookup("value"), Some(Value::Int(_))), "{reading:?}");
+            assert!(
+                matches!(reading.lookup("value"), Some(Value::Int(_))),
+                "{reading:?}"
+            );
             continue;
         };
         assert!((0.0..=100.0).contains(value), "{reading:?}");
-        let reading = [text(&reading, "room"), text(&reading, "sensor"), text(&reading, "unit")];
+        let reading = [
+            text(&reading, "room"),
+            text(&reading, "sensor"),
+            text(&reading, "unit"),
+        ];
         missing.retain(|(room, sensor, unit)| reading != [*room, *sensor, *unit]);
     }
 }
@@ -255,15 +343,23 @@ async fn the_fan_of_the_bath_room_obeys_and_the_living_room_has_none() {
     let home = Home::start().await;
     let mut joe = home.resident().await;
     let on: [Value; 2] = ["bath room".into(), Value::Bool(true)];
-    assert_eq!(answered(&mut joe, "dcs.fan.control", &on).await.0, [Value::Bool(true)]);
+    assert_eq!(
+        answered(&mut joe, "dcs.fan.control", &on).await.0,
+        [Value::Bool(true)]
+    );
 
-    joe.call("dcs.fan.control", &["living room".into(), Value::Bool(true)]).await;
+    joe.call(
+        "dcs.fan.control",
+        &["living room".into(), Value::Bool(true)],
+    )
+    .await;
     let (uri, args, kwargs) = error(&mut joe).await;
     assert_eq!(uri, "homeapp.error.hardware_not_found");
     assert_eq!(args, ["there is no fan in the living room".into()]);
     assert_eq!(text(&kwargs, "room"), "living room");
 
-    joe.call("dcs.fan.control", &["bath room".into(), "please".into()]).await;
+    joe.call("dcs.fan.control", &["bath room".into(), "please".into()])
+        .await;
     assert_eq!(error(&mut joe).await.0, "wamp.error.invalid_argument");
 }
 
@@ -286,8 +382,14 @@ async fn health_tells_status_and_time() {
     let home = Home::start().await;
     let mut joe = home.resident().await;
     let (args, kwargs) = answered(&mut joe, "get.status", &[]).await;
-    assert!(args == ["fine".into()] || args == ["airing".into()], "{args:?}");
-    assert!(matches!(kwargs.lookup("rooms"), Some(Value::Map(_))), "{kwargs:?}");
+    assert!(
+        args == ["fine".into()] || args == ["airing".into()],
+        "{args:?}"
+    );
+    assert!(
+        matches!(kwargs.lookup("rooms"), Some(Value::Map(_))),
+        "{kwargs:?}"
+    );
 
     let (args, _) = answered(&mut joe, "get.time", &[]).await;
     let time = args[0].as_str().expect("text");
@@ -301,12 +403,21 @@ async fn an_edited_script_answers_at_once() {
     let mut watcher = home.resident().await;
     watcher.subscribe("perilune.script.on_reload").await;
 
-    home.edit("fans.lua", r#"{ ["bath room"] = true }"#, r#"{ ["bath room"] = true, ["living room"] = true }"#);
+    home.edit(
+        "fans.lua",
+        r#"{ ["bath room"] = true }"#,
+        r#"{ ["bath room"] = true, ["living room"] = true }"#,
+    );
     let (args, _) = event(&mut watcher).await;
-    let Some(Value::Map(reload)) = args.first() else { panic!("expected a dict, got {args:?}") };
+    let Some(Value::Map(reload)) = args.first() else {
+        panic!("expected a dict, got {args:?}")
+    };
     assert_eq!(text(reload, "script"), "fans.lua");
     let on: [Value; 2] = ["living room".into(), Value::Bool(true)];
-    assert_eq!(answered(&mut joe, "dcs.fan.control", &on).await.0, [Value::Bool(true)]);
+    assert_eq!(
+        answered(&mut joe, "dcs.fan.control", &on).await.0,
+        [Value::Bool(true)]
+    );
 
     // A module counts as well: who moves out cannot log in any more.
     home.edit("residents.lua", "joe's ticket", "another ticket");
@@ -326,7 +437,10 @@ async fn a_broken_edit_changes_nothing() {
     let line = home.logged("fans.lua:").await;
     assert!(line.contains("fans.lua:6:"), "{line}");
     let on: [Value; 2] = ["bath room".into(), Value::Bool(true)];
-    assert_eq!(answered(&mut joe, "dcs.fan.control", &on).await.0, [Value::Bool(true)]);
+    assert_eq!(
+        answered(&mut joe, "dcs.fan.control", &on).await.0,
+        [Value::Bool(true)]
+    );
 }
 
 #[tokio::test]
@@ -336,7 +450,11 @@ async fn the_line_to_try_next_works() {
     let line = home.logged("sed -i").await;
     let start = line.find("sed -i").expect("just seen");
     let end = line.find("rules.lua").expect("it edits the rules") + "rules.lua".len();
-    let done = Command::new("sh").arg("-c").arg(&line[start..end]).current_dir(home.folder.path()).status();
+    let done = Command::new("sh")
+        .arg("-c")
+        .arg(&line[start..end])
+        .current_dir(home.folder.path())
+        .status();
     assert!(soon(done).await.expect("runs").success(), "{line}");
     home.logged("fans start above 50 %").await;
 }
@@ -346,7 +464,9 @@ async fn ctrl_c_says_goodbye_and_exits_with_0() {
     let mut home = Home::start().await;
     let mut guest = home.guest().await;
     let pid = home.process.id().expect("it runs").to_string();
-    let killed = soon(Command::new("kill").args(["-INT", &pid]).status()).await.expect("kill runs");
+    let killed = soon(Command::new("kill").args(["-INT", &pid]).status())
+        .await
+        .expect("kill runs");
     assert!(killed.success());
     assert_eq!(guest.reason().await, "wamp.close.system_shutdown");
     guest.goodbye("wamp.close.goodbye_and_out").await;

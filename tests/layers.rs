@@ -30,8 +30,14 @@ const IMPURE: [&str; 12] = [
 
 /// Where `unsafe` may stand, and why.
 const UNSAFE: [(&str, &str); 2] = [
-    ("src/lua/raw/", "the Lua C API under mlua: coroutines, hooks, strings and payloads without copies"),
-    ("src/cli/bench/process.rs", "sched_setaffinity has no safe wrapper among our dependencies"),
+    (
+        "src/lua/raw/",
+        "the Lua C API under mlua: coroutines, hooks, strings and payloads without copies",
+    ),
+    (
+        "src/cli/bench/process.rs",
+        "sched_setaffinity has no safe wrapper among our dependencies",
+    ),
 ];
 
 struct Source {
@@ -60,8 +66,15 @@ fn sources() -> Vec<Source> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("sources are text");
-                let path = path.strip_prefix(root).expect("under the root").to_string_lossy().replace('\\', "/");
-                sources.push(Source { path, code: without_comments(&text) });
+                let path = path
+                    .strip_prefix(root)
+                    .expect("under the root")
+                    .to_string_lossy()
+                    .replace('\\', "/");
+                sources.push(Source {
+                    path,
+                    code: without_comments(&text),
+                });
             }
         }
     }
@@ -71,7 +84,10 @@ fn sources() -> Vec<Source> {
 
 /// Line comments only: the house writes no others. What follows `//` in a string goes too, which hides nothing here.
 fn without_comments(text: &str) -> String {
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The layers a text names: `crate::wire::…`, and each of `crate::{words::…, wire::…}`.
@@ -93,7 +109,9 @@ fn named(code: &str) -> BTreeSet<String> {
 
 /// The identifier a path begins with.
 fn head(path: &str) -> Option<String> {
-    let end = path.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(path.len());
+    let end = path
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(path.len());
     (end > 0).then(|| path[..end].to_owned())
 }
 
@@ -129,7 +147,10 @@ fn mentions(code: &str, word: &str) -> bool {
 fn no_layer_names_a_higher_one() {
     let mut offences = Vec::new();
     for source in sources() {
-        if matches!(source.path.as_str(), "src/lib.rs" | "src/main.rs" | "src/build.rs") {
+        if matches!(
+            source.path.as_str(),
+            "src/lib.rs" | "src/main.rs" | "src/build.rs"
+        ) {
             continue;
         }
         let rank = |layer: &str| LAYERS.iter().position(|known| *known == layer);
@@ -140,7 +161,11 @@ fn no_layer_names_a_higher_one() {
         for name in named(&source.code) {
             match rank(&name) {
                 Some(other) if other <= own => {}
-                Some(_) => offences.push(format!("{}: {} may not name {name}", source.path, source.layer())),
+                Some(_) => offences.push(format!(
+                    "{}: {} may not name {name}",
+                    source.path,
+                    source.layer()
+                )),
                 None => offences.push(format!("{}: crate::{name} is no layer", source.path)),
             }
         }
@@ -155,12 +180,19 @@ fn unsafe_stands_only_where_it_has_a_reason() {
         if !mentions(&source.code, "unsafe") && !mentions(&source.code, "unsafe_code") {
             continue;
         }
-        let place = UNSAFE.iter().find(|(place, _)| source.path.starts_with(place));
-        let Some((place, _)) = place else { panic!("{} uses `unsafe`", source.path) };
+        let place = UNSAFE
+            .iter()
+            .find(|(place, _)| source.path.starts_with(place));
+        let Some((place, _)) = place else {
+            panic!("{} uses `unsafe`", source.path)
+        };
         seen.insert(*place);
     }
     let listed: BTreeSet<&str> = UNSAFE.iter().map(|(place, _)| *place).collect();
-    assert_eq!(seen, listed, "the list of places names one that needs it no more");
+    assert_eq!(
+        seen, listed,
+        "the list of places names one that needs it no more"
+    );
 }
 
 #[test]
@@ -179,9 +211,17 @@ fn the_core_reads_no_clock_and_does_no_io() {
 fn the_reading_of_paths_is_right() {
     let named = |code| named(code).into_iter().collect::<Vec<_>>().join(" ");
     assert_eq!(named("use crate::wire::{Message, words};"), "wire");
-    assert_eq!(named("use crate::{core::{io, realm}, words::Uri};\nfn f() -> crate::wire::Id {}"), "core wire words");
+    assert_eq!(
+        named("use crate::{core::{io, realm}, words::Uri};\nfn f() -> crate::wire::Id {}"),
+        "core wire words"
+    );
     assert_eq!(named("other_crate::lua::x"), "");
-    assert_eq!(named(&without_comments("//! [`crate::lua`]\nlet x = 1; // crate::cli")), "");
+    assert_eq!(
+        named(&without_comments(
+            "//! [`crate::lua`]\nlet x = 1; // crate::cli"
+        )),
+        ""
+    );
     assert!(mentions("use tokio::sync;", "tokio") && !mentions("let tokio_like = 1;", "tokio"));
     assert!(mentions("Instant::now()", "Instant") && !mentions("Instantly", "Instant"));
 }

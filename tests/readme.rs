@@ -5,13 +5,16 @@ use std::path::Path;
 use std::process::Command;
 
 const README: &str = include_str!("../README.md");
-const BEGIN: &str = "<!-- begin of the reference: written by `UPDATE=1 cargo test --test readme` -->\n";
+const BEGIN: &str =
+    "<!-- begin of the reference: written by `UPDATE=1 cargo test --test readme` -->\n";
 const END: &str = "<!-- end of the reference -->\n";
 
 #[test]
 fn the_reference_is_what_the_configuration_reads() {
     let reference = format!("\n{}\n", perilune::lua::config::reference());
-    let (before, rest) = README.split_once(BEGIN).expect("README.md has the beginning");
+    let (before, rest) = README
+        .split_once(BEGIN)
+        .expect("README.md has the beginning");
     let (shown, after) = rest.split_once(END).expect("README.md has the end");
     if shown == reference {
         return;
@@ -26,8 +29,12 @@ fn the_reference_is_what_the_configuration_reads() {
 
 /// The Lua blocks of README.md.
 fn blocks() -> Vec<&'static str> {
-    let starts = README.match_indices("```lua\n").map(|(at, fence)| &README[at + fence.len()..]);
-    starts.map(|rest| rest.split_once("```").expect("the block ends").0).collect()
+    let starts = README
+        .match_indices("```lua\n")
+        .map(|(at, fence)| &README[at + fence.len()..]);
+    starts
+        .map(|rest| rest.split_once("```").expect("the block ends").0)
+        .collect()
 }
 
 /// Runs `perilune check` on an application; panics with its findings.
@@ -36,15 +43,21 @@ fn check(config: &str, scripts: &[(&str, &str)]) {
     for (name, text) in [("perilune.lua", config)].iter().chain(scripts) {
         fs::write(app.path().join(name), text).expect("writes");
     }
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_perilune")).arg("check").arg(app.path()).output().expect("perilune starts");
+    let output = Command::new(env!("CARGO_BIN_EXE_perilune"))
+        .arg("check")
+        .arg(app.path())
+        .output()
+        .expect("perilune starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\nin\n{config}\n{scripts:?}");
 }
 
 #[test]
 fn configurations_shown_load() {
-    let configurations: Vec<_> = blocks().into_iter().filter(|block| block.contains("return {\n")).collect();
+    let configurations: Vec<_> = blocks()
+        .into_iter()
+        .filter(|block| block.contains("return {\n"))
+        .collect();
     assert!(!configurations.is_empty());
     for config in configurations {
         check(config, &[("rooms.lua", ""), ("alarm.lua", "")]);
@@ -53,11 +66,18 @@ fn configurations_shown_load() {
 
 #[test]
 fn scripts_shown_load() {
-    let scripts: Vec<_> = blocks().into_iter().filter(|block| !block.contains("return {\n")).collect();
+    let scripts: Vec<_> = blocks()
+        .into_iter()
+        .filter(|block| !block.contains("return {\n"))
+        .collect();
     assert!(scripts.len() > 2);
     let config = r#"return { realms = { home = { scripts = { "shown.lua" } } } }"#;
     for script in scripts {
-        let script = if script.contains("require") { script.into() } else { with_module(script) };
+        let script = if script.contains("require") {
+            script.into()
+        } else {
+            with_module(script)
+        };
         check(config, &[("shown.lua", &script)]);
     }
 }

@@ -12,8 +12,14 @@ const DICTIONARIES: &str = include_str!("../src/lua/lib/shared.rs");
 /// How a script gets an object of each class that has methods. Calls do not exist while loading: see
 /// [`methods_in_lua_have_stubs`].
 const OBJECTS: [(&str, &str); 4] = [
-    ("registration", r#"p.register("stubs.procedure", function() end)"#),
-    ("subscription", r#"p.subscribe("stubs.topic", function() end)"#),
+    (
+        "registration",
+        r#"p.register("stubs.procedure", function() end)"#,
+    ),
+    (
+        "subscription",
+        r#"p.subscribe("stubs.topic", function() end)"#,
+    ),
     ("timer", "p.after(1, function() end)"),
     ("dictionary", r#"p.shared("stubs")"#),
 ];
@@ -50,7 +56,10 @@ fn stub_functions() -> BTreeMap<&'static str, String> {
             comment.push_str(text);
             comment.push('\n');
         } else {
-            if let Some((name, _)) = line.strip_prefix("function ").and_then(|rest| rest.split_once('(')) {
+            if let Some((name, _)) = line
+                .strip_prefix("function ")
+                .and_then(|rest| rest.split_once('('))
+            {
                 functions.insert(name, comment.clone());
             }
             comment.clear();
@@ -61,7 +70,9 @@ fn stub_functions() -> BTreeMap<&'static str, String> {
 
 /// `p.state = …`: everything of the module that is no function.
 fn stub_values() -> BTreeSet<&'static str> {
-    let assigned = STUBS.lines().filter_map(|line| Some(line.split_once(" = ")?.0));
+    let assigned = STUBS
+        .lines()
+        .filter_map(|line| Some(line.split_once(" = ")?.0));
     assigned.filter(|name| name.starts_with("p.")).collect()
 }
 
@@ -69,9 +80,16 @@ fn stub_values() -> BTreeSet<&'static str> {
 fn found() -> BTreeMap<String, String> {
     let app = tempfile::tempdir().expect("a temporary folder");
     let config = r#"return { realms = { stubs = { scripts = { "walk.lua" } } } }"#;
-    let objects = OBJECTS.map(|(class, object)| format!("{class} = {object}")).join(", ");
-    let methods: Vec<&str> = stub_functions().into_keys().filter(|name| name.contains(':')).collect();
-    let walk = WALK.replace("OBJECTS", &objects).replace("METHODS", &methods.join(" "));
+    let objects = OBJECTS
+        .map(|(class, object)| format!("{class} = {object}"))
+        .join(", ");
+    let methods: Vec<&str> = stub_functions()
+        .into_keys()
+        .filter(|name| name.contains(':'))
+        .collect();
+    let walk = WALK
+        .replace("OBJECTS", &objects)
+        .replace("METHODS", &methods.join(" "));
     write(app.path(), "perilune.lua", config);
     write(app.path(), "walk.lua", &walk);
     let output = Command::new(env!("CARGO_BIN_EXE_perilune"))
@@ -80,9 +98,19 @@ fn found() -> BTreeMap<String, String> {
         .output()
         .expect("perilune starts");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let list = said.lines().find_map(|line| Some(line.split_once("found ")?.1));
-    let list = list.unwrap_or_else(|| panic!("check said {said:?} {}", String::from_utf8_lossy(&output.stderr)));
-    list.split(' ').map(|entry| entry.split_once('=').expect("name=type")).map(|(n, t)| (n.into(), t.into())).collect()
+    let list = said
+        .lines()
+        .find_map(|line| Some(line.split_once("found ")?.1));
+    let list = list.unwrap_or_else(|| {
+        panic!(
+            "check said {said:?} {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    });
+    list.split(' ')
+        .map(|entry| entry.split_once('=').expect("name=type"))
+        .map(|(n, t)| (n.into(), t.into()))
+        .collect()
 }
 
 fn write(folder: &Path, name: &str, text: &str) {
@@ -106,7 +134,10 @@ fn every_function_has_a_stub_and_every_stub_a_function() {
     }
     for name in functions.keys().filter(|name| !name.starts_with("call:")) {
         if found.get(*name).is_none_or(|kind| kind != "function") {
-            wrong.push(format!("{name} has a stub and is no function: {:?}", found.get(*name)));
+            wrong.push(format!(
+                "{name} has a stub and is no function: {:?}",
+                found.get(*name)
+            ));
         }
     }
     for name in values {
@@ -120,30 +151,53 @@ fn every_function_has_a_stub_and_every_stub_a_function() {
 #[test]
 fn methods_in_lua_have_stubs() {
     let functions = stub_functions();
-    let stubs: BTreeSet<&str> = functions.keys().filter_map(|name| Some(name.split_once(':')?.1)).collect();
+    let stubs: BTreeSet<&str> = functions
+        .keys()
+        .filter_map(|name| Some(name.split_once(':')?.1))
+        .collect();
     let named = |text: &'static str, before: &str, after: &str| -> Vec<&'static str> {
         let lines = text.lines().map(str::trim);
-        lines.filter_map(|line| line.strip_prefix(before)?.split_once(after)).map(|(name, _)| name).collect()
+        lines
+            .filter_map(|line| line.strip_prefix(before)?.split_once(after))
+            .map(|(name, _)| name)
+            .collect()
     };
     let of_dictionaries = named(DICTIONARIES, "add(\"", "\",");
     let of_objects = named(MODULE, "", " = function(self");
-    assert!(of_dictionaries.contains(&"incr") && of_objects.contains(&"progress"), "the sources look different now");
+    assert!(
+        of_dictionaries.contains(&"incr") && of_objects.contains(&"progress"),
+        "the sources look different now"
+    );
     for method in of_dictionaries.iter().chain(&of_objects) {
         assert!(stubs.contains(method), "the method {method} has no stub");
     }
     // And the one class no script can get hold of while loading.
-    for method in functions.keys().filter_map(|name| name.strip_prefix("call:")) {
-        assert!(of_objects.contains(&method), "call:{method} has a stub and is not in lua/perilune.lua");
+    for method in functions
+        .keys()
+        .filter_map(|name| name.strip_prefix("call:"))
+    {
+        assert!(
+            of_objects.contains(&method),
+            "call:{method} has a stub and is not in lua/perilune.lua"
+        );
     }
 }
 
 #[test]
 fn every_stub_says_where_it_may_be_called() {
     for (name, comment) in stub_functions() {
-        let says = ["Anywhere.", "In handlers", "In procedures.", "While loading only"];
+        let says = [
+            "Anywhere.",
+            "In handlers",
+            "In procedures.",
+            "While loading only",
+        ];
         let says = says.iter().any(|phrase| comment.contains(phrase))
             || comment.contains("in handlers it waits");
-        assert!(says, "{name} does not say where it may be called:\n{comment}");
+        assert!(
+            says,
+            "{name} does not say where it may be called:\n{comment}"
+        );
     }
 }
 
@@ -153,7 +207,8 @@ fn every_option_names_its_default() {
     for line in STUBS.lines() {
         if let Some(name) = line.strip_prefix("---@class ") {
             class = name;
-        } else if class.ends_with(".options") && line.starts_with("---@field") && line.contains('?') {
+        } else if class.ends_with(".options") && line.starts_with("---@field") && line.contains('?')
+        {
             assert!(line.contains("default: "), "{class}: {line}");
         }
     }

@@ -6,6 +6,8 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod program;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
