@@ -185,7 +185,7 @@ impl Reloading {
         }
         self.recycled
             .push((realm.clone(), script.to_owned(), Instant::now()));
-        tracing::warn!(%realm, script, "script stays over its memory limit: fresh VM");
+        tracing::warn!(%realm, %script, "script stays over its memory limit: fresh VM");
         host.reload_scripts(|entry| {
             entry.script.link.realm.uri() == realm && entry.script.settings.name == script
         });
@@ -250,8 +250,15 @@ impl Host {
     }
 
     fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) {
+        let first = inner
+            .scripts
+            .get(key)
+            .is_some_and(|entry| entry.script.current.is_none());
         match self.reload_script(inner, key) {
             Ok(()) => {
+                if let Some(entry) = inner.scripts.get(key).filter(|_| first) {
+                    entry.script.start(); // Broken until now, under --dev.
+                }
                 let generation = inner
                     .scripts
                     .get(key)
@@ -274,9 +281,8 @@ impl Host {
             std::mem::replace(&mut answering.configuration, configuration.mailbox)
         };
         self.remove_scripts(&mut inner);
-        for change in self.router.apply(&inner.settings) {
-            tracing::warn!("configuration: {change} (needs a restart)");
-        }
+        // What needs a restart has just been named.
+        self.router.apply(&inner.settings);
         self.add_scripts(&mut inner, &old);
         self.publish_policies(&mut inner);
         Configuration::retire(retired.as_ref());
@@ -304,6 +310,7 @@ impl Host {
 
     fn add_scripts(&self, inner: &mut Inner, old: &Settings) {
         let settings = inner.settings.clone();
+        let mut added = Vec::new();
         for (uri, realm) in &settings.realms {
             for script in &realm.scripts {
                 let key = (uri.clone(), script.name.clone());
@@ -314,7 +321,8 @@ impl Host {
                 match inner.scripts.get_mut(&key) {
                     None => match self.add_script(inner, uri, realm, &script.name) {
                         Ok(()) => {
-                            tracing::info!(realm = %uri, script = %script.name, "script added")
+                            tracing::info!(realm = %uri, script = %script.name, "script added");
+                            added.push(key);
                         }
                         Err(error) => self.tell_failed(uri, &script.name, &error),
                     },
@@ -324,6 +332,11 @@ impl Host {
                     }
                     Some(_) => {}
                 }
+            }
+        }
+        for key in added {
+            if let Some(entry) = inner.scripts.get(&key) {
+                entry.script.start();
             }
         }
     }
