@@ -110,27 +110,10 @@ fn check(app: &Path) -> (Option<i32>, String) {
         .arg(app)
         .output()
         .expect("perilune starts");
-<<<<<<< HEAD
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let list = said
-        .lines()
-        .find_map(|line| Some(line.split_once("found ")?.1));
-    let list = list.unwrap_or_else(|| {
-        panic!(
-            "check said {said:?} {}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    });
-    list.split(' ')
-        .map(|entry| entry.split_once('=').expect("name=type"))
-        .map(|(n, t)| (n.into(), t.into()))
-        .collect()
-=======
     (
         output.status.code(),
         String::from_utf8_lossy(&output.stdout).into_owned(),
     )
->>>>>>> docs
 }
 
 fn write(folder: &Path, name: &str, text: &str) {
