@@ -1,7 +1,7 @@
 //! The host of all scripts: loads them, answers the router's questions by their functions, reloads them.
 //!
 //! `link` is a script's session, `script` its versions, `boot` makes a VM, `worker` is a VM's thread, `api` what scripts
-//! can call, `mailbox` how they are reached. [`Host`] knows them all; [`reload`] says when something is loaded again.
+//! can call, `mailbox` how they are reached. [`Host`] knows them all; `reload` says when something is loaded again.
 
 mod answers;
 mod api;
@@ -59,8 +59,11 @@ pub struct Host {
     inner: Mutex<Inner>,
     answering: RwLock<Answering>,
     /// Asks the reloader for a fresh VM of a script.
-    recycle: Mutex<Option<Arc<dyn Fn(Uri, String) + Send + Sync>>>,
+    recycle: Mutex<Option<Arc<Recycle>>>,
 }
+
+/// Takes the realm and the name of a script.
+type Recycle = dyn Fn(Uri, String) + Send + Sync;
 
 struct Inner {
     app_dir: PathBuf,
