@@ -27,7 +27,10 @@ fn app() -> App {
 async fn sessions_of_an_authorizers_role_outlive_another_edit() {
     let router = app().start().await;
     let mut peer = router.join().await;
-    router.save("perilune.lua", &config("\"guard.lua\"", "subscriptions = 7"));
+    router.save(
+        "perilune.lua",
+        &config("\"guard.lua\"", "subscriptions = 7"),
+    );
     router.log.says("configuration reloaded").await;
     assert_eq!(peer.call("a.hello", &[]).await, args(r#"["hello"]"#));
 }
