@@ -78,6 +78,9 @@ struct Entry {
     script: Script,
     /// Why the newest version is not in; under `--dev` also of a script that never loaded.
     broken: Option<LoadError>,
+    /// The realm admits nobody until the script has loaded. Not so where a running realm got the script by a reload:
+    /// who is missing grants nothing, and a bad edit ends no session.
+    closes_realm: bool,
 }
 
 /// Whom the router's questions go to.
@@ -178,6 +181,7 @@ impl Host {
             Entry {
                 script,
                 broken: None,
+                closes_realm: true,
             },
         );
         self.reload_script(inner, &key)
@@ -313,6 +317,15 @@ impl Host {
     }
 }
 
+/// The configuration with what the scripts that are in add to it.
+fn effective_settings(inner: &Inner) -> Settings {
+    let mut settings = inner.settings.clone();
+    for (uri, realm) in &mut settings.realms {
+        realm.policy = answering(inner, uri, realm).1;
+    }
+    settings
+}
+
 /// Who answers in a realm, and the policy that says so.
 fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswering, RealmPolicy) {
     let mut policy = settings.policy.clone();
@@ -326,7 +339,7 @@ fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswer
             continue;
         }
         let Some(version) = &entry.script.current else {
-            broken = true;
+            broken |= entry.closes_realm;
             continue;
         };
         let link = &entry.script.link;
