@@ -7,6 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::boot::LoadError;
 use super::configuration::{Configuration, load_configuration};
 use super::{Entry, Host, Inner};
 use crate::lua::config::{Finding, changes_needing_restart};
@@ -243,14 +244,19 @@ impl Host {
         if due.is_empty() {
             return;
         }
-        for key in due {
-            self.reload_one(&mut inner, &key);
-        }
+        let outcomes: Vec<_> = due
+            .iter()
+            .map(|key| self.reload_script(&mut inner, key))
+            .collect();
+        // Told when all of it holds: whoever hears of it meets the new hooks.
         self.publish_policies(&mut inner);
+        for (key, outcome) in due.iter().zip(outcomes) {
+            self.tell_outcome(&inner, key, outcome);
+        }
     }
 
-    fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) {
-        match self.reload_script(inner, key) {
+    fn tell_outcome(&self, inner: &Inner, key: &(Uri, String), outcome: Result<(), LoadError>) {
+        match outcome {
             Ok(()) => {
                 let generation = inner
                     .scripts
@@ -320,7 +326,8 @@ impl Host {
                     },
                     Some(entry) if before != Some(script) => {
                         entry.script.settings = script.clone();
-                        self.reload_one(inner, &key);
+                        let outcome = self.reload_script(inner, &key);
+                        self.tell_outcome(inner, &key, outcome);
                     }
                     Some(_) => {}
                 }
