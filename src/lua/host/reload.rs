@@ -186,7 +186,7 @@ impl Reloading {
         }
         self.recycled
             .push((realm.clone(), script.to_owned(), Instant::now()));
-        tracing::warn!(%realm, script, "script stays over its memory limit: fresh VM");
+        tracing::warn!(%realm, %script, "script stays over its memory limit: fresh VM");
         host.reload_scripts(|entry| {
             entry.script.link.realm.uri() == realm && entry.script.settings.name == script
         });
@@ -246,13 +246,25 @@ impl Host {
         }
         let outcomes: Vec<_> = due
             .iter()
-            .map(|key| self.reload_script(&mut inner, key))
+            .map(|key| self.reload_one(&mut inner, key))
             .collect();
         // Told when all of it holds: whoever hears of it meets the new hooks.
         self.publish_policies(&mut inner);
         for (key, outcome) in due.iter().zip(outcomes) {
             self.tell_outcome(&inner, key, outcome);
         }
+    }
+
+    fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) -> Result<(), LoadError> {
+        let first = inner
+            .scripts
+            .get(key)
+            .is_some_and(|entry| entry.script.current.is_none());
+        self.reload_script(inner, key)?;
+        if let Some(entry) = inner.scripts.get(key).filter(|_| first) {
+            entry.script.start(); // Broken until now, under --dev.
+        }
+        Ok(())
     }
 
     fn tell_outcome(&self, inner: &Inner, key: &(Uri, String), outcome: Result<(), LoadError>) {
@@ -280,9 +292,8 @@ impl Host {
             std::mem::replace(&mut answering.configuration, configuration.mailbox)
         };
         self.remove_scripts(&mut inner);
-        for change in self.router.apply(&inner.settings) {
-            tracing::warn!("configuration: {change} (needs a restart)");
-        }
+        // What needs a restart has just been named.
+        self.router.apply(&inner.settings);
         self.add_scripts(&mut inner, &old);
         self.publish_policies(&mut inner);
         Configuration::retire(retired.as_ref());
@@ -310,6 +321,7 @@ impl Host {
 
     fn add_scripts(&self, inner: &mut Inner, old: &Settings) {
         let settings = inner.settings.clone();
+        let mut added = Vec::new();
         for (uri, realm) in &settings.realms {
             for script in &realm.scripts {
                 let key = (uri.clone(), script.name.clone());
@@ -320,17 +332,23 @@ impl Host {
                 match inner.scripts.get_mut(&key) {
                     None => match self.add_script(inner, uri, realm, &script.name) {
                         Ok(()) => {
-                            tracing::info!(realm = %uri, script = %script.name, "script added")
+                            tracing::info!(realm = %uri, script = %script.name, "script added");
+                            added.push(key);
                         }
                         Err(error) => self.tell_failed(uri, &script.name, &error),
                     },
                     Some(entry) if before != Some(script) => {
                         entry.script.settings = script.clone();
-                        let outcome = self.reload_script(inner, &key);
+                        let outcome = self.reload_one(inner, &key);
                         self.tell_outcome(inner, &key, outcome);
                     }
                     Some(_) => {}
                 }
+            }
+        }
+        for key in added {
+            if let Some(entry) = inner.scripts.get(&key) {
+                entry.script.start();
             }
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Worker {
     files: Arc<Mutex<Fingerprints>>,
     file_count: usize,
     start_handlers: usize,
+    /// How it was switched in.
+    entered: Entered,
     ending: Option<Ending>,
 }
 
@@ -64,6 +66,13 @@ pub(super) struct Bounds {
     pub(super) recycle: Arc<dyn Fn() + Send + Sync>,
     /// Called when the start handlers of an activated version have ended.
     pub(super) started: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// What an activation said.
+#[derive(Debug, Clone, Copy, Default)]
+struct Entered {
+    primary: bool,
+    reload: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -151,6 +160,7 @@ impl Worker {
             file_count,
             files,
             start_handlers: 0,
+            entered: Entered::default(),
             ending: None,
         }
     }
@@ -224,10 +234,10 @@ impl Worker {
         if spawned || !self.ready.is_empty() {
             return Some(Instant::now());
         }
-        let timer = match self.timers_run() {
-            true => self.context.timers.borrow_mut().next(),
-            false => None,
-        };
+        let timer = self
+            .timers_run()
+            .then(|| self.context.timers.borrow_mut().next())
+            .flatten();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let next = [timer, deadline].into_iter().flatten().min();
         let next = next.map(|at| Instant::now() + at.saturating_sub(self.context.clock.now().mono));
@@ -245,6 +255,7 @@ impl Worker {
             Control::Answer(message) => self.answer(message),
             Control::Interrupt(interrupt) => self.interrupt(&interrupt),
             Control::Activate(activation) => self.activate(*activation),
+            Control::Start => self.start(),
             Control::HandOver(switch) => {
                 // Everything said so far goes out in the old version's name.
                 self.context.flush();

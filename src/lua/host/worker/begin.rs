@@ -177,7 +177,7 @@ impl Worker {
         }
     }
 
-    /// Timers of the main chunk wait for the switch.
+    /// Timers of the main chunk wait for the start.
     pub(super) fn timers_run(&self) -> bool {
         matches!(self.context.phase.get(), Phase::Active | Phase::Retired)
     }

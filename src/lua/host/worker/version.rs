@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Kind, Phase, Worker};
+use super::{Entered, Kind, Phase, Worker};
 use crate::lua::host::link::Activation;
 use crate::lua::raw::value_to_lua;
 use crate::lua::vm::FunctionRef;
@@ -18,8 +18,17 @@ impl Worker {
         {
             tracing::warn!(script = %self.script, %reason, "p.state was not taken over");
         }
+        self.context.phase.set(Phase::Switched);
+        self.entered = Entered {
+            primary: activation.primary,
+            reload: activation.reload,
+        };
+    }
+
+    /// Everything is in: instance 1 publishes what was staged and runs its start handlers.
+    pub(super) fn start(&mut self) {
         self.context.phase.set(Phase::Active);
-        if !activation.primary {
+        if !self.entered.primary {
             self.context.timers.borrow_mut().keep_sleeps();
             self.context.spawned.borrow_mut().clear();
             self.context.staged.borrow_mut().clear();
@@ -34,7 +43,7 @@ impl Worker {
             (self.bounds.started)();
         }
         self.lifecycle("start", &Value::Null);
-        if activation.reload {
+        if self.entered.reload {
             self.lifecycle("reload", &Value::Null);
         }
     }
