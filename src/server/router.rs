@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
@@ -32,6 +33,7 @@ pub struct Router {
 
 /// What every connection needs of the router.
 pub(crate) struct Shared {
+    runtime: Handle,
     clock: Clock,
     hooks: HookSlot,
     ids: Arc<SessionIds>,
@@ -55,6 +57,7 @@ impl Router {
         let mut seed = [0; 32];
         rand::rng().fill_bytes(&mut seed);
         let shared = Arc::new(Shared {
+            runtime: Handle::current(),
             clock: Clock::start(),
             hooks: HookSlot::default(),
             ids: Arc::default(),
@@ -186,6 +189,8 @@ impl Shared {
     fn add_realm(&self, uri: &Uri, settings: &RealmSettings) {
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
         let policy = Arc::new(settings.policy.clone());
+        // Configurations are applied on threads of their own, too.
+        let _context = self.runtime.enter();
         let realm = RealmHandle::start(
             uri.clone(),
             policy,
