@@ -2,8 +2,9 @@
 -- Runs once in each VM before the script; `native` and `libraries` come from the host.
 local native, libraries, about = ...
 
-local error, pairs, rawget, rawset, setmetatable, tostring, type =
-  error, pairs, rawget, rawset, setmetatable, tostring, type
+local error, pairs, pcall, rawget, rawset, setmetatable, tostring, type =
+  error, pairs, pcall, rawget, rawset, setmetatable, tostring, type
+local gsub = string.gsub
 
 local p = { realm = about.realm, script = about.script, instance = about.instance, state = {} }
 for name, library in pairs(libraries) do
@@ -41,6 +42,19 @@ local function expect_seconds(name, value, least)
   if not (value >= least and value < 1e9) then
     error(("bad argument #1 to '%s' (seconds from %g, got %s)"):format(name, least, tostring(value)), 3)
   end
+end
+
+-- Natives blame the line that calls them, which is one of this file: the script's line is meant. (Where a native is
+-- called last, as in `return native.call(…)`, this is so by itself.)
+local function blamed(ok, ...)
+  if ok then
+    return ...
+  end
+  local failure = ...
+  if type(failure) == "string" then
+    failure = gsub(failure, "^perilune:%d+: ", "")
+  end
+  error(failure, 3)
 end
 
 -- Objects the host makes: fields are raw, the class supplies the rest.
@@ -100,7 +114,7 @@ end
 
 local function handle(kind, index, uri)
   local function give_up(self)
-    native.withdraw(kind, self.index)
+    return native.withdraw(kind, self.index)
   end
   return setmetatable({ index = index, uri = uri }, {
     __index = function(_, key)
@@ -119,7 +133,8 @@ function p.register(uri, handler, options)
   expect("register", 1, uri, "string")
   expect("register", 2, handler, "function")
   local o = expect_options("register", options, REGISTER)
-  local index = native.register(uri, handler, o.match, o.invoke, o.disclose_caller, o.forward_timeout)
+  local index =
+    blamed(pcall(native.register, uri, handler, o.match, o.invoke, o.disclose_caller, o.forward_timeout))
   return handle("procedure", index, uri)
 end
 
@@ -127,17 +142,17 @@ function p.subscribe(topic, handler, options)
   expect("subscribe", 1, topic, "string")
   expect("subscribe", 2, handler, "function")
   local o = expect_options("subscribe", options, { match = "string", ordered = "boolean" })
-  return handle("topic", native.subscribe(topic, handler, o.match, o.ordered), topic)
+  return handle("topic", blamed(pcall(native.subscribe, topic, handler, o.match, o.ordered)), topic)
 end
 
 function p.unregister(h)
   expect("unregister", 1, h, "table")
-  h:unregister()
+  return h:unregister()
 end
 
 function p.unsubscribe(h)
   expect("unsubscribe", 1, h, "table")
-  h:unsubscribe()
+  return h:unsubscribe()
 end
 
 local PUBLISH = {
@@ -176,41 +191,41 @@ end
 function p.authenticate(method, authenticator)
   expect("authenticate", 1, method, "string")
   expect("authenticate", 2, authenticator, "function")
-  native.authenticate(method, authenticator)
+  return native.authenticate(method, authenticator)
 end
 
 function p.authorize(authorizer)
   expect("authorize", 1, authorizer, "function")
-  native.authorize(authorizer)
+  return native.authorize(authorizer)
 end
 
 function p.on(name, handler)
   expect("on", 1, name, "string")
   expect("on", 2, handler, "function")
-  native.on(name, handler)
+  return native.on(name, handler)
 end
 
 function p.every(seconds, handler)
   expect_seconds("every", seconds, 0.001)
   expect("every", 2, handler, "function")
-  return timer(native.every(seconds, handler))
+  return timer(blamed(pcall(native.every, seconds, handler)))
 end
 
 function p.after(seconds, handler)
   expect_seconds("after", seconds, 0)
   expect("after", 2, handler, "function")
-  return timer(native.after(seconds, handler))
+  return timer(blamed(pcall(native.after, seconds, handler)))
 end
 
 function p.cron(schedule, handler)
   expect("cron", 1, schedule, "string")
   expect("cron", 2, handler, "function")
-  return timer(native.cron(schedule, handler))
+  return timer(blamed(pcall(native.cron, schedule, handler)))
 end
 
 function p.spawn(handler)
   expect("spawn", 1, handler, "function")
-  native.spawn(handler)
+  return native.spawn(handler)
 end
 
 function p.sleep(seconds)

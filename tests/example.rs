@@ -459,6 +459,21 @@ async fn the_line_to_try_next_works() {
     home.logged("fans start above 50 %").await;
 }
 
+/// Without an argument, inside the folder of the application.
+#[tokio::test]
+async fn it_is_found_in_the_working_folder() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/smart-home");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_perilune"));
+    let output = soon(check.arg("check").current_dir(example).output())
+        .await
+        .expect("runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
 #[tokio::test]
 async fn ctrl_c_says_goodbye_and_exits_with_0() {
     let mut home = Home::start().await;

@@ -214,6 +214,7 @@ async fn an_unreadable_certificate_is_named() {
         ("garbage.pem", &[("garbage.pem", "no pem")]),
     ] {
         let folder = app(others);
+        std::fs::write(folder.path().join("key.pem"), "no key").expect("a file");
         std::fs::write(folder.path().join("perilune.lua"), listen(cert)).expect("a file");
         let serve = run(&["serve"], folder.path()).await;
         assert_eq!(serve.status.code(), Some(3), "{}", log(&serve));

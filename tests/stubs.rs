@@ -92,25 +92,28 @@ fn found() -> BTreeMap<String, String> {
         .replace("METHODS", &methods.join(" "));
     write(app.path(), "perilune.lua", config);
     write(app.path(), "walk.lua", &walk);
-    let output = Command::new(env!("CARGO_BIN_EXE_perilune"))
-        .arg("check")
-        .arg(app.path())
-        .output()
-        .expect("perilune starts");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (code, said) = check(app.path());
     let list = said
         .lines()
         .find_map(|line| Some(line.split_once("found ")?.1));
-    let list = list.unwrap_or_else(|| {
-        panic!(
-            "check said {said:?} {}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    });
+    let list = list.unwrap_or_else(|| panic!("check said {said:?} and exits with {code:?}"));
     list.split(' ')
         .map(|entry| entry.split_once('=').expect("name=type"))
         .map(|(n, t)| (n.into(), t.into()))
         .collect()
+}
+
+/// Exit code and output of `perilune check`.
+fn check(app: &Path) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_perilune"))
+        .arg("check")
+        .arg(app)
+        .output()
+        .expect("perilune starts");
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
 }
 
 fn write(folder: &Path, name: &str, text: &str) {
@@ -146,6 +149,57 @@ fn every_function_has_a_stub_and_every_stub_a_function() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Wrong uses of the module, each in the third line of a script.
+const MISUSES: [&str; 14] = [
+    "p.call('x')",
+    "p.sleep(1)",
+    "p.publish('wamp.x')",
+    "p.register('x y', print)",
+    "p.register('x', 1)",
+    "p.register('x', print, { invoke = 'all' })",
+    "p.register('x', print):unregister()",
+    "p.subscribe('x', print, { match = 'suffix' })",
+    "p.authenticate('telepathy', print)",
+    "p.on('strat', print)",
+    "p.every(0, print)",
+    "p.cron('x', print)",
+    "p.crypto.sha256({})",
+    "p.json.encode(print)",
+];
+
+#[test]
+fn misuse_is_blamed_on_the_line_of_the_script() {
+    let app = tempfile::tempdir().expect("a temporary folder");
+    let names: Vec<String> = (0..MISUSES.len())
+        .map(|n| format!("misuse_{n}.lua"))
+        .collect();
+    for (name, misuse) in names.iter().zip(MISUSES) {
+        write(
+            app.path(),
+            name,
+            &format!("local p = require \"perilune\"\n\n{misuse}\n"),
+        );
+    }
+    let scripts = names
+        .iter()
+        .map(|name| format!("\"{name}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
+    write(
+        app.path(),
+        "perilune.lua",
+        &format!("return {{ realms = {{ stubs = {{ scripts = {{ {scripts} }} }} }} }}"),
+    );
+    let (_, said) = check(app.path());
+    for (name, misuse) in names.iter().zip(MISUSES) {
+        let place = format!("{name}:3: ");
+        assert!(
+            said.lines().any(|line| line.starts_with(&place)),
+            "{misuse} is not blamed on {place}\n{said}"
+        );
+    }
 }
 
 #[test]

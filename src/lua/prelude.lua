@@ -6,12 +6,22 @@ local error, pcall, select, setfenv, tostring, type = error, pcall, select, setf
 local concat, find = table.concat, string.find
 local create, isyieldable, resume, yield = coroutine.create, coroutine.isyieldable, coroutine.resume, coroutine.yield
 
+-- Whether the function at `level` (1: the caller) is of the module `perilune`, not of the script.
+local function in_module(level)
+  local _, position = pcall(error, "", level + 2)
+  return find(position, "perilune:", 1, true) == 1
+end
+
 -- Raises what a native function failed with. Texts get the position of the script's line, as luaL_error does it.
 local function raise(e, level)
   if type(e) == "userdata" then
     local placed
     e, placed = native.describe(e)
-    if placed then level = -1 end
+    if placed then
+      level = -1
+    elseif in_module(level + 1) then
+      level = level + 1
+    end
   end
   error(e, level + 1)
 end

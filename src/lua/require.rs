@@ -64,6 +64,11 @@ impl Modules {
         self.builtin.borrow_mut().insert(name.to_owned(), loader);
     }
 
+    /// How many files were loaded so far.
+    pub(super) fn count(&self) -> usize {
+        self.dependencies.borrow().len()
+    }
+
     pub(super) fn dependencies(&self) -> Vec<Dependency> {
         self.dependencies.borrow().clone()
     }

@@ -222,6 +222,11 @@ impl Vm {
             .map_err(|error| ScriptError::from_text(describe(&error)))
     }
 
+    /// How many files were loaded so far: whether to look at [`Vm::dependencies`] again.
+    pub fn dependency_count(&self) -> usize {
+        self.modules.count()
+    }
+
     /// Every file loaded so far, with the hash of its contents.
     pub fn dependencies(&self) -> Vec<Dependency> {
         self.modules.dependencies()

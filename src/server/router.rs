@@ -160,7 +160,6 @@ impl Router {
         if shared.shutting_down.swap(true, Relaxed) {
             return;
         }
-        info!("shutting down");
         for task in shared.tasks.lock().drain(..) {
             task.abort();
         }

@@ -6,6 +6,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod app;
 pub mod program;
 
 use std::net::SocketAddr;

@@ -234,7 +234,15 @@ fn read_settings(source: &Source, value: Value) -> Option<router::Draft> {
 
 fn config_file(app: &Path) -> Result<PathBuf, Finding> {
     if app.is_file() {
-        return Ok(app.into());
+        // The folder of a bare name is the empty path, which is none to the system.
+        let bare = app
+            .parent()
+            .is_some_and(|folder| folder.as_os_str().is_empty());
+        return Ok(if bare {
+            Path::new(".").join(app)
+        } else {
+            app.into()
+        });
     }
     if !app.is_dir() {
         return Err(Finding::of_file(app, "no such file or folder"));

@@ -100,14 +100,14 @@ fn running(context: &Context, what: &str) -> mlua::Result<()> {
     match context.phase.get() {
         Phase::Loading => misuse(format!("{what}: not while loading: use p.on(\"start\")")),
         Phase::Loaded => misuse(format!("{what}: the script is not running yet")),
-        Phase::Active | Phase::Retired => Ok(()),
+        Phase::Switched | Phase::Active | Phase::Retired => Ok(()),
     }
 }
 
 fn declaring(context: &Context, what: &str) -> mlua::Result<()> {
     match context.phase.get() {
         Phase::Loading => Ok(()),
-        Phase::Loaded | Phase::Active | Phase::Retired => misuse(format!(
+        Phase::Loaded | Phase::Switched | Phase::Active | Phase::Retired => misuse(format!(
             "{what}: only while loading, at the top level of the script"
         )),
     }
@@ -157,6 +157,9 @@ fn register(
         uri: checked(context, &uri, options.match_policy)?,
         options,
     };
+    if declaration.uri().is_reserved() {
+        return misuse(format!("{uri:?} is reserved for the router"));
+    }
     let key = declaration.key();
     let mut procedures = context.procedures.borrow_mut();
     let loading = context.phase.get() == Phase::Loading;
@@ -360,7 +363,7 @@ fn publish(
             context.staged.borrow_mut().push(publish);
             Ok(Begun::Now(true))
         }
-        Phase::Active | Phase::Retired => {
+        Phase::Switched | Phase::Active | Phase::Retired => {
             context.send(Message::Publish(publish));
             Ok(if acknowledge {
                 Begun::Ticket(request.value())

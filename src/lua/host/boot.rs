@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlua::{Lua, Table, Value};
+use parking_lot::Mutex;
 
 use super::context::{Context, Phase};
 use super::link::{Declaration, Link};
@@ -45,6 +46,8 @@ pub(super) struct Booted {
     pub(super) context: Rc<Context>,
     pub(super) classes: Classes,
     pub(super) module: Table,
+    /// See [`Declared::files`].
+    pub(super) files: Arc<Mutex<Fingerprints>>,
 }
 
 /// What a main chunk declared, as far as others need to know.
@@ -55,8 +58,8 @@ pub(super) struct Declared {
     pub(super) hooks: BTreeSet<HookKey>,
     /// It has `p.on("join")` or `p.on("leave")` handlers.
     pub(super) watches_sessions: bool,
-    /// Everything it was loaded from.
-    pub(super) files: Fingerprints,
+    /// Everything it was loaded from; grows when a handler requires a module.
+    pub(super) files: Arc<Mutex<Fingerprints>>,
 }
 
 /// Why a version was not loaded.
@@ -123,11 +126,13 @@ pub(super) fn boot(spec: &BootSpec) -> Result<Booted, LoadError> {
         Slice::Failed(error) => return Err(LoadError::of(error, &vm)),
     }
     context.phase.set(Phase::Loaded);
+    let files = Arc::new(Mutex::new(files_of(&vm)));
     Ok(Booted {
         vm,
         context,
         classes,
         module,
+        files,
     })
 }
 
@@ -158,12 +163,13 @@ impl Booted {
             watches_sessions: lifecycle
                 .iter()
                 .any(|(name, _)| name == "join" || name == "leave"),
-            files: files_of(&self.vm),
+            files: self.files.clone(),
         }
     }
 }
 
-fn files_of(vm: &Vm) -> Fingerprints {
+/// Everything the VM has loaded so far.
+pub(super) fn files_of(vm: &Vm) -> Fingerprints {
     Fingerprints::of_loaded(&vm.dependencies(), &vm.absent())
 }
 

@@ -181,5 +181,6 @@ fn empty_module(vm: Rc<crate::lua::vm::Vm>, context: Rc<Context>) -> mlua::Resul
         classes,
         context,
         vm,
+        files: Arc::default(),
     })
 }

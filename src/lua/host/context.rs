@@ -26,6 +26,8 @@ pub(super) enum Phase {
     Loading,
     /// Loaded, not switched in.
     Loaded,
+    /// Switched in: it answers. Start handlers and timers wait until everything else is in, too.
+    Switched,
     Active,
     /// A newer version is in: handlers end, nothing new is declared.
     Retired,

@@ -67,6 +67,8 @@ pub(crate) enum Control {
     Interrupt(Interrupt),
     /// The VM's version has been switched in.
     Activate(Box<Activation>),
+    /// Start handlers and timers may run.
+    Start,
     /// Run this on the VM's thread between two handlers, with the current `p.state` serialized.
     HandOver(Box<dyn FnOnce(Option<Vec<u8>>) + Send>),
     /// Serialize `p.state` and send it.

@@ -142,6 +142,13 @@ impl Host {
             }
         }
         self.publish_policies(&mut inner);
+        if !self.options.dry {
+            // Only now, so that a start handler finds the procedures of every other script.
+            inner
+                .scripts
+                .values()
+                .for_each(|entry| entry.script.start());
+        }
         findings
     }
 
@@ -187,14 +194,14 @@ impl Host {
             checked.map_err(|error| {
                 version.discard();
                 LoadError {
-                    files: version.declared.files.clone(),
+                    files: version.declared.files.lock().clone(),
                     ..error
                 }
             })?;
             let Some(entry) = inner.scripts.get_mut(key) else {
                 return Ok(());
             };
-            entry.script.switch(version, around.drain, self.options.dry)
+            entry.script.switch(version, around.drain)
         });
         let Some(entry) = inner.scripts.get_mut(key) else {
             return Ok(());
@@ -501,7 +508,7 @@ fn lifecycle_of(realm: &Uri, change: &SessionChange) -> (&'static str, Value) {
 impl Host {
     /// Log line and meta event of a switched-in version.
     fn tell_reloaded(&self, realm: &Uri, script: &str, generation: u64) {
-        tracing::info!(%realm, script, generation, "script reloaded");
+        tracing::info!(%realm, %script, generation, "script reloaded");
         let dict = Dict::new()
             .with("script", script)
             .with("generation", generation);
@@ -510,7 +517,7 @@ impl Host {
 
     /// Log line and meta event of a version that failed; the traceback only for those it is granted to.
     fn tell_failed(&self, realm: &Uri, script: &str, error: &LoadError) {
-        tracing::error!(%realm, script, "script not reloaded, the old version stays: {}{}",
+        tracing::error!(%realm, %script, "script not reloaded, the old version stays: {}{}",
             error.message, answers::below(&error.traceback));
         let dict = Dict::new()
             .with("script", script)

@@ -43,6 +43,8 @@ struct Reloading {
     watcher: Option<Watcher>,
     configuration_files: Fingerprints,
     recycled: Vec<(Uri, String, Instant)>,
+    /// The files given to the watcher.
+    watched: Vec<PathBuf>,
 }
 
 /// A script that outgrows its memory again within this time waits before its next fresh VM.
@@ -83,8 +85,16 @@ impl Reloader {
             watcher,
             configuration_files: configuration.fingerprints.clone(),
             recycled: Vec::new(),
+            watched: Vec::new(),
         };
         reloading.watch(host);
+        // What was saved between loading and watching is found by looking once.
+        let look = if watch {
+            reasons.send(Reason::Files)
+        } else {
+            Ok(())
+        };
+        look.map_err(|_| std::io::Error::other("the reload thread has no inbox"))?;
         std::thread::Builder::new()
             .name("reload".into())
             .spawn(move || {
@@ -102,6 +112,7 @@ impl Reloader {
                                 return;
                             };
                             host.sweep_overdue();
+                            reloading.watch(&host);
                         }
                     }
                 }
@@ -174,17 +185,21 @@ impl Reloading {
         }
         self.recycled
             .push((realm.clone(), script.to_owned(), Instant::now()));
-        tracing::warn!(%realm, script, "script stays over its memory limit: fresh VM");
+        tracing::warn!(%realm, %script, "script stays over its memory limit: fresh VM");
         host.reload_scripts(|entry| {
             entry.script.link.realm.uri() == realm && entry.script.settings.name == script
         });
     }
 
+    /// Watches what is loaded now; handlers may have required modules meanwhile.
     fn watch(&mut self, host: &Arc<Host>) {
         if let Some(watcher) = &self.watcher {
             let mut files = self.configuration_files.files();
             files.extend(host.script_files());
-            watcher.watch(&files);
+            if files != self.watched {
+                watcher.watch(&files);
+                self.watched = files;
+            }
         }
     }
 }
@@ -192,18 +207,16 @@ impl Reloading {
 impl Entry {
     /// Whether what was loaded, or what failed to, differs from the files now.
     fn has_changed(&self) -> bool {
-        self.files().is_some_and(|files| files.now() != *files)
+        let files = self.files();
+        files.now() != files
     }
 
     /// What the newest try was made from.
-    fn files(&self) -> Option<&Fingerprints> {
-        match &self.broken {
-            Some(error) if error.files != Fingerprints::default() => Some(&error.files),
-            _ => self
-                .script
-                .current
-                .as_ref()
-                .map(|version| &version.declared.files),
+    fn files(&self) -> Fingerprints {
+        match (&self.broken, &self.script.current) {
+            (Some(error), _) if error.files != Fingerprints::default() => error.files.clone(),
+            (_, Some(version)) => version.declared.files.lock().clone(),
+            (_, None) => Fingerprints::default(),
         }
     }
 }
@@ -213,10 +226,8 @@ impl Host {
     fn script_files(&self) -> Vec<PathBuf> {
         let inner = self.inner.lock();
         let files = inner.scripts.values().flat_map(|entry| {
-            let files = entry.files().map(Fingerprints::files).unwrap_or_default();
-            files
-                .into_iter()
-                .chain([entry.script.settings.path.clone()])
+            let path = entry.script.settings.path.clone();
+            entry.files().files().into_iter().chain([path])
         });
         files.collect()
     }
@@ -239,8 +250,15 @@ impl Host {
     }
 
     fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) {
+        let first = inner
+            .scripts
+            .get(key)
+            .is_some_and(|entry| entry.script.current.is_none());
         match self.reload_script(inner, key) {
             Ok(()) => {
+                if let Some(entry) = inner.scripts.get(key).filter(|_| first) {
+                    entry.script.start(); // Broken until now, under --dev.
+                }
                 let generation = inner
                     .scripts
                     .get(key)
@@ -263,9 +281,8 @@ impl Host {
             std::mem::replace(&mut answering.configuration, configuration.mailbox)
         };
         self.remove_scripts(&mut inner);
-        for change in self.router.apply(&inner.settings) {
-            tracing::warn!("configuration: {change} (needs a restart)");
-        }
+        // What needs a restart has just been named.
+        self.router.apply(&inner.settings);
         self.add_scripts(&mut inner, &old);
         self.publish_policies(&mut inner);
         Configuration::retire(retired.as_ref());
@@ -293,6 +310,7 @@ impl Host {
 
     fn add_scripts(&self, inner: &mut Inner, old: &Settings) {
         let settings = inner.settings.clone();
+        let mut added = Vec::new();
         for (uri, realm) in &settings.realms {
             for script in &realm.scripts {
                 let key = (uri.clone(), script.name.clone());
@@ -303,7 +321,8 @@ impl Host {
                 match inner.scripts.get_mut(&key) {
                     None => match self.add_script(inner, uri, realm, &script.name) {
                         Ok(()) => {
-                            tracing::info!(realm = %uri, script = %script.name, "script added")
+                            tracing::info!(realm = %uri, script = %script.name, "script added");
+                            added.push(key);
                         }
                         Err(error) => self.tell_failed(uri, &script.name, &error),
                     },
@@ -313,6 +332,11 @@ impl Host {
                     }
                     Some(_) => {}
                 }
+            }
+        }
+        for key in added {
+            if let Some(entry) = inner.scripts.get(&key) {
+                entry.script.start();
             }
         }
     }

@@ -190,6 +190,14 @@ impl Script {
             .map_or(0, |version| version.generation)
     }
 
+    /// Lets the start handlers and timers of a first version run.
+    pub(super) fn start(&self) {
+        let instances = self.current.iter().flat_map(|version| &version.instances);
+        for instance in instances {
+            instance.mailbox.control(Control::Start);
+        }
+    }
+
     /// Gives up what only older versions declared, if the switch is long enough ago.
     pub(super) fn sweep(&mut self) {
         if let Some(version) = &mut self.current
@@ -202,12 +210,12 @@ impl Script {
         }
     }
 
-    /// Puts a loaded version in the place of the current one, in one step of the realm. `dry`: it stays asleep.
+    /// Puts a loaded version in the place of the current one, in one step of the realm. A first version only answers,
+    /// until [`Script::start`].
     pub(super) fn switch(
         &mut self,
         mut version: Version,
         drain: Duration,
-        dry: bool,
     ) -> Result<(), LoadError> {
         let old_primary = self.current.as_ref().and_then(|old| old.instances.first());
         let outcome = match old_primary {
@@ -215,7 +223,7 @@ impl Script {
             None => switch_now(
                 &self.link,
                 &Plan {
-                    dry,
+                    start: false,
                     ..version.plan(false)
                 },
             ),
@@ -223,7 +231,7 @@ impl Script {
         if let Err(reason) = outcome {
             version.discard();
             return Err(LoadError {
-                files: version.declared.files,
+                files: version.declared.files.lock().clone(),
                 ..LoadError::plain(reason)
             });
         }
@@ -302,7 +310,7 @@ impl Version {
             topics: self.declared.topics.clone(),
             state: None,
             reload,
-            dry: false,
+            start: true,
         }
     }
 
@@ -330,7 +338,8 @@ struct Plan {
     topics: Vec<Declaration>,
     state: Option<Vec<u8>>,
     reload: bool,
-    dry: bool,
+    /// Start handlers and timers run at once.
+    start: bool,
 }
 
 /// The one step: declarations, then whom messages go to, then the word to the new VMs. All or nothing.
@@ -347,9 +356,6 @@ fn switch_now(link: &Arc<Link>, plan: &Plan) -> Result<(), String> {
         };
         let slots = plan.instances.iter().map(|(slot, _)| *slot).collect();
         link.switch_to(slots, plan.generation);
-        if plan.dry {
-            return Ok(());
-        }
         for (index, (_, mailbox)) in plan.instances.iter().enumerate() {
             let primary = index == 0;
             mailbox.control(Control::Activate(Box::new(Activation {
@@ -359,6 +365,9 @@ fn switch_now(link: &Arc<Link>, plan: &Plan) -> Result<(), String> {
                 primary,
                 reload: plan.reload,
             })));
+            if plan.start {
+                mailbox.control(Control::Start);
+            }
         }
         Ok(())
     })

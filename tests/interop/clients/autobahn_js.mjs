@@ -21,7 +21,10 @@ const raised = (error) => {
 };
 
 // The client hands over a single positional result bare, and none as null.
-const result = (value) => (value instanceof autobahn.Result ? { args: value.args, kwargs: value.kwargs } : { args: [value], kwargs: {} });
+const result = (value) => {
+  const { args, kwargs } = value instanceof autobahn.Result ? value : new autobahn.Result([value]);
+  return { args, kwargs };
+};
 
 function adapt(connection, session, details, closed) {
   return {
@@ -29,7 +32,10 @@ function adapt(connection, session, details, closed) {
     call(uri, args, kwargs, { onProgress, timeout } = {}) {
       const options = { ...(onProgress && { receive_progress: true }), ...(timeout && { timeout }) };
       const call = session.call(uri, args, kwargs, options);
-      const answer = new Promise((resolve, reject) => call.then(resolve, reject, (value) => onProgress(result(value)))).then(result, raised);
+      const settled = new Promise((resolve, reject) => {
+        call.then(resolve, reject, (value) => onProgress(result(value)));
+      });
+      const answer = settled.then(result, raised);
       answer.cancel = (mode) => call.cancel({ mode });
       return answer;
     },

@@ -23,7 +23,8 @@ function adapt(wampy, details) {
   return {
     welcome: { ...details, session: wampy.getSessionId() },
     call(uri, args, kwargs, { onProgress, timeout } = {}) {
-      const options = { ...(onProgress && { progress_callback: (value) => onProgress(result(value)) }), ...(timeout && { timeout }) };
+      const progress_callback = onProgress && ((value) => onProgress(result(value)));
+      const options = { ...(progress_callback && { progress_callback }), ...(timeout && { timeout }) };
       const call = wampy.call(uri, payload(args, kwargs), options);
       const { reqId } = wampy.getOpStatus();
       const answer = call.then(result, raised);

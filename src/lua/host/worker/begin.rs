@@ -1,0 +1,249 @@
+//! Handlers begin: each kind of work starts a coroutine.
+
+use std::rc::Rc;
+
+use super::{Handler, Kind, Phase, Suspended, Worker};
+use crate::lua::host::context::Served;
+use crate::lua::host::mailbox::{HookKey, Work};
+use crate::lua::host::timers::Due;
+use crate::lua::host::{answers, hooks};
+use crate::lua::raw::PayloadSource;
+use crate::lua::raw::objects;
+use crate::lua::vm::{FunctionRef, Outcome};
+use crate::wire::{Event, Invocation, Payload, Serializer};
+use crate::words::{Id, Value};
+
+impl Worker {
+    pub(super) fn handler(&self, kind: Kind) -> Handler {
+        let bounded = !matches!(kind, Kind::Spawned);
+        let deadline = self.bounds.deadline.filter(|_| bounded);
+        Handler {
+            kind,
+            deadline: deadline.map(|deadline| self.context.clock.now().mono + deadline),
+        }
+    }
+
+    pub(super) fn work(&mut self, work: Work) {
+        self.in_flight += 1;
+        match work {
+            Work::Invocation {
+                invocation,
+                cancelled,
+            } => self.invocation(&invocation, cancelled),
+            Work::Event(event) => self.event(event),
+            Work::Authorize {
+                realm,
+                hook,
+                request,
+            } => {
+                let values = hooks::authorize_arguments(realm.uri(), &request);
+                let handler = self.handler(Kind::Authorize {
+                    realm,
+                    ticket: request.ticket,
+                });
+                self.ask(handler, &hook, &values);
+            }
+            Work::Authenticate {
+                hook,
+                login,
+                transport,
+                reply,
+            } => {
+                let values = hooks::login_arguments(&login, &transport);
+                let handler = self.handler(Kind::Authenticate { reply });
+                self.ask(handler, &hook, &values);
+            }
+            Work::Lifecycle { name, argument } => {
+                self.lifecycle(name, &argument);
+                self.counted_handler_ended();
+            }
+        }
+    }
+
+    pub(super) fn invocation(&mut self, invocation: &Invocation, cancelled: bool) {
+        let Some((function, uri)) = self.context.procedure(invocation.registration.value()) else {
+            // Unregistered while the invocation was on its way.
+            self.context.send(answers::canceled(invocation.request));
+            self.counted_handler_ended();
+            return;
+        };
+        let serializer = match invocation.payload.is_empty() {
+            // Nothing tells what the caller speaks: the serializer that loses nothing.
+            true => Serializer::MsgPack,
+            false => invocation.payload.serializer(),
+        };
+        let served = Served {
+            progress: invocation.details.receive_progress,
+            cancelled,
+            serializer,
+        };
+        self.context
+            .invocations
+            .borrow_mut()
+            .insert(invocation.request, served);
+        let kind = Kind::Invocation {
+            request: invocation.request,
+            serializer,
+            uri: uri.clone(),
+        };
+        let handler = self.handler(kind);
+        match PayloadSource::new(&invocation.payload) {
+            Err(error) => self.failed_value(handler, &error),
+            Ok(mut source) => {
+                let vm = self.vm.clone();
+                let mut results = None;
+                let slice = {
+                    let mut push =
+                        objects::pushing_call(&self.classes, invocation, &uri, &mut source);
+                    vm.start(
+                        &function,
+                        &mut push,
+                        &mut objects::taking_results(serializer, &mut results),
+                    )
+                };
+                self.settle(slice, handler, results);
+            }
+        }
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        let indices = self.context.subscribers(event.subscription.value());
+        let event = Rc::new(event);
+        for index in indices {
+            self.in_flight += 1;
+            self.mailbox.joined();
+            let ordered = self.context.topics.borrow()[index].ordered;
+            if !ordered || self.ordered.admit(index, &event) {
+                self.event_to(index, &event);
+            }
+        }
+        self.counted_handler_ended();
+    }
+
+    pub(super) fn event_to(&mut self, index: usize, event: &Event) {
+        let (function, topic) = {
+            let topics = self.context.topics.borrow();
+            (
+                topics[index].function.clone(),
+                topics[index].declaration.uri().clone(),
+            )
+        };
+        let handler = self.handler(Kind::Event { topic: index });
+        match PayloadSource::new(&event.payload) {
+            Err(error) => self.failed_value(handler, &error),
+            Ok(mut source) => {
+                let vm = self.vm.clone();
+                let slice = {
+                    let mut push =
+                        objects::pushing_event(&self.classes, event, &topic, &mut source);
+                    vm.start(&function, &mut push, &mut |_, _| Ok(()))
+                };
+                self.settle(slice, handler, None);
+            }
+        }
+    }
+
+    /// Starts a hook function; one that is gone fails closed.
+    pub(super) fn ask(&mut self, handler: Handler, hook: &HookKey, values: &[Value]) {
+        let function = self.context.hooks.borrow().get(hook).cloned();
+        let Some(function) = function else {
+            self.fail(handler, "the function is gone", None);
+            return;
+        };
+        let payload = Payload::of(Serializer::MsgPack, values, &Default::default());
+        self.start_with_values(handler, &function, &payload, values.len());
+    }
+
+    /// Starts a function with the first `count` args of `payload`; its results are taken as MsgPack.
+    pub(super) fn start_with_values(
+        &mut self,
+        handler: Handler,
+        function: &FunctionRef,
+        payload: &Payload,
+        count: usize,
+    ) {
+        match PayloadSource::new(payload) {
+            Err(error) => self.failed_value(handler, &error),
+            Ok(mut source) => {
+                let vm = self.vm.clone();
+                let mut results = None;
+                let slice = vm.start(
+                    function,
+                    &mut objects::pushing_args(&mut source, count),
+                    &mut objects::taking_results(Serializer::MsgPack, &mut results),
+                );
+                self.settle(slice, handler, results);
+            }
+        }
+    }
+
+    /// Timers of the main chunk wait for the start.
+    pub(super) fn timers_run(&self) -> bool {
+        matches!(self.context.phase.get(), Phase::Active | Phase::Retired)
+    }
+
+    /// One pass: what becomes due meanwhile waits for the next, so that the mailbox is never starved.
+    pub(super) fn run_timers(&mut self) {
+        let now = self.context.clock.now();
+        while self.timers_run() {
+            let due = self.context.timers.borrow_mut().due(now);
+            match due {
+                None => break,
+                Some(Due::Wake(ticket)) => {
+                    self.resume(ticket, Outcome::Return, &mut objects::pushing_nothing());
+                }
+                Some(Due::Run { timer, function }) => {
+                    if self.context.phase.get() == Phase::Active {
+                        self.start_plain(Kind::Timer { timer }, &function);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn run_spawned(&mut self) {
+        if self.context.phase.get() == Phase::Active {
+            let spawned = std::mem::take(&mut *self.context.spawned.borrow_mut());
+            for function in spawned {
+                self.start_plain(Kind::Spawned, &function);
+            }
+        }
+    }
+
+    /// The next events of ordered subscriptions.
+    pub(super) fn run_ready(&mut self) {
+        for (index, event) in std::mem::take(&mut self.ready) {
+            self.event_to(index, &event);
+        }
+    }
+
+    /// Starts a function without arguments whose results nobody wants.
+    pub(super) fn start_plain(&mut self, kind: Kind, function: &FunctionRef) {
+        let handler = self.handler(kind);
+        let vm = self.vm.clone();
+        let slice = vm.start(
+            function,
+            &mut objects::pushing_nothing(),
+            &mut |_, _| Ok(()),
+        );
+        self.settle(slice, handler, None);
+    }
+
+    /// Spawned loops stop at the switch (design.md, "Hot reload").
+    pub(super) fn drop_spawned(&mut self) {
+        let is_loop = |suspended: &Suspended| {
+            matches!(suspended.handler.kind, Kind::Spawned | Kind::Timer { .. })
+        };
+        let tickets: Vec<u64> = self
+            .suspended
+            .iter()
+            .filter(|(_, suspended)| is_loop(suspended))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in tickets {
+            if let Some(suspended) = self.take_suspended(ticket) {
+                self.vm.cancel(suspended.coroutine);
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Handlers end: their results and failures go to whoever waits for them.
+
+use super::{Handler, Kind, Ordered, Suspended, Worker};
+use crate::core::{Input, Verdict};
+use crate::lua::host::mailbox::Work;
+use crate::lua::host::{answers, hooks};
+use crate::lua::raw::ValueError;
+use crate::lua::vm::{ScriptError, Slice};
+use crate::wire::{Message, Payload, Yield};
+
+impl Worker {
+    pub(super) fn settle(
+        &mut self,
+        slice: Slice,
+        handler: Handler,
+        results: Option<Result<Payload, ValueError>>,
+    ) {
+        match slice {
+            Slice::Finished => match results.unwrap_or_else(|| Ok(Payload::none())) {
+                Ok(payload) => self.finish(handler, payload),
+                Err(error) => self.failed_value(handler, &error),
+            },
+            Slice::Waiting { id, ticket } => {
+                if let Some(deadline) = handler.deadline {
+                    self.deadlines.insert((deadline, ticket));
+                }
+                self.suspended.insert(
+                    ticket,
+                    Suspended {
+                        coroutine: id,
+                        handler,
+                    },
+                );
+            }
+            Slice::Failed(error) => self.raised(handler, &error),
+        }
+    }
+
+    pub(super) fn finish(&mut self, handler: Handler, payload: Payload) {
+        match handler.kind {
+            Kind::Invocation { request, .. } => {
+                self.context.invocations.borrow_mut().remove(&request);
+                let result = Yield {
+                    request,
+                    progress: false,
+                    passthru: None,
+                    payload,
+                };
+                self.context.send(Message::Yield(result));
+            }
+            Kind::Authorize { realm, ticket } => {
+                realm.input(Input::Verdict {
+                    ticket,
+                    verdict: hooks::verdict(&payload),
+                });
+            }
+            Kind::Authenticate { reply } => {
+                // The peer may be gone; then nobody wants to know.
+                let _ = reply.send(hooks::granted(&payload));
+            }
+            kind => return self.ended(kind),
+        }
+        self.counted_handler_ended();
+    }
+
+    /// What is left to do for handlers without an answer.
+    pub(super) fn ended(&mut self, kind: Kind) {
+        match kind {
+            Kind::Event { topic } => {
+                self.counted_handler_ended();
+                if let Some(next) = self.ordered.ended(topic) {
+                    self.ready.push_back((topic, next));
+                }
+            }
+            Kind::Lifecycle { name } => {
+                self.counted_handler_ended();
+                if name == "start" {
+                    self.start_handlers = self.start_handlers.saturating_sub(1);
+                    if self.start_handlers == 0 {
+                        (self.bounds.started)();
+                    }
+                }
+            }
+            Kind::Timer { timer } => self.context.timers.borrow_mut().ended(timer),
+            Kind::Spawned | Kind::Progress => {}
+            Kind::Invocation { .. } | Kind::Authorize { .. } | Kind::Authenticate { .. } => {
+                self.counted_handler_ended();
+            }
+        }
+    }
+
+    /// An uncaught error: to the log with its traceback, to the caller as far as it is meant for it.
+    pub(super) fn raised(&mut self, handler: Handler, error: &ScriptError) {
+        let raised = answers::wamp_error(&self.vm, error, handler.serializer());
+        if let Some((uri, payload)) = raised {
+            return self.finish_with(handler, answers::Failure::wamp(uri, payload));
+        }
+        answers::log(&self.script, &handler.label(&self.context), error);
+        self.finish_with(handler, answers::Failure::script(error, self.bounds.dev));
+    }
+
+    pub(super) fn failed_value(&mut self, handler: Handler, error: &ValueError) {
+        let text = error.to_string();
+        tracing::warn!(script = %self.script, handler = %handler.label(&self.context), reason = %text,
+            "a value cannot be converted");
+        self.finish_with(handler, answers::Failure::value(text));
+    }
+
+    pub(super) fn fail(&mut self, handler: Handler, text: &str, location: Option<&str>) {
+        tracing::warn!(script = %self.script, handler = %handler.label(&self.context), place = location, "{text}");
+        self.finish_with(handler, answers::Failure::value(text.to_owned()));
+    }
+
+    pub(super) fn finish_with(&mut self, handler: Handler, failure: answers::Failure) {
+        match handler.kind {
+            Kind::Invocation { request, .. } => {
+                self.context.invocations.borrow_mut().remove(&request);
+                self.context.send(failure.error(request));
+            }
+            Kind::Authorize { realm, ticket } => {
+                realm.input(Input::Verdict {
+                    ticket,
+                    verdict: Verdict::Failed(failure.text()),
+                });
+            }
+            Kind::Authenticate { reply } => {
+                // The peer may be gone; then nobody wants to know.
+                let _ = reply.send(Err(failure.refusal()));
+            }
+            kind => {
+                if failure.is_wamp() {
+                    tracing::warn!(script = %self.script, error = %failure.text(), "uncaught in a handler");
+                }
+                return self.ended(kind);
+            }
+        }
+        self.counted_handler_ended();
+    }
+
+    pub(super) fn counted_handler_ended(&mut self) {
+        self.in_flight -= 1;
+        self.mailbox.done();
+    }
+
+    /// Nobody waits in vain for a VM that is gone.
+    pub(super) fn close(mut self) {
+        self.ordered = Ordered::default();
+        let tickets: Vec<u64> = self.suspended.keys().copied().collect();
+        for ticket in tickets {
+            if let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) {
+                self.vm.cancel(coroutine);
+                self.finish_with(handler, answers::Failure::canceled());
+            }
+        }
+        for work in self.mailbox.close() {
+            match work {
+                Work::Invocation { invocation, .. } => {
+                    self.context.send(answers::canceled(invocation.request))
+                }
+                Work::Authorize { realm, request, .. } => {
+                    let verdict = Verdict::Failed("the script ended".into());
+                    realm.input(Input::Verdict {
+                        ticket: request.ticket,
+                        verdict,
+                    });
+                }
+                Work::Event(_) | Work::Authenticate { .. } | Work::Lifecycle { .. } => {}
+            }
+        }
+        self.context.flush();
+        if let Some(link) = &self.context.link {
+            link.remove(self.context.slot);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Handlers go on: answers, timers and deadlines reach those that wait.
+
+use super::{Kind, Suspended, Worker};
+use crate::lua::host::answers;
+use crate::lua::raw::PayloadSource;
+use crate::lua::raw::objects;
+use crate::lua::vm::{Outcome, Push};
+use crate::wire::{CallResult, Error, Interrupt, Message, Payload};
+use crate::words::{Id, RequestId};
+
+impl Worker {
+    pub(super) fn answer(&mut self, message: Message) {
+        match message {
+            Message::Result(result) if result.progress => self.progress(&result),
+            Message::Result(result) => {
+                self.context
+                    .on_progress
+                    .borrow_mut()
+                    .remove(&result.request.value());
+                let ticket = result.request.value();
+                match PayloadSource::new(&result.payload) {
+                    Ok(mut source) => self.resume_with_result(ticket, &result, &mut source),
+                    Err(error) => {
+                        self.resume_with_error(ticket, &answers::unreadable(result.request, &error))
+                    }
+                }
+            }
+            Message::Error(error) => {
+                let ticket = error.request.value();
+                self.context.on_progress.borrow_mut().remove(&ticket);
+                self.context.declaring.borrow_mut().remove(&ticket);
+                self.resume_with_error(ticket, &error);
+            }
+            Message::Published(m) => {
+                let publication = m.publication.value() as f64;
+                self.resume(
+                    m.request.value(),
+                    Outcome::Return,
+                    &mut objects::pushing_number(publication),
+                );
+            }
+            Message::Registered(m) => self.declared(m.request, m.registration.value()),
+            Message::Subscribed(m) => self.declared(m.request, m.subscription.value()),
+            // Withdrawals are not waited for, and nothing else answers a request.
+            other => {
+                tracing::debug!(script = %self.script, message = other.name(), "an answer nobody waits for")
+            }
+        }
+    }
+
+    pub(super) fn declared(&mut self, request: RequestId, id: u64) {
+        let Some((procedure, index)) = self.context.declaring.borrow_mut().remove(&request.value())
+        else {
+            return;
+        };
+        if procedure {
+            self.context.set_procedure_id(index, Some(id));
+        } else {
+            self.context.set_topic_id(index, Some(id));
+        }
+        self.resume(
+            request.value(),
+            Outcome::Return,
+            &mut objects::pushing_number(index as f64),
+        );
+    }
+
+    pub(super) fn progress(&mut self, result: &CallResult) {
+        let function = self
+            .context
+            .on_progress
+            .borrow()
+            .get(&result.request.value())
+            .cloned();
+        let (Some(function), Ok(mut source)) = (function, PayloadSource::new(&result.payload))
+        else {
+            return;
+        };
+        let handler = self.handler(Kind::Progress);
+        let vm = self.vm.clone();
+        let slice = vm.start(
+            &function,
+            &mut objects::pushing_result(&self.classes, result, &mut source),
+            &mut |_, _| Ok(()),
+        );
+        self.settle(slice, handler, None);
+    }
+
+    pub(super) fn resume_with_result(
+        &mut self,
+        ticket: u64,
+        result: &CallResult,
+        source: &mut PayloadSource<'_>,
+    ) {
+        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else {
+            return;
+        };
+        let serializer = handler.serializer();
+        let mut results = None;
+        let slice = self.vm.clone().resume(
+            coroutine,
+            Outcome::Return,
+            &mut objects::pushing_result(&self.classes, result, source),
+            &mut objects::taking_results(serializer, &mut results),
+        );
+        self.settle(slice, handler, results);
+    }
+
+    pub(super) fn resume_with_error(&mut self, ticket: u64, error: &Error) {
+        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else {
+            return;
+        };
+        let empty = Payload::none();
+        let source = PayloadSource::new(&error.payload).or_else(|_| PayloadSource::new(&empty));
+        let Ok(mut source) = source else { return };
+        let serializer = handler.serializer();
+        let mut results = None;
+        let slice = self.vm.clone().resume(
+            coroutine,
+            Outcome::Raise,
+            &mut objects::pushing_error(&self.classes, error, &mut source),
+            &mut objects::taking_results(serializer, &mut results),
+        );
+        self.settle(slice, handler, results);
+    }
+
+    pub(super) fn resume(&mut self, ticket: u64, outcome: Outcome, push: Push<'_>) {
+        let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else {
+            return;
+        };
+        let serializer = handler.serializer();
+        let mut results = None;
+        let slice = self.vm.clone().resume(
+            coroutine,
+            outcome,
+            push,
+            &mut objects::taking_results(serializer, &mut results),
+        );
+        self.settle(slice, handler, results);
+    }
+
+    pub(super) fn interrupt(&mut self, interrupt: &Interrupt) {
+        if let Some(served) = self
+            .context
+            .invocations
+            .borrow_mut()
+            .get_mut(&interrupt.request)
+        {
+            served.cancelled = true;
+        }
+    }
+
+    pub(super) fn take_suspended(&mut self, ticket: u64) -> Option<Suspended> {
+        let suspended = self.suspended.remove(&ticket)?;
+        if let Some(deadline) = suspended.handler.deadline {
+            self.deadlines.remove(&(deadline, ticket));
+        }
+        Some(suspended)
+    }
+
+    pub(super) fn end_overdue(&mut self) {
+        let now = self.context.clock.now().mono;
+        while let Some((deadline, ticket)) = self.deadlines.first().copied() {
+            if deadline > now {
+                break;
+            }
+            let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else {
+                self.deadlines.remove(&(deadline, ticket));
+                continue;
+            };
+            let place = self.vm.location(coroutine);
+            self.vm.cancel(coroutine);
+            tracing::warn!(script = %self.script, handler = %handler.label(&self.context),
+                place = place.unwrap_or_default(), "a handler passed its deadline and was ended");
+            self.finish_with(handler, answers::Failure::deadline());
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What the Lua API promises, held over real sockets against the built program.
+
+mod calling;
+mod hooks;
+mod lifecycle;
+mod loading;
+mod procedures;
+mod sharing;
+#[path = "../support/mod.rs"]
+mod support;
+mod topics;
+mod values;
