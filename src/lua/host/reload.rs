@@ -240,13 +240,9 @@ impl Host {
             .filter(|(_, entry)| which(entry))
             .map(|(key, _)| key.clone())
             .collect();
-        if due.is_empty() {
-            return;
-        }
         for key in due {
             self.reload_one(&mut inner, &key);
         }
-        self.publish_policies(&mut inner);
     }
 
     fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) {
@@ -256,6 +252,8 @@ impl Host {
             .is_some_and(|entry| entry.script.current.is_none());
         match self.reload_script(inner, key) {
             Ok(()) => {
+                // Before anybody is told: who hears of the new version finds it deciding.
+                self.publish_policies(inner);
                 if let Some(entry) = inner.scripts.get(key).filter(|_| first) {
                     entry.script.start(); // Broken until now, under --dev.
                 }
