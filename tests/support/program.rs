@@ -38,8 +38,10 @@ pub fn open_realm(scripts: &str) -> String {
     )
 }
 
+/// The program under test, or the one that `PERILUNE` names (a release build, for figures).
 pub fn perilune() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_perilune"));
+    let built = || env!("CARGO_BIN_EXE_perilune").into();
+    let mut command = Command::new(std::env::var_os("PERILUNE").unwrap_or_else(built));
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
