@@ -15,8 +15,9 @@
 //! count, lest a client that retries locks itself out for good. In 15 quiet minutes as many failures are forgotten as
 //! the limit allows.
 
+// Addresses as plain values: the part of `std::net` without I/O.
+use ::core::net::{IpAddr, Ipv6Addr};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -198,7 +199,7 @@ impl Claim<'_> {
                 let network = address.to_bits() & !u128::from(u64::MAX);
                 Some(Ipv6Addr::from_bits(network).into())
             }
-            address => Some(address),
+            address @ IpAddr::V4(_) => Some(address),
         }
     }
 
