@@ -193,14 +193,17 @@ impl Claim<'_> {
 
     /// Who counts as one; `None`: this machine.
     fn place(&self) -> Option<IpAddr> {
-        match self.address?.to_canonical() {
-            address if address.is_loopback() => None,
+        let address = self.address?.to_canonical();
+        if address.is_loopback() {
+            return None;
+        }
+        Some(match address {
+            IpAddr::V4(_) => address,
             IpAddr::V6(address) => {
                 let network = address.to_bits() & !u128::from(u64::MAX);
-                Some(Ipv6Addr::from_bits(network).into())
+                Ipv6Addr::from_bits(network).into()
             }
-            address @ IpAddr::V4(_) => Some(address),
-        }
+        })
     }
 
     fn digest(&self, authid: Option<&str>) -> Key {
