@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
@@ -21,6 +22,7 @@ use super::session_ids::SessionIds;
 use super::settings::{HttpSettings, RealmSettings, RouterLimits, Settings};
 use super::tls::{Tls, TlsError};
 use crate::core::credentials::Secret;
+use crate::core::lockout::Lockout;
 use crate::core::{Input, uris};
 use crate::words::{SessionId, Uri};
 
@@ -32,11 +34,13 @@ pub struct Router {
 
 /// What every connection needs of the router.
 pub(crate) struct Shared {
+    runtime: Handle,
     clock: Clock,
     hooks: HookSlot,
     ids: Arc<SessionIds>,
     /// Mock challenges are derived from it.
     seed: Arc<Secret>,
+    lockout: Mutex<Lockout>,
     queues: Arc<Queues>,
     seats: Arc<Seats>,
     realms: RwLock<BTreeMap<Uri, Arc<RealmHandle>>>,
@@ -55,10 +59,12 @@ impl Router {
         let mut seed = [0; 32];
         rand::rng().fill_bytes(&mut seed);
         let shared = Arc::new(Shared {
+            runtime: Handle::current(),
             clock: Clock::start(),
             hooks: HookSlot::default(),
             ids: Arc::default(),
             seed: Arc::new(Secret::new(seed)),
+            lockout: Mutex::new(Lockout::new(settings.limits.login_failures)),
             queues: Queues::new(settings.limits.queues_total),
             seats: Arc::default(),
             realms: RwLock::default(),
@@ -113,6 +119,7 @@ impl Router {
         let shared = &self.shared;
         let old = std::mem::replace(&mut *shared.settings.lock(), new.clone());
         shared.queues.set_limit(new.limits.queues_total);
+        shared.lockout.lock().set_allowed(new.limits.login_failures);
         *shared.limits.write() = Arc::new(new.limits.clone());
         *shared.http.write() = Arc::new(new.http.clone());
         for uri in old
@@ -186,6 +193,8 @@ impl Shared {
     fn add_realm(&self, uri: &Uri, settings: &RealmSettings) {
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
         let policy = Arc::new(settings.policy.clone());
+        // Configurations are applied on threads of their own, too.
+        let _context = self.runtime.enter();
         let realm = RealmHandle::start(
             uri.clone(),
             policy,
@@ -215,6 +224,10 @@ impl Shared {
 
     pub(crate) fn seed(&self) -> Arc<Secret> {
         self.seed.clone()
+    }
+
+    pub(crate) fn lockout(&self) -> &Mutex<Lockout> {
+        &self.lockout
     }
 
     pub(crate) fn queues(&self) -> Arc<Queues> {

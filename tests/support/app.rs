@@ -24,6 +24,8 @@ pub struct App {
     realm: String,
     config: Option<String>,
     flags: Vec<String>,
+    /// Leaves the listeners to the configuration.
+    configured_listeners: bool,
 }
 
 impl App {
@@ -68,6 +70,12 @@ impl App {
     /// One more command-line flag.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// Listens where the configuration says.
+    pub fn without_listen(mut self) -> Self {
+        self.configured_listeners = true;
         self
     }
 
@@ -116,10 +124,14 @@ impl App {
 
     fn spawn(&self) -> Running {
         let dir = self.written();
+        let listen: &[_] = match self.configured_listeners {
+            true => &[],
+            false => &["--listen", "127.0.0.1:0"],
+        };
         let mut child = Command::new(env!("CARGO_BIN_EXE_perilune"))
             .arg("serve")
             .arg(dir.path())
-            .args(["--listen", "127.0.0.1:0"])
+            .args(listen)
             .args(&self.flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

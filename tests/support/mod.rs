@@ -7,6 +7,7 @@
 )]
 
 pub mod app;
+pub mod program;
 
 use std::net::SocketAddr;
 use std::path::Path;

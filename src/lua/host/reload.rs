@@ -7,6 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::boot::LoadError;
 use super::configuration::{Configuration, load_configuration};
 use super::{Entry, Host, Inner, effective_settings};
 use crate::lua::config::{Finding, changes_needing_restart};
@@ -260,22 +261,32 @@ impl Host {
         if due.is_empty() {
             return;
         }
-        for key in due {
-            self.reload_one(&mut inner, &key);
-        }
+        let outcomes: Vec<_> = due
+            .iter()
+            .map(|key| self.reload_one(&mut inner, key))
+            .collect();
+        // Told when all of it holds: whoever hears of it meets the new hooks.
         self.publish_policies(&mut inner);
+        for (key, outcome) in due.iter().zip(outcomes) {
+            self.tell_outcome(&inner, key, outcome);
+        }
     }
 
-    fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) {
+    fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) -> Result<(), LoadError> {
         let first = inner
             .scripts
             .get(key)
             .is_some_and(|entry| entry.script.current.is_none());
-        match self.reload_script(inner, key) {
+        self.reload_script(inner, key)?;
+        if let Some(entry) = inner.scripts.get(key).filter(|_| first) {
+            entry.script.start(); // Broken until now, under --dev.
+        }
+        Ok(())
+    }
+
+    fn tell_outcome(&self, inner: &Inner, key: &(Uri, String), outcome: Result<(), LoadError>) {
+        match outcome {
             Ok(()) => {
-                if let Some(entry) = inner.scripts.get(key).filter(|_| first) {
-                    entry.script.start(); // Broken until now, under --dev.
-                }
                 let generation = inner
                     .scripts
                     .get(key)
@@ -358,7 +369,8 @@ impl Host {
                     },
                     Some(entry) if before != Some(script) => {
                         entry.script.settings = script.clone();
-                        self.reload_one(inner, &key);
+                        let outcome = self.reload_one(inner, &key);
+                        self.tell_outcome(inner, &key, outcome);
                     }
                     Some(_) => {}
                 }

@@ -336,10 +336,17 @@ impl Coroutines {
         // Whatever it ended in: a slice over its budget has failed.
         let panicked = matches!(&ended, Err(error) if matches!(error.kind, ErrorKind::Panic));
         let ended = match guard.finish() {
-            Some(at) if !panicked => Err(ScriptError {
-                traceback: self.traceback(thread),
-                ..ScriptError::time(at)
-            }),
+            Some(mut at) if !panicked => {
+                if at.is_empty() {
+                    // A native loop overran, and the hook never ran; but a failed coroutine keeps its stack.
+                    // SAFETY: the thread belongs to this VM.
+                    at = unsafe { watchdog::location(thread) }.unwrap_or_default();
+                }
+                Err(ScriptError {
+                    traceback: self.traceback(thread),
+                    ..ScriptError::time(at)
+                })
+            }
             _ => ended,
         };
         match ended {
