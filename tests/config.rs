@@ -158,8 +158,8 @@ fn keys_of_later_versions_are_refused_by_name() {
             "perilune.lua:2: `http`: `metrics` is not in this version",
         ),
         (
-            "return { limits = { login_failures = 5 } }",
-            "perilune.lua:1: `limits`: `login_failures` is not in this version",
+            "return { limits = { testaments = 5 } }",
+            "perilune.lua:1: `limits`: `testaments` is not in this version",
         ),
         (
             "return { realms = {\n ['*'] = {} } }",
@@ -188,6 +188,11 @@ fn limits_stand_where_they_hold() {
         (
             "limits = { connections = 5 }",
             "perilune.lua:1: `realms.home.limits`: `connections` is a limit of the whole router: \
+             set it in `limits` at the top level",
+        ),
+        (
+            "limits = { login_failures = 5 }",
+            "perilune.lua:1: `realms.home.limits`: `login_failures` is a limit of the whole router: \
              set it in `limits` at the top level",
         ),
         (
@@ -1076,6 +1081,20 @@ fn limits_hold_for_the_default_listener_too() {
         loaded.settings.listeners[0].address,
         Address::Tcp("127.0.0.1:8080".into())
     );
+}
+
+#[test]
+fn failed_logins_are_limited_unless_false() {
+    let limit = |limits: &str| {
+        load(&format!(
+            "return {{ limits = {{ {limits} }}, realms = {{}} }}"
+        ))
+        .map(|loaded| loaded.settings.limits.login_failures)
+    };
+    assert_eq!(limit("").expect("fine"), 5);
+    assert_eq!(limit("login_failures = 1").expect("fine"), 1);
+    assert_eq!(limit("login_failures = false").expect("fine"), usize::MAX);
+    assert!(limit("login_failures = 0").is_err());
 }
 
 #[test]

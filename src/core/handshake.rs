@@ -7,6 +7,7 @@
 //! [`Handshake::begin`] and [`Handshake::answer`] and, if it proves something new, a variant of [`Proof`]. What a
 //! transport already proved (TLS, cookie, unix peer) then comes in by [`Handshake::new`].
 
+mod claim;
 mod ticket;
 mod wampcra;
 
@@ -17,7 +18,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngCore;
 
+use self::claim::Claim;
 use super::credentials::{AuthMethod, Principal, Secret};
+use super::lockout::Locked;
 use super::login::{AuthFailure, Granted, Login, Provider};
 use super::policy::RealmPolicy;
 use super::{Join, Now, Refusal};
@@ -31,6 +34,18 @@ pub trait Realms {
     /// A random id that no live session has.
     fn draw_session(&self, random: &mut dyn RngCore) -> SessionId;
     fn shutting_down(&self) -> bool;
+    /// Whether logins in this name from where this connection comes are locked out ([`super::lockout`]). `authid` is
+    /// `None` for `anonymous`.
+    fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked>;
+    /// The login [`Realms::allows`] was asked for has come to an end that counts.
+    fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome);
+}
+
+/// How a login ended that had to prove something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Admitted,
+    Failed,
 }
 
 /// The surroundings of one step.
@@ -62,6 +77,8 @@ pub struct Handshake {
     peer: String,
     seed: Arc<Secret>,
     state: State,
+    /// Set while somebody has to prove who they are.
+    claim: Option<Claim>,
 }
 
 #[derive(Debug)]
@@ -107,6 +124,7 @@ impl Handshake {
             peer,
             seed,
             state: State::AwaitHello,
+            claim: None,
         }
     }
 
@@ -124,7 +142,7 @@ impl Handshake {
                 expected: state.expected(),
             }),
         };
-        step.unwrap_or_else(Step::Refuse)
+        self.conclude(context, step)
     }
 
     /// The function's answer to [`Step::Ask`]. With no question open (the peer left, or the time was up): `Close`.
@@ -145,23 +163,24 @@ impl Handshake {
             }
             (AuthMethod::Anonymous | AuthMethod::Ticket, Err(refusal)) => Err(refusal),
         };
-        step.unwrap_or_else(Step::Refuse)
+        self.conclude(context, step)
     }
 
     /// The time for what was awaited is up: HELLO (`limits.handshake`), AUTHENTICATE (`limits.auth`, `AUTH-09`) or
     /// the function's answer (`Login::within`).
-    pub fn timeout(&mut self) -> Step {
-        match mem::replace(&mut self.state, State::Over) {
-            State::AwaitHello | State::Over => Step::Close,
-            State::Challenging(attempt, _) => Step::Refuse(Refusal::NoAnswer {
+    pub fn timeout(&mut self, context: &mut Context<'_>) -> Step {
+        let step = match mem::replace(&mut self.state, State::Over) {
+            State::AwaitHello | State::Over => Ok(Step::Close),
+            State::Challenging(attempt, _) => Err(Refusal::NoAnswer {
                 method: attempt.method,
                 authid: attempt.authid,
             }),
-            State::Asking(attempt) => Step::Refuse(Refusal::HookFailed {
+            State::Asking(attempt) => Err(Refusal::HookFailed {
                 method: attempt.method,
                 text: "no answer in time".into(),
             }),
-        }
+        };
+        self.conclude(context, step)
     }
 
     fn hello(&mut self, context: &mut Context<'_>, hello: Hello) -> Result<Step, Refusal> {
@@ -180,6 +199,8 @@ impl Handshake {
             (_, Some(authid)) => authid,
             (_, None) => return Err(Refusal::MissingAuthid { method }),
         };
+        self.claim = Claim::of(&policy, &realm, method, &authid);
+        self.check_lock(context)?;
         let session = context.realms.draw_session(context.random);
         let (roles, authextra) = (hello.roles, hello.authextra);
         let attempt = Box::new(Attempt {
@@ -229,6 +250,8 @@ impl Handshake {
         proof: Proof,
         message: Authenticate,
     ) -> Result<Step, Refusal> {
+        // Again: meanwhile others may have failed that were challenged at the same time.
+        self.check_lock(context)?;
         let answer = Secret::new(message.signature);
         match proof {
             Proof::Ticket => self.ticket(context, attempt, answer),

@@ -12,6 +12,7 @@ mod dealer;
 pub mod features;
 mod handshake;
 mod io;
+pub mod lockout;
 mod login;
 pub mod patterns;
 mod pending;
@@ -22,7 +23,7 @@ mod refusal;
 mod session;
 pub mod uris;
 
-pub use handshake::{Context, Handshake, Realms, Step};
+pub use handshake::{Context, Handshake, Outcome, Realms, Step};
 pub use io::*;
 pub use login::{AuthFailure, Granted, Login};
 pub use realm::Realm;

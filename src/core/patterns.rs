@@ -280,6 +280,27 @@ mod tests {
         }
     }
 
+    /// The longest URIs there are, on a thread with the stack of a network thread.
+    #[test]
+    fn the_deepest_patterns_do_not_exhaust_the_stack() {
+        let deepest = ".".repeat(2_048);
+        let concrete = vec!["a"; 2_049].join(".");
+        let mut map = PatternMap::default();
+        map.insert(Wildcard, &Uri::from(deepest.as_str()), 0);
+        for length in 1..=2_048 {
+            map.insert(Prefix, &Uri::from("a".repeat(length)), length);
+        }
+        assert_eq!(map.best_match(&concrete), Some((Prefix, 1)));
+        let mut found = 0;
+        map.for_each_match(&concrete, |_, _| found += 1);
+        assert_eq!(found, 2);
+        assert_eq!(map.longest_prefix(&"a".repeat(4_000)), Some(2_048));
+        map.remove(Prefix, &"a".repeat(2_048));
+        map.remove(Wildcard, &deepest);
+        map.insert(Wildcard, &Uri::from(deepest.as_str()), 0);
+        drop(map);
+    }
+
     #[test]
     fn removing_everything_leaves_nothing_behind() {
         let mut map = table(&PATTERNS);

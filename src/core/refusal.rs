@@ -1,6 +1,7 @@
 //! Why a connection gets no session. The log says everything but the secret; the peer learns less (`AUTH-07`).
 
 use super::credentials::AuthMethod;
+use super::lockout::Locked;
 use super::uris;
 use crate::wire::{Abort, Payload};
 use crate::words::{InvalidUri, Uri};
@@ -43,6 +44,13 @@ pub enum Refusal {
     /// A wrong ticket or signature.
     #[error("{}: wrong secret of {authid:?}", .method.as_str())]
     WrongSecret { method: AuthMethod, authid: String },
+    /// Nobody looked at the credentials: too many were wrong before (`limits.login_failures`).
+    #[error("{}: {}{locked}", .method.as_str(), .authid.as_ref().map(|authid| format!("{authid:?} ")).unwrap_or_default())]
+    LockedOut {
+        method: AuthMethod,
+        authid: Option<String>,
+        locked: Locked,
+    },
     /// The configuration changed while the log-in was under way.
     #[error("{}: {authid:?} was removed during the log-in", .method.as_str())]
     Removed { method: AuthMethod, authid: String },
@@ -81,7 +89,33 @@ impl Refusal {
         )
     }
 
-    /// What the peer is told. Wrong secret, unknown user and the like are one answer (`AUTH-07`).
+    /// Whether it counts towards `limits.login_failures`: the credentials were looked at and not accepted, or were
+    /// owed. What broke the protocol, what the realm does not offer and what went wrong here does not count.
+    pub fn is_failed_login(&self) -> bool {
+        match self {
+            Self::UnknownUser { .. }
+            | Self::WrongSecret { .. }
+            | Self::NoAnswer { .. }
+            | Self::ByHook { .. }
+            | Self::RaisedByHook { .. } => true,
+            Self::Unexpected { .. }
+            | Self::Undecodable(_)
+            | Self::NoRoles
+            | Self::ShuttingDown
+            | Self::InvalidRealm(_)
+            | Self::NoRealm
+            | Self::NoSuchRealm(_)
+            | Self::AuthenticationRequired { .. }
+            | Self::NoMatchingMethod { .. }
+            | Self::MissingAuthid { .. }
+            | Self::LockedOut { .. }
+            | Self::Removed { .. }
+            | Self::HookFailed { .. }
+            | Self::NoSuchRole { .. } => false,
+        }
+    }
+
+    /// What the peer is told. Wrong secret, unknown user, lock-out and the like are one answer (`AUTH-07`).
     pub fn abort(&self) -> Abort {
         let (reason, message) = match self {
             Self::Unexpected { .. } | Self::Undecodable(_) | Self::NoRoles => {
@@ -109,6 +143,7 @@ impl Refusal {
             Self::MissingAuthid { .. } => (uris::AUTHENTICATION_DENIED, self.to_string()),
             Self::UnknownUser { .. }
             | Self::WrongSecret { .. }
+            | Self::LockedOut { .. }
             | Self::Removed { .. }
             | Self::ByHook { .. } => (
                 uris::AUTHENTICATION_DENIED,

@@ -349,7 +349,7 @@ impl Connection {
             self.deadline = None;
             match self.stage {
                 Stage::Login(_) | Stage::Asking(..) => {
-                    self.log_in(|handshake, _| handshake.timeout());
+                    self.log_in(Handshake::timeout);
                 }
                 Stage::Open { .. } => self.idle_for_long(),
                 Stage::Leaving => {

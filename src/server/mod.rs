@@ -22,6 +22,6 @@ pub use clock::Clock;
 pub use files::raise_open_files;
 pub use hooks::{Hooks, SessionChange, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
-pub use realm::{LocalSession, RealmClosed, RealmHandle, RealmStep};
+pub use realm::{LocalSession, RealmClosed, RealmCounts, RealmHandle, RealmStep};
 pub use router::Router;
 pub use tls::TlsError;

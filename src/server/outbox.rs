@@ -152,7 +152,11 @@ impl Outbox {
 
     /// Tells the task that the session has ended.
     pub(crate) fn end(&self, then: Then) -> Option<Waker> {
-        self.flag(|flags| flags.end = Some(then))
+        self.flag(|flags| {
+            flags.end = Some(then);
+            // Nobody will resume it: what the peer says next is no longer the session's.
+            flags.paused = false;
+        })
     }
 
     /// Stops and resumes reading.
@@ -303,6 +307,15 @@ mod tests {
         assert_eq!(queues.excess(), 50);
         outbox.shed();
         assert_eq!(queues.excess(), 0);
+    }
+
+    #[test]
+    fn the_end_resumes_reading() {
+        let (_, outbox) = outbox(usize::MAX);
+        outbox.pause(true);
+        outbox.end(Then::AwaitHello);
+        let flags = outbox.look(Waker::noop());
+        assert_eq!((flags.end, flags.paused), (Some(Then::AwaitHello), false));
     }
 
     #[test]

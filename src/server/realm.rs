@@ -64,6 +64,20 @@ pub(crate) enum Link {
     Local(Arc<dyn LocalSession>),
 }
 
+/// What a realm keeps: all zero when everybody has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RealmCounts {
+    pub sessions: usize,
+    pub subscriptions: usize,
+    pub registrations: usize,
+    /// Calls with an invocation out.
+    pub open_calls: usize,
+    /// Requests that wait for a verdict.
+    pub pending: usize,
+    /// Points in time the realm wants to be woken at.
+    pub deadlines: usize,
+}
+
 /// A realm that many may use at once.
 pub struct RealmHandle {
     uri: Uri,
@@ -156,6 +170,19 @@ impl RealmHandle {
     /// The number of sessions, scripts included.
     pub fn session_count(&self) -> usize {
         self.state.lock().links.len()
+    }
+
+    /// What the realm keeps at this moment.
+    pub fn counts(&self) -> RealmCounts {
+        let state = self.state.lock();
+        RealmCounts {
+            sessions: state.links.len(),
+            subscriptions: state.core.subscription_count(),
+            registrations: state.core.registration_count(),
+            open_calls: state.core.open_call_count(),
+            pending: state.core.pending_count(),
+            deadlines: state.core.deadline_count(),
+        }
     }
 
     /// Feeds one input.

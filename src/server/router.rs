@@ -22,6 +22,7 @@ use super::session_ids::SessionIds;
 use super::settings::{HttpSettings, RealmSettings, RouterLimits, Settings};
 use super::tls::{Tls, TlsError};
 use crate::core::credentials::Secret;
+use crate::core::lockout::Lockout;
 use crate::core::{Input, uris};
 use crate::words::{SessionId, Uri};
 
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     ids: Arc<SessionIds>,
     /// Mock challenges are derived from it.
     seed: Arc<Secret>,
+    lockout: Mutex<Lockout>,
     queues: Arc<Queues>,
     seats: Arc<Seats>,
     realms: RwLock<BTreeMap<Uri, Arc<RealmHandle>>>,
@@ -62,6 +64,7 @@ impl Router {
             hooks: HookSlot::default(),
             ids: Arc::default(),
             seed: Arc::new(Secret::new(seed)),
+            lockout: Mutex::new(Lockout::new(settings.limits.login_failures)),
             queues: Queues::new(settings.limits.queues_total),
             seats: Arc::default(),
             realms: RwLock::default(),
@@ -116,6 +119,7 @@ impl Router {
         let shared = &self.shared;
         let old = std::mem::replace(&mut *shared.settings.lock(), new.clone());
         shared.queues.set_limit(new.limits.queues_total);
+        shared.lockout.lock().set_allowed(new.limits.login_failures);
         *shared.limits.write() = Arc::new(new.limits.clone());
         *shared.http.write() = Arc::new(new.http.clone());
         for uri in old
@@ -220,6 +224,10 @@ impl Shared {
 
     pub(crate) fn seed(&self) -> Arc<Secret> {
         self.seed.clone()
+    }
+
+    pub(crate) fn lockout(&self) -> &Mutex<Lockout> {
+        &self.lockout
     }
 
     pub(crate) fn queues(&self) -> Arc<Queues> {

@@ -170,6 +170,8 @@ pub struct RouterLimits {
     pub handshake: Duration,
     /// CHALLENGE to AUTHENTICATE.
     pub auth: Duration,
+    /// Failed logins before a lock: of one authid from one address, and ten times as many of one address.
+    pub login_failures: usize,
     /// Our GOODBYE to theirs.
     pub goodbye: Duration,
     /// Octets waiting for one session.
@@ -188,6 +190,7 @@ impl Default for RouterLimits {
             unauthenticated_per_address: 50,
             handshake: Duration::from_secs(5),
             auth: Duration::from_secs(10),
+            login_failures: 5,
             goodbye: Duration::from_secs(2),
             queue: 1 << 20,
             queues_total: 1 << 30,

@@ -88,8 +88,11 @@ impl Reader {
         };
         let start = cursor.position() as usize;
         self.check(&header, len)?;
-        let len = len as usize;
-        if input.len() < start + len {
+        let Ok(len) = usize::try_from(len) else {
+            return Err(FrameError::WebSocket("frame length".into()));
+        };
+        // Not `start + len`: without a limit the peer may claim any length.
+        if input.len() - start < len {
             return Ok(None);
         }
         input.advance(start);
@@ -333,6 +336,15 @@ mod tests {
             read(&mut Reader::new(true, 10), &going_away),
             Ok(Some(Incoming::Close(1001)))
         );
+    }
+
+    #[test]
+    fn without_a_limit_a_claimed_length_is_only_waited_for() {
+        let mut octets = vec![0x82, 0x80 | 127];
+        octets.extend(u64::MAX.to_be_bytes());
+        octets.extend([1, 2, 3, 4, 5, 6]);
+        let outcome = read(&mut Reader::new(false, usize::MAX), &octets);
+        assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
     }
 
     #[test]

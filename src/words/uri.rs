@@ -146,6 +146,10 @@ pub struct InvalidUri {
     pub expected: &'static str,
 }
 
+/// The longest URI in octets. Tables of patterns are trees as deep as their URIs are long, so an unbounded one would
+/// exhaust the stack of whoever walks them.
+const LONGEST: usize = 2_048;
+
 /// The realm option `uris`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UriRules {
@@ -160,6 +164,13 @@ impl UriRules {
     /// Checks a concrete URI (`URI-06`, `URI-07`) or a pattern (`URI-04`, `URI-05`). By component, never by a
     /// backtracking regex, and to the real end of the string (`URI-08`).
     pub fn check(self, uri: &str, policy: MatchPolicy) -> Result<(), InvalidUri> {
+        if uri.len() > LONGEST {
+            let shown: String = uri.chars().take(64).collect();
+            return Err(InvalidUri {
+                uri: format!("{shown}…"),
+                expected: "at most 2048 octets",
+            });
+        }
         let mut rest = uri.split('.').peekable();
         while let Some(component) = rest.next() {
             let may_be_empty = match policy {
@@ -199,6 +210,15 @@ impl UriRules {
 mod tests {
     use super::*;
     use MatchPolicy::{Exact, Prefix, Wildcard};
+
+    #[test]
+    fn a_uri_has_a_largest_length() {
+        for policy in [Exact, Prefix, Wildcard] {
+            assert!(UriRules::Loose.check(&"a".repeat(2_048), policy).is_ok());
+            let refused = UriRules::Loose.check(&"é".repeat(1_025), policy);
+            assert!(refused.unwrap_err().to_string().len() < 300);
+        }
+    }
 
     #[test]
     fn uri_02_uri_03_uri_08_examples() {

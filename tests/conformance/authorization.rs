@@ -224,6 +224,15 @@ fn az_06_az_07_verdicts_are_reused_as_told() {
 }
 
 #[test]
+fn az_07_a_verdict_may_hold_longer_than_a_clock_counts() {
+    let mut realm = Conversation::with_authorizer();
+    let joe = realm.join("joe");
+    realm.advance(1_000);
+    assert!(asks(&mut realm, joe, CacheFor::Time(Duration::MAX)));
+    assert!(!asks(&mut realm, joe, CacheFor::Never));
+}
+
+#[test]
 fn az_07_a_verdict_of_the_former_authorizer_is_not_kept() {
     let mut realm = Conversation::with_authorizer();
     let joe = realm.join("joe");

@@ -317,6 +317,16 @@ fn id_06_id_07_id_09_strict_one_counter_for_six_requests() {
 }
 
 #[test]
+fn id_09_ids_of_a_scripts_session_are_its_own_business() {
+    let mut realm = Conversation::with(|policy| policy.request_ids = RequestIds::Strict);
+    let script = realm.join_raw("rooms.lua", "script", &[], true);
+    for request in [257, 256, 1_025] {
+        realm.says(script, json!([16, request, {"acknowledge": true}, "a"]));
+        assert_eq!(realm.heard(script)[1], json!(request));
+    }
+}
+
+#[test]
 fn id_10_any_id_but_that_of_an_open_call() {
     let mut realm = Conversation::new();
     let (callee, joe) = (realm.join("callee"), realm.join("joe"));

@@ -1,5 +1,6 @@
 //! A router of one realm seen from the door: log-ins as conversations, with an invented clock and seeded dice.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use perilune::core::credentials::{
     AnonymousUser, AuthMethod, AuthPolicy, CraUser, Salt, Secret, TicketUser,
 };
+use perilune::core::lockout::{Claim, Locked, Lockout};
 use perilune::core::policy::{RealmPolicy, RolePolicy};
 use perilune::core::{
-    AuthFailure, Context, Granted, Handshake, Join, Login, Now, Realms, Refusal, Step,
+    AuthFailure, Context, Granted, Handshake, Join, Login, Now, Outcome, Realms, Refusal, Step,
 };
 use perilune::wire::{Abort, Authenticate, Challenge, ClientFeatures, ClientRoles, Hello, Message};
 use perilune::words::{Dict, Id, MAX_ID, SessionId, Uri};
@@ -24,6 +26,18 @@ pub(crate) const NOW: Duration = Duration::from_millis(1_768_469_400_123);
 struct Router {
     policy: Option<Arc<RealmPolicy>>,
     shutting_down: bool,
+    lockout: RefCell<Lockout>,
+    /// Since the router's start.
+    time: Duration,
+}
+
+/// All connections come from here.
+fn claim<'a>(realm: &'a Uri, authid: Option<&'a str>) -> Claim<'a> {
+    Claim {
+        address: Some([192, 0, 2, 7].into()),
+        realm,
+        authid,
+    }
 }
 
 impl Realms for Router {
@@ -37,6 +51,19 @@ impl Realms for Router {
 
     fn shutting_down(&self) -> bool {
         self.shutting_down
+    }
+
+    fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked> {
+        let claim = claim(realm, authid);
+        self.lockout.borrow().allows(self.time, &claim)
+    }
+
+    fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome) {
+        let (claim, mut lockout) = (claim(realm, authid), self.lockout.borrow_mut());
+        match outcome {
+            Outcome::Admitted => lockout.succeeded(&claim),
+            Outcome::Failed => lockout.failed(self.time, &claim),
+        }
     }
 }
 
@@ -60,10 +87,28 @@ impl Door {
             router: Router {
                 policy: Some(Arc::new(policy)),
                 shutting_down: false,
+                lockout: RefCell::new(Lockout::new(usize::MAX)),
+                time: Duration::ZERO,
             },
             random: StdRng::seed_from_u64(7),
             handshake: handshake(),
         }
+    }
+
+    /// `limits.login_failures` is set.
+    pub(crate) fn with_login_failures(self, allowed: usize) -> Self {
+        self.router.lockout.borrow_mut().set_allowed(allowed);
+        self
+    }
+
+    /// Time goes by.
+    pub(crate) fn advance(&mut self, time: Duration) {
+        self.router.time += time;
+    }
+
+    /// Another connection beside this one: it takes the other's place, which goes on where it was.
+    pub(crate) fn swap(&mut self, other: &mut Handshake) {
+        std::mem::swap(&mut self.handshake, other);
     }
 
     /// Another connection to the same router.
@@ -107,11 +152,13 @@ impl Door {
     }
 
     pub(crate) fn timeout(&mut self) -> Step {
-        self.handshake.timeout()
+        let mut context = context(&self.router, &mut self.random);
+        self.handshake.timeout(&mut context)
     }
 }
 
-fn handshake() -> Handshake {
+/// A connection that has said nothing yet.
+pub(crate) fn handshake() -> Handshake {
     Handshake::new("192.0.2.7:4711".into(), Arc::new(Secret::new([42; 32])))
 }
 
@@ -119,7 +166,7 @@ fn context<'a>(router: &'a Router, random: &'a mut StdRng) -> Context<'a> {
     let wall = SystemTime::UNIX_EPOCH + NOW;
     Context {
         now: Now {
-            mono: Duration::ZERO,
+            mono: router.time,
             wall,
         },
         realms: router,

@@ -6,6 +6,7 @@ mod cancel_timeout;
 mod features;
 mod ids_and_uris;
 mod limits;
+mod lockout;
 mod login;
 mod messages;
 mod meta_events;

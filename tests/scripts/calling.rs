@@ -213,3 +213,27 @@ end)
         assert!(said.contains(text), "{said}");
     }
 }
+
+/// What a handler publishes goes out while it runs, not all at its end.
+#[tokio::test]
+async fn much_published_at_once_keeps_its_order() {
+    let app = App::of(
+        r#"
+local p = require "perilune"
+p.register("a.flood", function()
+  local much = ("x"):rep(100000)
+  for i = 1, 8 do
+    p.publish("a.much", { i, much })
+  end
+  return "done"
+end)
+"#,
+    );
+    let router = app.start().await;
+    let mut peer = router.join().await;
+    peer.subscribe("a.much").await;
+    assert_eq!(peer.call("a.flood", &[]).await, args(r#"["done"]"#));
+    for expected in 1..=8 {
+        assert_eq!(peer.event_args().await[0], Value::Int(expected));
+    }
+}

@@ -170,3 +170,19 @@ end)
         args(r#"["table","function","function","function",true]"#)[..]
     );
 }
+
+#[tokio::test]
+async fn a_main_chunk_cannot_publish_without_end() {
+    let script = r#"
+local p = require "perilune"
+local much = ("x"):rep(300000)
+for _ = 1, 10 do
+  p.publish("a.b", { much })
+end
+"#;
+    let said = App::of(script).refused().await;
+    assert!(
+        said.contains("a.lua:5: too much is published while loading"),
+        "{said}"
+    );
+}

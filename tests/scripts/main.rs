@@ -1,6 +1,7 @@
 //! What the Lua API promises, held over real sockets against the built program.
 
 mod calling;
+mod config_edits;
 mod hooks;
 mod lifecycle;
 mod loading;

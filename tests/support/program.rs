@@ -7,13 +7,13 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use perilune::wire::{Error, Invocation, Message, Payload, Serializer, Yield};
+use perilune::wire::{Authenticate, Error, Invocation, Message, Payload, Serializer, Yield};
 use perilune::words::{Dict, RequestId, Value};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
-use super::{Client, Kind, PATIENCE, soon};
+use super::{Client, Kind, PATIENCE, REALM, hello, soon};
 
 /// Writes files into a new folder.
 pub fn app(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -38,8 +38,10 @@ pub fn open_realm(scripts: &str) -> String {
     )
 }
 
+/// The program under test, or the one that `PERILUNE` names (a release build, for figures).
 pub fn perilune() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_perilune"));
+    let built = || env!("CARGO_BIN_EXE_perilune").into();
+    let mut command = Command::new(std::env::var_os("PERILUNE").unwrap_or_else(built));
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -183,17 +185,39 @@ impl Client {
     /// Answers the next INVOCATION with these arguments.
     pub async fn answer(&mut self, args: &[Value]) {
         match self.message().await {
-            Message::Invocation(Invocation { request, .. }) => {
-                self.send(&Message::Yield(Yield {
-                    request,
-                    progress: false,
-                    passthru: None,
-                    payload: Payload::of(self.serializer, args, &Dict::new()),
-                }))
-                .await;
-            }
+            Message::Invocation(Invocation { request, .. }) => self.yields(request, args).await,
             other => panic!("expected INVOCATION, got {other:?}"),
         }
+    }
+
+    /// Answers an INVOCATION.
+    pub async fn yields(&mut self, request: RequestId, args: &[Value]) {
+        self.send(&Message::Yield(Yield {
+            request,
+            progress: false,
+            passthru: None,
+            payload: Payload::of(self.serializer, args, &Dict::new()),
+        }))
+        .await;
+    }
+
+    /// Offers a login.
+    pub async fn hello_as(&mut self, authid: &str, method: &str) {
+        let Message::Hello(mut hello) = hello(REALM) else {
+            unreachable!("a HELLO")
+        };
+        hello.authid = Some(authid.into());
+        hello.authmethods = vec![method.into()];
+        self.send(&Message::Hello(hello)).await;
+    }
+
+    /// Answers a CHALLENGE.
+    pub async fn authenticate(&mut self, signature: &str) {
+        self.send(&Message::Authenticate(Authenticate {
+            signature: signature.into(),
+            extra: Dict::new(),
+        }))
+        .await;
     }
 
     /// Calls and waits for the result.

@@ -237,6 +237,7 @@ async fn measure(
                 window,
                 payload: args.payload,
                 procedure,
+                attack: None,
             };
             rpc::measure(target, load, span, bar.clone()).await
         }

@@ -95,6 +95,9 @@ struct RpcArgs {
     /// Call this procedure, which somebody else answers, instead of one of our own.
     #[arg(long, value_name = "URI")]
     procedure: Option<String>,
+    /// Meanwhile, over a connection of its own, call this procedure over and over; how it answers does not count.
+    #[arg(long, value_name = "URI")]
+    attack: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -139,6 +142,7 @@ fn rpc(args: &RpcArgs) -> Result<()> {
         window: args.window,
         payload: args.payload,
         procedure: args.procedure.as_deref(),
+        attack: args.attack.as_deref(),
     };
     let what = format!("rpc {}, window {}", load.serializer.name(), load.window);
     let outcome = args.common.measure("rpc", async |router, span, bar| {

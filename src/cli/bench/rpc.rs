@@ -22,6 +22,8 @@ pub(super) struct RpcLoad<'a> {
     pub(super) payload: usize,
     /// A procedure that is there already; without one the bench registers and answers its own.
     pub(super) procedure: Option<&'a str>,
+    /// A procedure that is called over and over meanwhile, whatever it answers.
+    pub(super) attack: Option<&'a str>,
 }
 
 /// Runs the load for `span`.
@@ -61,6 +63,14 @@ pub(super) async fn measure(
         answer,
         in_flight: InFlight::default(),
     };
+    let attacker = match (target, load.attack) {
+        (Target::Router(Router { url, realm, .. }), Some(procedure)) => {
+            let connection = Connection::join(url, realm, serializer).await?;
+            let call = Template::call(serializer, procedure, 0);
+            Some(tokio::spawn(attack(connection, call)))
+        }
+        _ => None,
+    };
     let limit = span.total() + Duration::from_secs(10);
     let calls = tokio::time::timeout(limit, caller.run(load.window, span, target.pid(), bar));
     let outcome = match callee {
@@ -78,7 +88,24 @@ pub(super) async fn measure(
             outcome
         }
     };
+    if let Some(attacker) = attacker {
+        ensure!(!attacker.is_finished(), "the attacker was thrown out");
+        attacker.abort();
+    }
     outcome.context("calls stayed without an answer for 10 s")?
+}
+
+/// Calls again as soon as there is an answer, good or bad.
+async fn attack(mut connection: Connection, call: Template) -> Result<Infallible> {
+    let mut id = 0;
+    loop {
+        id += 1;
+        connection.send(&call, id)?;
+        connection.flush().await?;
+        while connection.next()?.is_none() {
+            connection.read().await?;
+        }
+    }
 }
 
 struct Caller {

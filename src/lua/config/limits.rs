@@ -35,13 +35,7 @@ impl Default for Limits {
 /// The smallest message limit that a RawSocket peer can be told.
 pub(super) const LEAST_MESSAGE: usize = 512;
 
-const LATER: &[&str] = &[
-    "login_failures",
-    "testaments",
-    "retained",
-    "history",
-    "realms",
-];
+const LATER: &[&str] = &["testaments", "retained", "history", "realms"];
 
 /// `limits` at the top level.
 pub(super) const TOP: Fields<Limits> = Fields {
@@ -109,6 +103,12 @@ const ROUTER: &[Key<Limits>] = &[
         name: "auth",
         reads: Reads::Into(|l| Slot::Time(&mut l.router.auth)),
         doc: "From CHALLENGE to AUTHENTICATE.",
+    },
+    Key {
+        name: "login_failures",
+        reads: Reads::Into(|l| Slot::Count(&mut l.router.login_failures)),
+        doc: "Failed logins in one name from one address before it has to wait: 1 s, then twice as long each time, \
+              up to 15 min. An address other than loopback may fail ten times as often in all.",
     },
     Key {
         name: "goodbye",

@@ -23,6 +23,10 @@ use crate::words::{Id, MatchPolicy, RequestId, SessionId, Uri};
 /// The module's text, run in each VM before the script.
 pub(super) const MODULE: &str = include_str!("../../../lua/perilune.lua");
 
+/// Publications of a main chunk, which wait for the switch, and the octets in them.
+const STAGED: usize = 1_000;
+const STAGED_OCTETS: usize = 1 << 20;
+
 /// Names `p.on` takes.
 const LIFECYCLE: [&str; 5] = ["start", "reload", "shutdown", "join", "leave"];
 
@@ -360,7 +364,12 @@ fn publish(
             misuse("publish with acknowledge: not while loading: use p.on(\"start\")")
         }
         Phase::Loading | Phase::Loaded => {
-            context.staged.borrow_mut().push(publish);
+            let mut staged = context.staged.borrow_mut();
+            let waiting: usize = staged.iter().map(|publish| publish.payload.len()).sum();
+            if staged.len() >= STAGED || waiting + publish.payload.len() > STAGED_OCTETS {
+                return misuse("too much is published while loading: use p.on(\"start\")");
+            }
+            staged.push(publish);
             Ok(Begun::Now(true))
         }
         Phase::Switched | Phase::Active | Phase::Retired => {

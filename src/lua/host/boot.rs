@@ -84,7 +84,10 @@ impl LoadError {
 
     fn of(error: ScriptError, vm: &Vm) -> Self {
         let message = match error.location {
-            Some(place) if !error.message.contains(':') => format!("{place}: {}", error.message),
+            Some(place) if !error.message.contains(':') => match place.rsplit_once(" at ") {
+                Some((function, at)) => format!("{at}: {} in {function}", error.message),
+                None => format!("{place}: {}", error.message),
+            },
             _ => error.message,
         };
         Self {

@@ -19,6 +19,9 @@ use crate::server::Clock;
 use crate::wire::{Message, Publish, Serializer};
 use crate::words::{RequestId, Uri};
 
+/// Octets of payload that wait for the end of a batch at most.
+const GATHERED: usize = 256 << 10;
+
 /// Where a VM stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -56,6 +59,8 @@ pub(super) struct Context {
     pub(super) spawned: RefCell<Vec<Rc<FunctionRef>>>,
     /// Messages of the session, in order; handed to the realm after the running batch.
     pub(super) out: RefCell<Vec<Message>>,
+    /// Octets of payload in `out`.
+    out_octets: Cell<usize>,
     /// `p.publish` while loading.
     pub(super) staged: RefCell<Vec<Publish>>,
     /// Declarations requested by a running handler: request id -> (is a procedure, index).
@@ -115,6 +120,7 @@ impl Context {
             timers: RefCell::default(),
             spawned: RefCell::default(),
             out: RefCell::default(),
+            out_octets: Cell::new(0),
             staged: RefCell::default(),
             declaring: RefCell::default(),
             on_progress: RefCell::default(),
@@ -122,15 +128,27 @@ impl Context {
         })
     }
 
-    /// Sends a message of the session after the running batch.
+    /// Sends a message of the session after the running batch, or at once when much has gathered: it is memory that
+    /// the script's own limit does not count.
     pub(super) fn send(&self, message: Message) {
+        let octets = match &message {
+            Message::Publish(m) => m.payload.len(),
+            Message::Call(m) => m.payload.len(),
+            Message::Yield(m) => m.payload.len(),
+            _ => 0,
+        };
         self.out.borrow_mut().push(message);
+        self.out_octets.set(self.out_octets.get() + octets);
+        if self.out_octets.get() > GATHERED {
+            self.flush();
+        }
     }
 
     /// Hands everything that is due to the realm in one step.
     pub(super) fn flush(&self) {
         let Some(link) = &self.link else { return };
         let messages = std::mem::take(&mut *self.out.borrow_mut());
+        self.out_octets.set(0);
         if messages.is_empty() {
             return;
         }

@@ -1,7 +1,7 @@
 //! The host of all scripts: loads them, answers the router's questions by their functions, reloads them.
 //!
 //! `link` is a script's session, `script` its versions, `boot` makes a VM, `worker` is a VM's thread, `api` what scripts
-//! can call, `mailbox` how they are reached. [`Host`] knows them all; [`reload`] says when something is loaded again.
+//! can call, `mailbox` how they are reached. [`Host`] knows them all; `reload` says when something is loaded again.
 
 mod answers;
 mod api;
@@ -58,9 +58,11 @@ pub struct Host {
     options: HostOptions,
     inner: Mutex<Inner>,
     answering: RwLock<Answering>,
-    /// Asks the reloader for a fresh VM of a script.
-    recycle: Mutex<Option<Arc<dyn Fn(Uri, String) + Send + Sync>>>,
+    /// Asks the reloader for a fresh VM of a script; shared, because scripts are loaded before the reloader is there.
+    recycle: Arc<Mutex<Option<Recycle>>>,
 }
+
+type Recycle = Arc<dyn Fn(Uri, String) + Send + Sync>;
 
 struct Inner {
     app_dir: PathBuf,
@@ -75,6 +77,9 @@ struct Entry {
     script: Script,
     /// Why the newest version is not in; under `--dev` also of a script that never loaded.
     broken: Option<LoadError>,
+    /// The realm admits nobody until the script has loaded. Not so where a running realm got the script by a reload:
+    /// who is missing grants nothing, and a bad edit ends no session.
+    closes_realm: bool,
 }
 
 /// Whom the router's questions go to.
@@ -121,7 +126,7 @@ impl Host {
                 configuration: configuration.mailbox.clone(),
                 ..Answering::default()
             }),
-            recycle: Mutex::new(None),
+            recycle: Arc::default(),
         });
         router.install_hooks(host.clone());
         host
@@ -175,6 +180,7 @@ impl Host {
             Entry {
                 script,
                 broken: None,
+                closes_realm: true,
             },
         );
         self.reload_script(inner, &key)
@@ -223,7 +229,7 @@ impl Host {
             ))
         });
         let names: HashSet<String> = inner.settings.common_dictionaries.iter().cloned().collect();
-        let recycle = self.recycle.lock().clone();
+        let recycle = self.recycle.clone();
         let (uri, name) = key.clone();
         OwnedSurroundings {
             app_dir: inner.app_dir.clone(),
@@ -237,7 +243,8 @@ impl Host {
             queue: inner.settings.limits.queue,
             dev: self.options.dev,
             recycle: Arc::new(move || {
-                if let Some(recycle) = &recycle {
+                let recycle = recycle.lock().clone();
+                if let Some(recycle) = recycle {
                     recycle(uri.clone(), name.clone());
                 }
             }),
@@ -310,6 +317,15 @@ impl Host {
     }
 }
 
+/// The configuration with what the scripts that are in add to it.
+fn effective_settings(inner: &Inner) -> Settings {
+    let mut settings = inner.settings.clone();
+    for (uri, realm) in &mut settings.realms {
+        realm.policy = answering(inner, uri, realm).1;
+    }
+    settings
+}
+
 /// Who answers in a realm, and the policy that says so.
 fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswering, RealmPolicy) {
     let mut policy = settings.policy.clone();
@@ -323,7 +339,7 @@ fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswer
             continue;
         }
         let Some(version) = &entry.script.current else {
-            broken = true;
+            broken |= entry.closes_realm;
             continue;
         };
         let link = &entry.script.link;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::boot::LoadError;
 use super::configuration::{Configuration, load_configuration};
-use super::{Entry, Host, Inner};
+use super::{Entry, Host, Inner, effective_settings};
 use crate::lua::config::{Finding, changes_needing_restart};
 use crate::lua::watch::{Fingerprints, Watcher};
 use crate::server::settings::{Address, Settings};
@@ -99,6 +99,9 @@ impl Reloader {
         std::thread::Builder::new()
             .name("reload".into())
             .spawn(move || {
+                if let Some(host) = reloading.host.upgrade() {
+                    reloading.catch_up(&host);
+                }
                 loop {
                     match inbox.recv_timeout(Duration::from_millis(500)) {
                         Ok(Reason::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -137,10 +140,25 @@ impl Drop for Reloader {
 
 impl Reloading {
     fn act(&mut self, host: &Arc<Host>, reason: &Reason) {
+        self.attend(host, reason);
+        self.watch(host);
+        self.catch_up(host);
+    }
+
+    /// What changed before a file was watched is not reported: one more look.
+    fn catch_up(&mut self, host: &Arc<Host>) {
+        if self.watcher.is_some() {
+            self.attend(host, &Reason::Files);
+            self.watch(host);
+        }
+    }
+
+    fn attend(&mut self, host: &Arc<Host>, reason: &Reason) {
         match reason {
             Reason::Stop => {}
             Reason::Recycle { realm, script } => self.recycle(host, realm, script),
             Reason::Everything => {
+                host.reload_certificates();
                 self.reload_configuration(host);
                 host.reload_scripts(|_| true);
             }
@@ -152,7 +170,6 @@ impl Reloading {
                 host.reload_scripts(Entry::has_changed);
             }
         }
-        self.watch(host);
     }
 
     /// All or nothing: a wrong configuration changes nothing.
@@ -292,12 +309,20 @@ impl Host {
             std::mem::replace(&mut answering.configuration, configuration.mailbox)
         };
         self.remove_scripts(&mut inner);
-        // What needs a restart has just been named.
-        self.router.apply(&inner.settings);
+        // What needs a restart has just been named. The scripts that are in go on deciding, lest the sessions they
+        // admitted are ended for a moment's lack of them.
+        self.router.apply(&effective_settings(&inner));
         self.add_scripts(&mut inner, &old);
         self.publish_policies(&mut inner);
         Configuration::retire(retired.as_ref());
         tracing::info!("configuration reloaded");
+    }
+
+    /// For TLS connections to come; what cannot be read stays as it was.
+    fn reload_certificates(&self) {
+        for error in self.router.reload_certificates() {
+            tracing::error!("certificate not reloaded, the old one holds: {error}");
+        }
     }
 
     fn remove_scripts(&self, inner: &mut Inner) {
@@ -335,7 +360,12 @@ impl Host {
                             tracing::info!(realm = %uri, script = %script.name, "script added");
                             added.push(key);
                         }
-                        Err(error) => self.tell_failed(uri, &script.name, &error),
+                        Err(error) => {
+                            if let Some(entry) = inner.scripts.get_mut(&key) {
+                                entry.closes_realm = !old.realms.contains_key(uri);
+                            }
+                            self.tell_failed(uri, &script.name, &error);
+                        }
                     },
                     Some(entry) if before != Some(script) => {
                         entry.script.settings = script.clone();

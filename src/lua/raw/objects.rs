@@ -306,8 +306,8 @@ pub(in crate::lua) fn pushing_error<'a>(
 }
 
 /// The first `count` items of a payload's args.
-pub(in crate::lua) fn pushing_args<'a>(
-    source: &'a mut PayloadSource<'_>,
+pub(in crate::lua) fn pushing_args(
+    source: &mut PayloadSource<'_>,
     count: usize,
 ) -> impl FnMut(*mut lua_State) -> Pushed {
     // SAFETY: see above.

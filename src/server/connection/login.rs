@@ -2,17 +2,20 @@
 
 use std::cell::Cell;
 use std::mem;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rand::RngCore;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{Connection, Stage};
+use crate::core::lockout::{Claim, Locked};
 use crate::core::policy::RealmPolicy;
-use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Refusal, Step};
+use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Outcome, Refusal, Step};
 use crate::server::outbox::Room;
 use crate::server::realm::Link;
 use crate::server::router::Shared;
@@ -49,13 +52,16 @@ impl Connection {
         shared: &Shared,
         work: impl FnOnce(&mut core::Context<'_>) -> R,
     ) -> R {
-        let realms = Drawing {
+        let now = shared.clock().now();
+        let realms = Surroundings {
             shared,
+            address: self.transport.peer.as_ref().map(SocketAddr::ip),
+            now: now.mono,
             drawn: Cell::new(None),
         };
         let mut random = rand::rng();
         let mut context = core::Context {
-            now: shared.clock().now(),
+            now,
             realms: &realms,
             random: &mut random,
         };
@@ -167,12 +173,25 @@ impl Connection {
 }
 
 /// What a login may know of the router; remembers the session id it drew.
-struct Drawing<'a> {
+struct Surroundings<'a> {
     shared: &'a Shared,
+    /// Where the login comes from; `None`: a unix socket.
+    address: Option<IpAddr>,
+    now: Duration,
     drawn: Cell<Option<SessionId>>,
 }
 
-impl core::Realms for Drawing<'_> {
+impl Surroundings<'_> {
+    fn claim<'c>(&self, realm: &'c Uri, authid: Option<&'c str>) -> Claim<'c> {
+        Claim {
+            address: self.address,
+            realm,
+            authid,
+        }
+    }
+}
+
+impl core::Realms for Surroundings<'_> {
     fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>> {
         self.shared.realm(realm).map(|realm| realm.policy())
     }
@@ -185,5 +204,19 @@ impl core::Realms for Drawing<'_> {
 
     fn shutting_down(&self) -> bool {
         self.shared.is_shutting_down()
+    }
+
+    fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked> {
+        let claim = self.claim(realm, authid);
+        self.shared.lockout().lock().allows(self.now, &claim)
+    }
+
+    fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome) {
+        let claim = self.claim(realm, authid);
+        let mut lockout = self.shared.lockout().lock();
+        match outcome {
+            Outcome::Admitted => lockout.succeeded(&claim),
+            Outcome::Failed => lockout.failed(self.now, &claim),
+        }
     }
 }

@@ -19,7 +19,7 @@ impl Worker {
         let deadline = self.bounds.deadline.filter(|_| bounded);
         Handler {
             kind,
-            deadline: deadline.map(|deadline| self.context.clock.now().mono + deadline),
+            deadline: deadline.map(|deadline| self.now + deadline),
         }
     }
 
