@@ -6,9 +6,14 @@ use crate::support::app::{App, Running, args};
 
 /// `realm1` with these logins and roles, and `a.lua`.
 fn app(auth: &str, roles: &str, script: &str) -> App {
+    impatient("5s", auth, roles, script)
+}
+
+/// The same with a bound for functions.
+fn impatient(hook: &str, auth: &str, roles: &str, script: &str) -> App {
     App::of(script).config(&format!(
         "return {{ realms = {{ realm1 = {{ auth = {{ {auth} }}, roles = {{ {roles} }},\n\
-         limits = {{ hook = \"200ms\" }}, scripts = {{ \"a.lua\" }} }} }} }}\n"
+         limits = {{ hook = {hook:?} }}, scripts = {{ \"a.lua\" }} }} }} }}\n"
     ))
 }
 
@@ -118,7 +123,7 @@ async fn dyn_04_refusals_say_what_the_function_says() {
 
 #[tokio::test]
 async fn a_login_function_that_takes_too_long_denies() {
-    let router = app("", ROLE, LOGINS).start().await;
+    let router = impatient("300ms", "", ROLE, LOGINS).start().await;
     let slow = ticket(&router, "slow").await.unwrap_err();
     assert!(
         slow.starts_with("wamp.error.authentication_failed"),
@@ -248,7 +253,8 @@ end
 
 /// Everybody is a `user`, whose only rule is another's matter.
 fn authorized() -> App {
-    app(
+    impatient(
+        "1s",
         r#"anonymous = { role = "user" }"#,
         r#"user = { { uri = "rule.no", allow = {} } }"#,
         AUTHORIZER,

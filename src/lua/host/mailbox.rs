@@ -69,8 +69,9 @@ pub(crate) enum Control {
     Activate(Box<Activation>),
     /// Start handlers and timers may run.
     Start,
-    /// Run this on the VM's thread between two handlers, with the current `p.state` serialized.
-    HandOver(Box<dyn FnOnce(Option<Vec<u8>>) + Send>),
+    /// Run this on the VM's thread between two handlers, with the current `p.state` serialized; it says whether a
+    /// newer version is in now.
+    HandOver(Box<dyn FnOnce(Option<Vec<u8>>) -> bool + Send>),
     /// Serialize `p.state` and send it.
     Snapshot(std::sync::mpsc::SyncSender<Option<Vec<u8>>>),
     /// A newer version is in: no timers any more, end by `until`; what was declared while running is still answered

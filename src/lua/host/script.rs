@@ -249,11 +249,14 @@ impl Script {
         let plan = Arc::new(Mutex::new(Some(version.plan(true))));
         let (link, for_old) = (self.link.clone(), plan.clone());
         let job = move |state: Option<Vec<u8>>| {
-            let taken = for_old.lock().take();
-            if let Some(plan) = taken {
-                // The host waits for as long as the plan is not taken back.
-                let _ = done.send(switch_now(&link, &Plan { state, ..plan }));
-            }
+            let Some(plan) = for_old.lock().take() else {
+                return false;
+            };
+            let outcome = switch_now(&link, &Plan { state, ..plan });
+            let switched = outcome.is_ok();
+            // The host waits for as long as the plan is not taken back.
+            let _ = done.send(outcome);
+            switched
         };
         let ended = !old.control(Control::HandOver(Box::new(job)));
         let waited = if ended {

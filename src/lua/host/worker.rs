@@ -264,7 +264,9 @@ impl Worker {
             Control::HandOver(switch) => {
                 // Everything said so far goes out in the old version's name.
                 self.context.flush();
-                switch(self.snapshot());
+                if switch(self.snapshot()) {
+                    self.stop_beginning();
+                }
             }
             Control::Snapshot(reply) => {
                 // The asker may have given up; nothing is lost then.
@@ -272,13 +274,18 @@ impl Worker {
             }
             Control::Renumber(ids) => self.context.set_ids(&ids),
             Control::Retire { linger, until } => {
-                self.context.phase.set(Phase::Retired);
-                self.context.timers.borrow_mut().keep_sleeps();
-                self.drop_spawned();
+                self.stop_beginning();
                 self.ending = Some(Ending::Drained { linger, until });
             }
             Control::Stop => self.ending = Some(Ending::Now),
         }
+    }
+
+    /// A newer version is in: only handlers in flight go on.
+    fn stop_beginning(&mut self) {
+        self.context.phase.set(Phase::Retired);
+        self.context.timers.borrow_mut().keep_sleeps();
+        self.drop_spawned();
     }
 
     fn snapshot(&self) -> Option<Vec<u8>> {
