@@ -78,6 +78,7 @@ async fn call(mut client: Client, rate: u64, counts: Arc<Counts>) {
     }
 }
 
+#[allow(clippy::print_stdout, reason = "the figure is for who runs it by hand")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_call_fails_and_no_event_is_lost() {
     let (rate, reloads) = (setting("CALLS", 500), setting("RELOADS", 3));
