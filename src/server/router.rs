@@ -92,6 +92,16 @@ impl Router {
         self.shared.clock
     }
 
+    /// Whatever would be asked is refused from now on; lets go of the hooks, which may hold the router.
+    pub fn remove_hooks(&self) {
+        self.shared.hooks.install(None);
+    }
+
+    /// The runtime its realms live on.
+    pub fn runtime(&self) -> &Handle {
+        &self.shared.runtime
+    }
+
     pub fn realm(&self, uri: &str) -> Option<Arc<RealmHandle>> {
         self.shared.realm(uri)
     }

@@ -134,13 +134,26 @@ impl Host {
 
     /// Loads and switches in every configured script. With problems, nothing is taken back: the caller decides.
     pub fn load_all(&self) -> Vec<Finding> {
+        let problems = self.load_each();
+        problems
+            .iter()
+            .map(|(_, path, error)| error.finding(path))
+            .collect()
+    }
+
+    /// The scripts that did not load, with their files.
+    fn load_each(&self) -> Vec<((Uri, String), PathBuf, LoadError)> {
         let mut inner = self.inner.lock();
         let settings = inner.settings.clone();
-        let mut findings = Vec::new();
+        let mut problems = Vec::new();
         for (uri, realm) in &settings.realms {
             for script in &realm.scripts {
                 if let Err(error) = self.add_script(&mut inner, uri, realm, &script.name) {
-                    findings.push(error.finding(&script.path));
+                    problems.push((
+                        (uri.clone(), script.name.clone()),
+                        script.path.clone(),
+                        error,
+                    ));
                 }
             }
         }
@@ -152,7 +165,17 @@ impl Host {
                 .values()
                 .for_each(|entry| entry.script.start());
         }
-        findings
+        problems
+    }
+
+    /// Ends a dry host: its VMs stop, and router and host let go of each other.
+    fn discard(&self) {
+        self.router.remove_hooks();
+        for entry in self.inner.lock().scripts.values() {
+            if let Some(version) = &entry.script.current {
+                version.discard();
+            }
+        }
     }
 
     fn add_script(

@@ -2,6 +2,7 @@
 //!
 //! A file event is only a hint: what is reloaded is what differs in content from what was loaded.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
@@ -9,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::boot::LoadError;
 use super::configuration::{Configuration, load_configuration};
-use super::{Entry, Host, Inner, effective_settings};
+use super::{Entry, Host, HostOptions, Inner, effective_settings};
 use crate::lua::config::{Finding, changes_needing_restart};
 use crate::lua::watch::{Fingerprints, Watcher};
+use crate::server::Router;
 use crate::server::settings::{Address, Settings};
 use crate::words::Uri;
 
@@ -109,7 +111,13 @@ impl Reloader {
                             let Some(host) = reloading.host.upgrade() else {
                                 return;
                             };
-                            reloading.act(&host, &reason);
+                            let acted =
+                                catch_unwind(AssertUnwindSafe(|| reloading.act(&host, &reason)));
+                            if acted.is_err() {
+                                tracing::error!(
+                                    "reloading failed, which is a bug; the next save is another try"
+                                );
+                            }
                         }
                         Err(RecvTimeoutError::Timeout) => {
                             let Some(host) = reloading.host.upgrade() else {
@@ -178,14 +186,19 @@ impl Reloading {
         match load_configuration(app, host.router.clock()) {
             Ok(configuration) => {
                 let configuration = configuration.listening_on(&self.listen);
+                let (objections, files) = host.objections(&configuration);
+                if !objections.is_empty() {
+                    self.configuration_files = configuration.fingerprints.clone();
+                    self.configuration_files.add(&files);
+                    Configuration::retire(configuration.mailbox.as_ref());
+                    return refused(&objections);
+                }
                 self.configuration_files = configuration.fingerprints.clone();
                 host.adopt(configuration);
             }
             Err(error) => {
                 self.configuration_files = error.fingerprints;
-                for finding in &error.findings {
-                    tracing::error!("configuration not reloaded, the old one holds: {finding:#}");
-                }
+                refused(&error.findings);
             }
         }
     }
@@ -219,6 +232,12 @@ impl Reloading {
                 self.watched = files;
             }
         }
+    }
+}
+
+fn refused(findings: &[Finding]) {
+    for finding in findings {
+        tracing::error!("configuration not reloaded, the old one holds: {finding:#}");
     }
 }
 
@@ -295,6 +314,45 @@ impl Host {
             }
             Err(error) => self.tell_failed(&key.0, &key.1, &error),
         }
+    }
+
+    /// What speaks against a configuration beside its own text: scripts that come with it, or get other bounds, must
+    /// load. Tried in a throw-away router, so that a wrong configuration changes nothing.
+    ///
+    /// With the findings come the files that a repair would change.
+    fn objections(&self, configuration: &Configuration) -> (Vec<Finding>, Vec<PathBuf>) {
+        let old = self.inner.lock().settings.clone();
+        let same = |(realm, name): &(Uri, String)| {
+            let script = |settings: &Settings| {
+                let realm = settings.realms.get(realm)?;
+                realm
+                    .scripts
+                    .iter()
+                    .find(|script| script.name == *name)
+                    .cloned()
+            };
+            script(&old) == script(&configuration.settings)
+        };
+        let _runtime = self.router.runtime().enter();
+        let router = Arc::new(Router::new(&configuration.settings));
+        let options = HostOptions {
+            dry: true,
+            ..self.options
+        };
+        let trial = Host::new(router, configuration, options);
+        let problems = trial.load_each();
+        let mut findings = trial.undecided(configuration);
+        trial.discard();
+        let mut files = Vec::new();
+        for (key, path, error) in problems {
+            // A script that is broken already is no objection to the rest.
+            if !same(&key) {
+                findings.push(error.finding(&path));
+                files.extend(error.files.files());
+                files.push(path);
+            }
+        }
+        (findings, files)
     }
 
     /// Applies a new configuration: realms and policies, then scripts that came, went or changed their bounds.

@@ -8,6 +8,7 @@ mod resume;
 mod version;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,8 +169,16 @@ impl Worker {
         }
     }
 
-    /// Runs until the VM is told to end.
+    /// Runs until the VM is told to end. A panic of ours ends this VM too, but nobody waits for it in vain.
     pub(super) fn serve(mut self) {
+        if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
+            tracing::error!(script = %self.script, "the script's thread failed: fresh VM");
+            (self.bounds.recycle)();
+        }
+        self.close();
+    }
+
+    fn run(&mut self) {
         let (mut control, mut work) = (Vec::new(), Vec::new());
         let mut recycled = false;
         loop {
@@ -207,7 +216,6 @@ impl Worker {
                 break;
             }
         }
-        self.close();
     }
 
     /// Modules that handlers required count for reload, too.

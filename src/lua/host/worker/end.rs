@@ -167,6 +167,11 @@ impl Worker {
                 Work::Event(_) | Work::Authenticate { .. } | Work::Lifecycle { .. } => {}
             }
         }
+        // Only after a panic is any left.
+        let open: Vec<_> = self.context.invocations.borrow().keys().copied().collect();
+        for request in open {
+            self.context.send(answers::canceled(request));
+        }
         self.context.flush();
         if let Some(link) = &self.context.link {
             link.remove(self.context.slot);
