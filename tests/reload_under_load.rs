@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -78,6 +79,7 @@ async fn call(mut client: Client, rate: u64, counts: Arc<Counts>) {
     }
 }
 
+#[allow(clippy::print_stdout, reason = "the figure is for who runs it by hand")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_call_fails_and_no_event_is_lost() {
     let (rate, reloads) = (setting("CALLS", 500), setting("RELOADS", 3));
@@ -125,8 +127,10 @@ async fn no_call_fails_and_no_event_is_lost() {
         );
     }
     let calls = counts.calls.load(Relaxed);
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{reloads} reloads, {:.0} calls/s ({calls}), {published} events, live after at most {slowest:?}",
         calls as f64 / lasted.as_secs_f64()
-    );
+    )
+    .expect("stdout");
 }

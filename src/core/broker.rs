@@ -3,6 +3,8 @@
 //! Knows nothing of permissions; requests arrive here allowed. Retention, history and sharding will hook in at
 //! `publish` and `subscribe`.
 
+use std::collections::HashSet;
+
 use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
 
@@ -41,7 +43,7 @@ struct Publication<'a> {
     publisher: Option<Box<Disclosed>>,
     /// Who never receives it.
     excluded: Option<SessionId>,
-    audience: Option<&'a Audience>,
+    audience: Option<Lists<'a>>,
 }
 
 impl Broker {
@@ -157,7 +159,7 @@ impl Broker {
             payload: &request.payload,
             publisher: disclosed.then(|| publisher.disclosed()),
             excluded: options.exclude_me.then_some(publisher.id),
-            audience: options.audience.as_deref(),
+            audience: options.audience.as_deref().map(Lists::new),
         };
         self.distribute(
             &publication,
@@ -250,31 +252,67 @@ impl Broker {
 impl Publication<'_> {
     fn reaches(&self, receiver: &SessionId, sessions: &Sessions) -> bool {
         self.excluded != Some(*receiver)
-            && self.audience.is_none_or(|audience| {
+            && self.audience.as_ref().is_none_or(|audience| {
                 sessions
                     .get(receiver)
-                    .is_some_and(|session| audience.includes(session))
+                    .is_some_and(|session| audience.include(session))
             })
     }
 }
 
-impl Audience {
-    /// `BWL-02`: in every eligible list that is there, and in no exclude list.
-    fn includes(&self, session: &Session) -> bool {
-        fn listed<T: PartialEq<U>, U: ?Sized>(
-            list: &Option<Vec<T>>,
-            value: &U,
-            absent: bool,
-        ) -> bool {
-            list.as_ref()
-                .map_or(absent, |list| list.iter().any(|item| item == value))
+/// The lists of an [`Audience`] made ready for many receivers: lists and receivers may both be long, and the realm
+/// stands still while they are gone through.
+struct Lists<'a> {
+    sessions: Two<'a, SessionId>,
+    authids: Two<'a, str>,
+    authroles: Two<'a, str>,
+}
+
+/// Who may and who must not, by one property; `None`: everybody, nobody. Hashed with a secret: peers write the lists.
+struct Two<'a, T: ?Sized> {
+    eligible: Option<HashSet<&'a T>>,
+    exclude: Option<HashSet<&'a T>>,
+}
+
+impl<'a, T: ?Sized + Eq + std::hash::Hash> Two<'a, T> {
+    fn new<O: std::borrow::Borrow<T>>(
+        eligible: &'a Option<Vec<O>>,
+        exclude: &'a Option<Vec<O>>,
+    ) -> Self {
+        let set = |list: &'a Option<Vec<O>>| {
+            let list = list.as_ref()?;
+            Some(list.iter().map(std::borrow::Borrow::borrow).collect())
+        };
+        Self {
+            eligible: set(eligible),
+            exclude: set(exclude),
         }
-        let principal = &session.principal;
-        listed(&self.eligible, &session.id, true)
-            && listed(&self.eligible_authid, principal.authid.as_str(), true)
-            && listed(&self.eligible_authrole, principal.authrole.as_str(), true)
-            && !listed(&self.exclude, &session.id, false)
-            && !listed(&self.exclude_authid, principal.authid.as_str(), false)
-            && !listed(&self.exclude_authrole, principal.authrole.as_str(), false)
+    }
+
+    fn includes(&self, value: &T) -> bool {
+        self.eligible
+            .as_ref()
+            .is_none_or(|list| list.contains(value))
+            && !self
+                .exclude
+                .as_ref()
+                .is_some_and(|list| list.contains(value))
+    }
+}
+
+impl<'a> Lists<'a> {
+    fn new(audience: &'a Audience) -> Self {
+        Self {
+            sessions: Two::new(&audience.eligible, &audience.exclude),
+            authids: Two::new(&audience.eligible_authid, &audience.exclude_authid),
+            authroles: Two::new(&audience.eligible_authrole, &audience.exclude_authrole),
+        }
+    }
+
+    /// `BWL-02`: in every eligible list that is there, and in no exclude list.
+    fn include(&self, session: &Session) -> bool {
+        self.sessions.includes(&session.id)
+            && self.authids.includes(&session.principal.authid)
+            && self.authroles.includes(&session.principal.authrole)
     }
 }

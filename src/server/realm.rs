@@ -518,7 +518,7 @@ fn log(realm: &Realm, report: &Report) {
     let realm = realm.uri();
     match report {
         Report::Violation { session, text } => {
-            info!(%session, %realm, "protocol violation: {text}")
+            info!(%session, %realm, "protocol violation: {text:.500}")
         }
         Report::AuthorizerFailed {
             session,

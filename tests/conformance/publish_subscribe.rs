@@ -377,3 +377,26 @@ fn ptl_01_no_trust_level_without_configuration() {
     realm.publish(ann, json!({}), "a.b", json!([]));
     assert_eq!(realm.event(joe).2.get("trustlevel"), None);
 }
+
+/// Both may be long: what one costs must not be multiplied by the other.
+#[test]
+fn bwl_05_long_lists_and_many_receivers() {
+    let mut realm = Conversation::new();
+    let publisher = realm.join("publisher");
+    let receivers: Vec<Peer> = (0..300)
+        .map(|_| {
+            let peer = realm.join("receiver");
+            realm.subscribe(peer, "a");
+            peer
+        })
+        .collect();
+    let strangers: Vec<u64> = (2_000_000..2_020_000).collect();
+    realm.says(
+        publisher,
+        json!([16, 1, { "exclude": strangers, "acknowledge": true }, "a"]),
+    );
+    assert_eq!(realm.heard(publisher)[0], 17);
+    for peer in receivers {
+        assert_eq!(realm.heard(peer)[0], 36);
+    }
+}

@@ -148,7 +148,8 @@ impl Connection {
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
         metrics::counter!("perilune_logins_refused_total").increment(1);
-        info!(peer = %self.transport.peer_name(), "refused: {refusal}");
+        // It may quote the peer, and who is not logged in must not fill the log.
+        info!(peer = %self.transport.peer_name(), "refused: {:.500}", refusal.to_string());
         self.send(&Message::Abort(refusal.abort()));
         self.close(if refusal.is_violation() { 1002 } else { 1000 });
     }
