@@ -12,7 +12,7 @@ use super::boot::LoadError;
 use super::configuration::{Configuration, load_configuration};
 use super::{Entry, Host, HostOptions, Inner, effective_settings};
 use crate::lua::config::{Finding, changes_needing_restart};
-use crate::lua::watch::{Fingerprints, Watcher};
+use crate::lua::watch::{Fingerprints, QUIET, Watcher};
 use crate::server::Router;
 use crate::server::settings::{Address, Settings};
 use crate::words::Uri;
@@ -49,6 +49,9 @@ struct Reloading {
     /// The files given to the watcher.
     watched: Vec<PathBuf>,
 }
+
+/// How often files that never come to rest are looked at again before they are taken as they are.
+const RESTLESS: usize = 10;
 
 /// A script that outgrows its memory again within this time waits before its next fresh VM.
 const RECYCLE_PAUSE: Duration = Duration::from_secs(1);
@@ -155,10 +158,32 @@ impl Reloading {
 
     /// What changed before a file was watched is not reported: one more look.
     fn catch_up(&mut self, host: &Arc<Host>) {
-        if self.watcher.is_some() {
-            self.attend(host, &Reason::Files);
-            self.watch(host);
+        if self.watcher.is_none() || !self.has_changed(host) {
+            return;
         }
+        // Unlike the watcher, nobody has waited for the files to come to rest: a save may be half done.
+        let mut seen = Fingerprints::of(&self.files(host));
+        for _ in 0..RESTLESS {
+            std::thread::sleep(QUIET);
+            let now = seen.now();
+            if now == seen {
+                break;
+            }
+            seen = now;
+        }
+        self.attend(host, &Reason::Files);
+        self.watch(host);
+    }
+
+    fn has_changed(&self, host: &Host) -> bool {
+        self.configuration_files.now() != self.configuration_files || host.has_changed()
+    }
+
+    /// What asks for a reload when it changes.
+    fn files(&self, host: &Host) -> Vec<PathBuf> {
+        let mut files = self.configuration_files.files();
+        files.extend(host.script_files());
+        files
     }
 
     fn attend(&mut self, host: &Arc<Host>, reason: &Reason) {
@@ -225,8 +250,7 @@ impl Reloading {
     /// Watches what is loaded now; handlers may have required modules meanwhile.
     fn watch(&mut self, host: &Arc<Host>) {
         if let Some(watcher) = &self.watcher {
-            let mut files = self.configuration_files.files();
-            files.extend(host.script_files());
+            let files = self.files(host);
             if files != self.watched {
                 watcher.watch(&files);
                 self.watched = files;
@@ -267,6 +291,10 @@ impl Host {
             entry.files().files().into_iter().chain([path])
         });
         files.collect()
+    }
+
+    fn has_changed(&self) -> bool {
+        self.inner.lock().scripts.values().any(Entry::has_changed)
     }
 
     fn reload_scripts(&self, which: impl Fn(&Entry) -> bool) {
