@@ -1130,6 +1130,7 @@ fn the_built_in_app_lets_anybody_in_on_loopback() {
     let policy = &settings.realms["realm1"].policy;
     let anonymous = policy.auth.anonymous.as_ref().expect("offered");
     assert!(policy.has_role(&anonymous.role));
+    assert!(!policy.has_role("script"), "scripts do not log in");
     assert!(policy.auth.still_admits(&Principal {
         authid: "x".into(),
         authrole: anonymous.role.clone(),

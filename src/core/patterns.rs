@@ -1,15 +1,20 @@
 //! Many URI patterns at once: which match a URI, and which matches best. Serves subscriptions, registrations and
 //! permission rules; lookups walk the URI, never the patterns (conformance sections 10 and 15).
 
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
 use patricia_tree::PatriciaMap;
-use rustc_hash::FxHashMap;
 
 use crate::words::{MatchPolicy, Uri};
+
+/// Peers choose the keys: a hash without a random key would let them find ones that collide and make lookups slow.
+type Keyed<K, V> = HashMap<K, V, RandomState>;
 
 /// Patterns under all three policies, each with a small value (an id).
 #[derive(Debug)]
 pub struct PatternMap<T> {
-    exact: FxHashMap<Uri, T>,
+    exact: Keyed<Uri, T>,
     prefix: PatriciaMap<T>,
     wildcard: Node<T>,
 }
@@ -17,7 +22,7 @@ pub struct PatternMap<T> {
 /// One level of the wildcard trie: what may follow the components so far.
 #[derive(Debug)]
 struct Node<T> {
-    literal: FxHashMap<Box<str>, Node<T>>,
+    literal: Keyed<Box<str>, Node<T>>,
     any: Option<Box<Node<T>>>,
     value: Option<T>,
 }
@@ -25,7 +30,7 @@ struct Node<T> {
 impl<T> Default for PatternMap<T> {
     fn default() -> Self {
         Self {
-            exact: FxHashMap::default(),
+            exact: Keyed::default(),
             prefix: PatriciaMap::new(),
             wildcard: Node::default(),
         }
@@ -35,7 +40,7 @@ impl<T> Default for PatternMap<T> {
 impl<T> Default for Node<T> {
     fn default() -> Self {
         Self {
-            literal: FxHashMap::default(),
+            literal: Keyed::default(),
             any: None,
             value: None,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::patterns::PatternMap;
-use super::policy::{Action, Disclosure, RealmPolicy, RolePolicy, Rule, SCRIPT_ROLE};
+use super::policy::{Action, Disclosure, RealmPolicy, RolePolicy, Rule};
 use crate::words::{MatchPolicy, Uri};
 
 /// A role made ready for lookups.
@@ -78,9 +78,9 @@ impl Permissions {
         }
     }
 
-    /// Whether sessions of this role may stay when the policy changes.
+    /// Whether sessions of this role that logged in may stay when the policy changes.
     pub(super) fn knows(&self, role: &str) -> bool {
-        self.authorizer || role == SCRIPT_ROLE || self.roles.contains_key(role)
+        self.authorizer || self.roles.contains_key(role)
     }
 }
 

@@ -25,9 +25,10 @@ pub struct RealmPolicy {
 }
 
 impl RealmPolicy {
-    /// Whether a login may end in this role: it is configured, or a script authorizes for the realm.
+    /// Whether a login may end in this role: it is configured, or a script authorizes for the realm. The role of
+    /// scripts is no exception, they do not log in.
     pub fn has_role(&self, role: &str) -> bool {
-        self.authorizer || role == SCRIPT_ROLE || self.roles.contains_key(role)
+        self.authorizer || self.roles.contains_key(role)
     }
 }
 

@@ -1,9 +1,10 @@
 //! One established session as its realm sees it, and the table of them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::credentials::Principal;
@@ -46,7 +47,8 @@ pub(super) struct Session {
     /// Requests waiting for a verdict, and those behind them, in order of arrival (`ORD-05`).
     pub(super) pending: VecDeque<Pending>,
     pub(super) paused: bool,
-    verdicts: FxHashMap<(Action, MatchPolicy, Uri), CachedVerdict>,
+    /// By a hash with a random key, since the peer chooses the URIs (see `patterns`).
+    verdicts: HashMap<(Action, MatchPolicy, Uri), CachedVerdict, RandomState>,
     /// When the world was last told that this subscriber is slow.
     told_slow: Option<Duration>,
 }
@@ -81,7 +83,7 @@ impl Session {
             last_request: 0,
             pending: VecDeque::new(),
             paused: false,
-            verdicts: FxHashMap::default(),
+            verdicts: HashMap::default(),
             told_slow: None,
         }
     }

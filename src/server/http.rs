@@ -45,7 +45,7 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
         .map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
     let upgrade: Mutex<Option<Upgrade>> = Mutex::new(None);
     let service = service_fn(|mut request: Request<Incoming>| {
-        let reply = match route(&settings, &http, &request) {
+        let reply = match route(&settings, &http, newcomer.local, &request) {
             Ok((reply, serializer)) => {
                 let transport = transport(&request);
                 *upgrade.lock() = Some(Upgrade {
@@ -186,6 +186,7 @@ pub(crate) fn unavailable(reason: &str) -> String {
 fn route<B>(
     settings: &ListenerSettings,
     http: &HttpSettings,
+    local: Option<IpAddr>,
     request: &Request<B>,
 ) -> Result<(Reply, Serializer), Refusal> {
     let path = request.uri().path();
@@ -221,7 +222,7 @@ fn route<B>(
         .ok_or(Refusal::Malformed(
             "Sec-WebSocket-Key is missing or not 16 octets in Base64.",
         ))?;
-    check_origin(settings, headers)?;
+    check_origin(settings, local, headers)?;
     let serializer = choose(headers, &settings.serializers)?;
 
     let mut reply = Response::new(Full::default());
@@ -284,7 +285,14 @@ fn choose(headers: &HeaderMap, served: &[Serializer]) -> Result<Serializer, Refu
 }
 
 /// Browsers say which page wants to connect. Without `origins`: pages of our own host and of loopback.
-fn check_origin(settings: &ListenerSettings, headers: &HeaderMap) -> Result<(), Refusal> {
+///
+/// A page elsewhere can have its own host name resolve to 127.0.0.1 (DNS rebinding) and looks like a page of our host
+/// then. So, a request that came in on loopback must name loopback itself, too.
+fn check_origin(
+    settings: &ListenerSettings,
+    local: Option<IpAddr>,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     let Some(origin) = headers.get(ORIGIN) else {
         return Ok(());
     };
@@ -295,7 +303,12 @@ fn check_origin(settings: &ListenerSettings, headers: &HeaderMap) -> Result<(), 
             .any(|pattern| matches_pattern(pattern, &origin)),
         None => {
             let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-            is_own_host(&origin, host) || is_loopback_page(&origin)
+            let on_loopback = local.is_some_and(|address| address.to_canonical().is_loopback());
+            if on_loopback {
+                is_loopback_page(&origin) && host.is_some_and(is_loopback_authority)
+            } else {
+                is_own_host(&origin, host) || is_loopback_page(&origin)
+            }
         }
     };
     if allowed {
@@ -324,9 +337,13 @@ fn is_own_host(origin: &str, host: Option<&str>) -> bool {
 }
 
 fn is_loopback_page(origin: &str) -> bool {
-    let Some((_, authority)) = origin.split_once("://") else {
-        return false;
-    };
+    origin
+        .split_once("://")
+        .is_some_and(|(_, authority)| is_loopback_authority(authority))
+}
+
+/// Host and perhaps port, as in `Host`.
+fn is_loopback_authority(authority: &str) -> bool {
     let host = match authority.strip_prefix('[') {
         Some(v6) => v6.split(']').next(),
         None => authority.split(':').next(),
@@ -407,7 +424,7 @@ mod tests {
         settings: &ListenerSettings,
         request: &Request<()>,
     ) -> Result<(Reply, Serializer), Refusal> {
-        route(settings, &HttpSettings::default(), request)
+        route(settings, &HttpSettings::default(), None, request)
     }
 
     #[test]
@@ -482,6 +499,34 @@ mod tests {
             "a list replaces the default"
         );
         assert_eq!(status(Some(&["*"]), "null"), 101);
+    }
+
+    #[test]
+    fn on_loopback_a_rebound_name_is_no_own_host() {
+        let local = Some(IpAddr::from([127, 0, 0, 1]));
+        let allowed = |origins: Option<&[&str]>, host: &'static str, origin: &str| {
+            let mut request = upgrade(&[
+                ("sec-websocket-protocol", "wamp.2.json"),
+                ("origin", origin),
+            ]);
+            let headers = request.headers_mut();
+            headers.insert("host", HeaderValue::from_static(host));
+            route(
+                &settings(origins),
+                &HttpSettings::default(),
+                local,
+                &request,
+            )
+            .is_ok()
+        };
+        assert!(allowed(None, "localhost:8080", "http://localhost:3000"));
+        assert!(allowed(None, "[::1]:8080", "http://127.0.0.1"));
+        let evil = ("evil.example:8080", "http://evil.example:8080");
+        assert!(!allowed(None, evil.0, evil.1));
+        assert!(!allowed(None, evil.0, "http://localhost"));
+        assert!(!allowed(None, "127.0.0.1:8080", evil.1));
+        let listed: Option<&[&str]> = Some(&["http://evil.example:*"]);
+        assert!(allowed(listed, evil.0, evil.1));
     }
 
     #[test]

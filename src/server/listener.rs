@@ -1,9 +1,10 @@
 //! Listening: binding addresses, accepting connections, telling by the first octet what a connection speaks.
 
 use std::fmt;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,11 +183,16 @@ impl Listener {
         match shared.seats().take(&limits, address, outbox.clone()) {
             Ok(seat) => {
                 let now = Instant::now();
+                let local = match &io {
+                    Io::Tcp(stream) => stream.local_addr().ok().map(|local| local.ip()),
+                    _ => None,
+                };
                 let newcomer = Newcomer {
                     shared: shared.clone(),
                     settings: self.settings.clone(),
                     tls: self.tls.clone(),
                     peer,
+                    local,
                     outbox,
                     seat,
                     hello_by: now.checked_add(limits.handshake).unwrap_or(now + FOR_EVER),
@@ -274,10 +280,30 @@ fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
         }
         std::fs::remove_file(path).map_err(|error| refusal(&address, error))?;
     }
-    let socket = UnixListener::bind(path).map_err(|error| refusal(&address, error))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(|error| refusal(&address, error))?;
-    Ok(socket)
+    bind_with_mode(path, mode).map_err(|error| refusal(&address, error))
+}
+
+/// The socket appears at `path` with its mode: it is bound in a folder nobody else may enter, then moved. (A process's
+/// umask would do, but all threads share it.)
+fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    // Short, since the length of a socket's path is limited.
+    let closed = folder.join(format!(".{:x}", rand::random::<u32>()));
+    DirBuilder::new().mode(0o700).create(&closed)?;
+    let inside = closed.join("s");
+    let bound = UnixListener::bind(&inside).and_then(|socket| {
+        std::fs::set_permissions(&inside, Permissions::from_mode(mode))?;
+        std::fs::rename(&inside, path)?;
+        Ok(socket)
+    });
+    if bound.is_err() {
+        // It may not have come to be.
+        let _ = std::fs::remove_file(&inside);
+    }
+    // An empty folder left behind harms nobody.
+    let _ = std::fs::remove_dir(&closed);
+    bound
 }
 
 /// A connection that has not said what it speaks.
@@ -286,6 +312,8 @@ pub(crate) struct Newcomer {
     pub(crate) settings: Arc<ListenerSettings>,
     tls: Option<Arc<Tls>>,
     pub(crate) peer: Option<SocketAddr>,
+    /// The address it reached us at; `None`: a unix socket.
+    pub(crate) local: Option<IpAddr>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) seat: Seat,
     pub(crate) hello_by: Instant,

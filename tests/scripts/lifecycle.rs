@@ -200,3 +200,48 @@ end)
     router.log.says("the end").await;
     assert_eq!(router.log.count("too quiet"), 0);
 }
+
+#[tokio::test]
+async fn timers_and_spawned_functions_are_bounded() {
+    let app = App::of(
+        r#"
+local p = require "perilune"
+local function fill(start)
+  for count = 0, 20000 do
+    local ok, message = pcall(start)
+    if not ok then return count, message end
+  end
+end
+p.register("a.timers", function()
+  local last
+  local count, message = fill(function() last = p.after(3600, function() end) end)
+  local _, every = pcall(p.every, 3600, function() end)
+  local _, sleep = pcall(p.sleep, 3600)
+  last:cancel()
+  return count, message, every, sleep, (pcall(p.cron, "0 0 * * *", function() end))
+end)
+p.register("a.spawned", function()
+  return fill(function() p.spawn(function() end) end)
+end)
+"#,
+    );
+    let router = app.start().await;
+    let mut peer = router.join().await;
+    let timers = peer.call("a.timers", &[]).await;
+    assert_eq!(timers[0], Value::Int(10_000));
+    for (text, line) in [(&timers[1], 11), (&timers[2], 0), (&timers[3], 0)] {
+        let text = text.as_str().unwrap();
+        assert!(text.contains("10000 timers"), "{text}");
+        if line > 0 {
+            assert!(text.contains(&format!(":{line}: ")), "{text}");
+        }
+    }
+    assert_eq!(timers[4], Value::Bool(true), "a cancelled one makes room");
+    for _ in 0..2 {
+        // The first ten thousand have ended by the second time.
+        let spawned = peer.call("a.spawned", &[]).await;
+        assert_eq!(spawned[0], Value::Int(10_000));
+        let text = spawned[1].as_str().unwrap();
+        assert!(text.contains("10000 spawned functions"), "{text}");
+    }
+}

@@ -306,3 +306,44 @@ end)
         args(r#"[false,"wamp.error.procedure_already_exists"]"#)
     );
 }
+
+#[tokio::test]
+async fn refused_and_withdrawn_declarations_keep_no_function() {
+    let app = App::of(
+        r#"
+local p = require "perilune"
+local alive = setmetatable({}, { __mode = "k" })
+local function fresh()
+  local function handler() return alive end
+  alive[handler] = true
+  return handler
+end
+p.register("a.refused", function()
+  for _ = 1, 3 do pcall(p.register, "b.taken", fresh()) end
+  for _ = 1, 3 do pcall(p.register, "a.refused", fresh()) end
+end)
+p.register("a.withdrawn", function()
+  p.register("a.own", fresh()):unregister()
+  p.subscribe("a.topic", fresh()):unsubscribe()
+end)
+p.register("a.left", function()
+  for round = 1, 200 do
+    local litter = {}
+    for i = 1, 1000 do litter[i] = { round .. "-" .. i } end
+    if not next(alive) then return 0 end
+  end
+  local left = 0
+  for _ in pairs(alive) do left = left + 1 end
+  return left
+end)
+"#,
+    );
+    let router = app.start().await;
+    let mut peer = router.join().await;
+    peer.try_register("b.taken").await.unwrap();
+    let mut caller = router.join().await;
+    for procedure in ["a.refused", "a.withdrawn"] {
+        caller.call(procedure, &[]).await;
+        assert_eq!(caller.call("a.left", &[]).await, args("[0]"), "{procedure}");
+    }
+}

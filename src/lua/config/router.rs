@@ -193,7 +193,8 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
         reads: Reads::With("string or list", |l: &mut ListenerDraft, node| {
             l.settings.origins = Some(node.texts().into_iter().map(|(origin, _)| origin).collect());
         }),
-        doc: "Origins whose pages may connect, `*` for any run of characters; own host and loopback unless given.",
+        doc: "Origins whose pages may connect, `*` for any run of characters; unless given, own host and \
+              loopback (at a loopback address only pages of loopback, by such a `Host`).",
     },
     Key {
         name: "serializers",

@@ -11,6 +11,7 @@ use mlua::{Function, Lua, MultiValue, Table, Value};
 use super::context::{Context, Phase, Procedure, Topic};
 use super::link::{Declaration, Declaring};
 use super::mailbox::HookKey;
+use super::timers::LIVE;
 use crate::core::credentials::AuthMethod;
 use crate::lua::raw::{payload_from_lua, value_from_lua};
 use crate::lua::vm::{FunctionRef, Vm};
@@ -178,14 +179,15 @@ fn register(
     let function = keep(context, function)?;
     procedures.push(Procedure {
         declaration: declaration.clone(),
-        function,
+        function: Some(function),
         id: None,
     });
     drop(procedures);
     if loading {
         return Ok(Begun::Now(index));
     }
-    let begun = declare(context, &declaration, (true, index))?;
+    let begun = declare(context, &declaration, (true, index))
+        .inspect_err(|_| context.refused((true, index)))?;
     if let Begun::Now(id) = begun {
         context.set_procedure_id(index, Some(id));
     }
@@ -217,7 +219,7 @@ fn subscribe(
     let ordered = ordered.unwrap_or_default();
     topics.push(Topic {
         declaration: declaration.clone(),
-        function,
+        function: Some(function),
         id: None,
         ordered,
     });
@@ -226,7 +228,8 @@ fn subscribe(
     if context.phase.get() == Phase::Loading || id.is_some() {
         return Ok(Begun::Now(index));
     }
-    let begun = declare(context, &declaration, (false, index))?;
+    let begun = declare(context, &declaration, (false, index))
+        .inspect_err(|_| context.refused((false, index)))?;
     if let Begun::Now(id) = begun {
         context.set_topic_id(index, Some(id));
     }
@@ -313,7 +316,7 @@ fn withdraw(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua:
             .borrow()
             .get(index)
             .and_then(|procedure| procedure.id);
-        context.set_procedure_id(index, None);
+        context.withdrawn((true, index));
         id
     } else {
         let id = context
@@ -321,7 +324,7 @@ fn withdraw(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua:
             .borrow()
             .get(index)
             .and_then(|topic| topic.id);
-        context.set_topic_id(index, None);
+        context.withdrawn((false, index));
         // Another handler may share the subscription.
         id.filter(|id| context.subscribers(*id).is_empty())
     };
@@ -462,6 +465,7 @@ fn call(lua: &Lua, context: &Context, arguments: CallArguments) -> mlua::Result<
 
 fn sleep(_: &Lua, context: &Context, seconds: f64) -> mlua::Result<Begun<bool>> {
     running(context, "sleep")?;
+    room_for_timer(context, "sleep")?;
     // Sleeps and requests share the space of tickets.
     let ticket = match &context.link {
         Some(link) => link.request(context.slot).value(),
@@ -559,7 +563,17 @@ fn on(_: &Lua, context: &Context, (name, function): (String, Function)) -> mlua:
     Ok(())
 }
 
+fn room_for_timer(context: &Context, what: &str) -> mlua::Result<()> {
+    if context.timers.borrow().are_full() {
+        return misuse(format!(
+            "{what}: a script may have {LIVE} timers and sleeping handlers at a time"
+        ));
+    }
+    Ok(())
+}
+
 fn every(_: &Lua, context: &Context, (seconds, function): (f64, Function)) -> mlua::Result<f64> {
+    room_for_timer(context, "every")?;
     let function = keep(context, function)?;
     let now = context.clock.now().mono;
     let timer = context
@@ -570,12 +584,14 @@ fn every(_: &Lua, context: &Context, (seconds, function): (f64, Function)) -> ml
 }
 
 fn after(_: &Lua, context: &Context, (seconds, function): (f64, Function)) -> mlua::Result<f64> {
+    room_for_timer(context, "after")?;
     let function = keep(context, function)?;
     let at = context.clock.now().mono + Duration::from_secs_f64(seconds);
     Ok(context.timers.borrow_mut().after(function, at) as f64)
 }
 
 fn cron(_: &Lua, context: &Context, (schedule, function): (String, Function)) -> mlua::Result<f64> {
+    room_for_timer(context, "cron")?;
     let function = keep(context, function)?;
     let timer = context
         .timers
@@ -592,8 +608,14 @@ fn cancel_timer(_: &Lua, context: &Context, timer: f64) -> mlua::Result<()> {
 }
 
 fn spawn(_: &Lua, context: &Context, function: Function) -> mlua::Result<()> {
+    if context.spawned_live.get() >= LIVE {
+        return misuse(format!(
+            "spawn: a script may have {LIVE} spawned functions at a time"
+        ));
+    }
     let function = keep(context, function)?;
     context.spawned.borrow_mut().push(function);
+    context.spawned_live.set(context.spawned_live.get() + 1);
     Ok(())
 }
 

@@ -57,6 +57,8 @@ pub(super) struct Context {
     pub(super) timers: RefCell<Timers>,
     /// Functions of `p.spawn`, started after the running slice.
     pub(super) spawned: RefCell<Vec<Rc<FunctionRef>>>,
+    /// Functions of `p.spawn` that have not ended.
+    pub(super) spawned_live: Cell<usize>,
     /// Messages of the session, in order; handed to the realm after the running batch.
     pub(super) out: RefCell<Vec<Message>>,
     /// Octets of payload in `out`.
@@ -74,14 +76,16 @@ pub(super) struct Context {
 /// A declared procedure.
 pub(super) struct Procedure {
     pub(super) declaration: Declaration,
-    pub(super) function: Rc<FunctionRef>,
+    /// `None`: refused or withdrawn; the place stays for the handles that name later ones.
+    pub(super) function: Option<Rc<FunctionRef>>,
     pub(super) id: Option<u64>,
 }
 
 /// A declared subscription.
 pub(super) struct Topic {
     pub(super) declaration: Declaration,
-    pub(super) function: Rc<FunctionRef>,
+    /// As in [`Procedure`].
+    pub(super) function: Option<Rc<FunctionRef>>,
     pub(super) id: Option<u64>,
     pub(super) ordered: bool,
 }
@@ -119,6 +123,7 @@ impl Context {
             lifecycle: RefCell::default(),
             timers: RefCell::default(),
             spawned: RefCell::default(),
+            spawned_live: Cell::new(0),
             out: RefCell::default(),
             out_octets: Cell::new(0),
             staged: RefCell::default(),
@@ -179,9 +184,43 @@ impl Context {
                 && let Some(sharing) = by_id.get_mut(&old)
             {
                 sharing.retain(|other| *other != index);
+                if sharing.is_empty() {
+                    by_id.remove(&old);
+                }
             }
             if let Some(id) = id {
                 by_id.entry(id).or_default().push(index);
+            }
+        }
+    }
+
+    /// A declaration is over: it has no id and keeps no function.
+    pub(super) fn withdrawn(&self, (procedure, index): (bool, usize)) {
+        if procedure {
+            self.set_procedure_id(index, None);
+            if let Some(procedure) = self.procedures.borrow_mut().get_mut(index) {
+                procedure.function = None;
+            }
+        } else {
+            self.set_topic_id(index, None);
+            if let Some(topic) = self.topics.borrow_mut().get_mut(index) {
+                topic.function = None;
+            }
+        }
+    }
+
+    /// A declaration was refused. No handle names it, so its place is given up if it is the last.
+    pub(super) fn refused(&self, (procedure, index): (bool, usize)) {
+        self.withdrawn((procedure, index));
+        if procedure {
+            let mut procedures = self.procedures.borrow_mut();
+            if procedures.len() == index + 1 {
+                procedures.pop();
+            }
+        } else {
+            let mut topics = self.topics.borrow_mut();
+            if topics.len() == index + 1 {
+                topics.pop();
             }
         }
     }
@@ -193,27 +232,26 @@ impl Context {
                 .find(|(declared, _)| declared == key)
                 .map(|(_, id)| *id)
         };
-        let keys = |declarations: Vec<Key>| declarations.into_iter().enumerate();
-        let procedures = self
+        let procedures: Vec<_> = self
             .procedures
             .borrow()
             .iter()
-            .map(|p| p.declaration.key())
+            .map(|p| p.function.as_ref().and(id_of(&p.declaration.key())))
             .collect();
-        for (index, key) in keys(procedures) {
-            if let Some(id) = id_of(&key) {
-                self.set_procedure_id(index, Some(id));
+        for (index, id) in procedures.into_iter().enumerate() {
+            if id.is_some() {
+                self.set_procedure_id(index, id);
             }
         }
-        let topics = self
+        let topics: Vec<_> = self
             .topics
             .borrow()
             .iter()
-            .map(|t| t.declaration.key())
+            .map(|t| t.function.as_ref().and(id_of(&t.declaration.key())))
             .collect();
-        for (index, key) in keys(topics) {
-            if let Some(id) = id_of(&key) {
-                self.set_topic_id(index, Some(id));
+        for (index, id) in topics.into_iter().enumerate() {
+            if id.is_some() {
+                self.set_topic_id(index, id);
             }
         }
     }
@@ -232,9 +270,7 @@ impl Context {
         let index = *self.procedures_by_id.borrow().get(&id)?;
         let procedures = self.procedures.borrow();
         let procedure = procedures.get(index)?;
-        Some((
-            procedure.function.clone(),
-            procedure.declaration.uri().clone(),
-        ))
+        let function = procedure.function.clone()?;
+        Some((function, procedure.declaration.uri().clone()))
     }
 }

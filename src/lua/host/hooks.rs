@@ -161,6 +161,10 @@ pub(super) fn granted(results: &Payload) -> Result<Granted, AuthFailure> {
     }
 }
 
+/// What deriving a key may cost: it runs in the router, where no CPU limit of the script's ends it.
+const DERIVED_ITERATIONS: u32 = 100_000;
+const DERIVED_OCTETS: u32 = 64;
+
 fn granted_of(answer: &Dict) -> Result<Granted, String> {
     const KNOWN: [&str; 8] = [
         "role",
@@ -208,6 +212,15 @@ fn granted_of(answer: &Dict) -> Result<Granted, String> {
     let secret = match (text("secret")?, text("password")?, &salt) {
         (Some(_), Some(_), _) => return Err("the function gave both secret and password".into()),
         (Some(secret), None, _) => Some(Secret::new(secret)),
+        (None, Some(_), Some(salt))
+            if salt.iterations > DERIVED_ITERATIONS || salt.keylen > DERIVED_OCTETS =>
+        {
+            return Err(format!(
+                "the function gave a password to derive a key from with iterations {} and keylen {}: at most \
+                 {DERIVED_ITERATIONS} and {DERIVED_OCTETS}, beyond that give the derived key as secret",
+                salt.iterations, salt.keylen
+            ));
+        }
         (None, Some(password), Some(salt)) => Some(cra::derive_key(password.as_bytes(), salt)),
         (None, Some(password), None) => Some(Secret::new(password)),
         (None, None, _) => None,
@@ -241,5 +254,35 @@ fn kind(value: &Value) -> &'static str {
         Value::Bytes(_) => "binary",
         Value::List(_) => "a list",
         Value::Map(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deriving_a_key_has_a_price_limit() {
+        let refusal = |secret: &str, iterations: i64, keylen: i64| {
+            let answer = [
+                ("role", Value::from("user")),
+                (secret, "s3cret".into()),
+                ("salt", "pepper".into()),
+                ("iterations", Value::Int(iterations)),
+                ("keylen", Value::Int(keylen)),
+            ]
+            .map(|(key, value)| (key.to_owned(), value));
+            granted_of(&Dict(answer.to_vec())).err()
+        };
+        assert_eq!(refusal("password", 10, 64), None);
+        for (iterations, keylen) in [(100_001, 32), (10, 65)] {
+            let text = refusal("password", iterations, keylen).unwrap();
+            assert!(text.contains("at most 100000 and 64"), "{text}");
+            assert_eq!(
+                refusal("secret", iterations, keylen),
+                None,
+                "the peer derives"
+            );
+        }
     }
 }

@@ -17,8 +17,14 @@ use crate::lua::vm::FunctionRef;
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Duration, u64)>>,
     entries: FxHashMap<u64, Entry>,
+    /// The timers of `sleep`, by ticket.
+    sleeps: FxHashMap<u64, u64>,
     last: u64,
 }
+
+/// Live timers (`after`, `every`, `cron` and sleeps together) and live spawned functions of one VM, each. They take
+/// memory of the router that the script's own limit does not count.
+pub(super) const LIVE: usize = 10_000;
 
 struct Entry {
     kind: Kind,
@@ -46,7 +52,20 @@ pub(super) enum Due {
 
 impl Timers {
     pub(super) fn sleep(&mut self, ticket: u64, until: Duration) {
-        self.add(Kind::Sleep(ticket), until);
+        let timer = self.add(Kind::Sleep(ticket), until);
+        self.sleeps.insert(ticket, timer);
+    }
+
+    /// The handler that sleeps under this ticket was ended.
+    pub(super) fn end_sleep(&mut self, ticket: u64) {
+        if let Some(timer) = self.sleeps.remove(&ticket) {
+            self.cancel(timer);
+        }
+    }
+
+    /// Whether there may be no more timers.
+    pub(super) fn are_full(&self) -> bool {
+        self.entries.len() >= LIVE
     }
 
     pub(super) fn after(&mut self, function: Rc<FunctionRef>, at: Duration) -> u64 {
@@ -123,7 +142,10 @@ impl Timers {
                 }
             }
             match kind {
-                Kind::Sleep(ticket) => return Some(Due::Wake(ticket)),
+                Kind::Sleep(ticket) => {
+                    self.sleeps.remove(&ticket);
+                    return Some(Due::Wake(ticket));
+                }
                 Kind::After(function) => {
                     return Some(Due::Run {
                         timer: id,
@@ -150,6 +172,11 @@ impl Timers {
     }
 
     fn add(&mut self, kind: Kind, at: Duration) -> u64 {
+        // What was cancelled long before its time goes, too.
+        if self.heap.len() > 2 * self.entries.len() + 64 {
+            self.heap
+                .retain(|Reverse((_, id))| self.entries.contains_key(id));
+        }
         self.last += 1;
         self.entries.insert(
             self.last,

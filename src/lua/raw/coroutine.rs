@@ -193,7 +193,25 @@ impl Coroutines {
             }
         };
         self.busy.set(false);
-        slice
+        match slice {
+            Slice::Failed(mut error) => {
+                // After tail calls into natives no function of the script is left on the stack.
+                error.location = error.location.or_else(|| self.definition(function));
+                Slice::Failed(error)
+            }
+            slice => slice,
+        }
+    }
+
+    /// Where a function of the script is defined: `function at file:line`.
+    fn definition(&self, function: &FunctionRef) -> Option<String> {
+        let mut place = None;
+        let looked = self.main.protect(&mut |state| {
+            // SAFETY: protected, room was made; with `>` the function is popped and `ar` filled.
+            unsafe { function.push(state) };
+            place = unsafe { watchdog::definition(state) };
+        });
+        looked.ok().and(place)
     }
 
     /// [`Coroutines::start`] without arguments, to the function's first result (nil if there is none). To wait is an
@@ -477,6 +495,9 @@ impl Coroutines {
 
     /// LuaJIT does no emergency collection: a VM three quarters full of garbage would fail its next allocation.
     fn relieve(&self) {
+        // Coroutines are reused, so this is where what the last slice dropped becomes garbage.
+        // SAFETY: between slices, on the VM's thread; raises nothing.
+        unsafe { sweep(self.main.state, &self.dead) };
         let used = self.lua.used_memory();
         if used < self.collected.get() {
             self.collected.set(used);

@@ -263,6 +263,24 @@ pub(super) unsafe fn location(state: *mut lua_State) -> Option<String> {
     None
 }
 
+/// Where the function on top of the stack is defined, which is popped: `function at file:line`.
+///
+/// # Safety
+/// `state` must be valid, on the calling thread, with a function on top. Raises no Lua error.
+pub(super) unsafe fn definition(state: *mut lua_State) -> Option<String> {
+    // SAFETY: `ar` is filled by LuaJIT before it is read; the string is copied at once.
+    unsafe {
+        let mut ar: lua_Debug = std::mem::zeroed();
+        if ffi::lua_getinfo(state, c">S".as_ptr(), &mut ar) == 0
+            || *ar.what == b'C' as std::ffi::c_char
+        {
+            return None;
+        }
+        let file = CStr::from_ptr(ar.short_src.as_ptr()).to_string_lossy();
+        Some(format!("function at {file}:{}", ar.linedefined))
+    }
+}
+
 /// CPU time a thread has used. Without thread clocks wall time must do.
 fn cpu_time(thread: libc::pthread_t) -> Option<u64> {
     #[cfg(target_os = "linux")]

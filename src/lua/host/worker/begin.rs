@@ -128,6 +128,10 @@ impl Worker {
                 topics[index].declaration.uri().clone(),
             )
         };
+        let Some(function) = function else {
+            // Unsubscribed while the event waited for its turn.
+            return self.ended(Kind::Event { topic: index });
+        };
         let handler = self.handler(Kind::Event { topic: index });
         match PayloadSource::new(&event.payload) {
             Err(error) => self.failed_value(handler, &error),
@@ -243,6 +247,8 @@ impl Worker {
         for ticket in tickets {
             if let Some(suspended) = self.take_suspended(ticket) {
                 self.vm.cancel(suspended.coroutine);
+                self.context.timers.borrow_mut().end_sleep(ticket);
+                self.ended(suspended.handler.kind);
             }
         }
     }

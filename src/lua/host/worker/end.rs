@@ -82,7 +82,11 @@ impl Worker {
                 }
             }
             Kind::Timer { timer } => self.context.timers.borrow_mut().ended(timer),
-            Kind::Spawned | Kind::Progress => {}
+            Kind::Spawned => {
+                let live = &self.context.spawned_live;
+                live.set(live.get() - 1);
+            }
+            Kind::Progress => {}
             Kind::Invocation { .. } | Kind::Authorize { .. } | Kind::Authenticate { .. } => {
                 self.counted_handler_ended();
             }

@@ -28,7 +28,10 @@ impl Worker {
             Message::Error(error) => {
                 let ticket = error.request.value();
                 self.context.on_progress.borrow_mut().remove(&ticket);
-                self.context.declaring.borrow_mut().remove(&ticket);
+                let declaring = self.context.declaring.borrow_mut().remove(&ticket);
+                if let Some(index) = declaring {
+                    self.context.refused(index);
+                }
                 self.resume_with_error(ticket, &error);
             }
             Message::Published(m) => {
@@ -170,6 +173,7 @@ impl Worker {
             };
             let place = self.vm.location(coroutine);
             self.vm.cancel(coroutine);
+            self.context.timers.borrow_mut().end_sleep(ticket);
             tracing::warn!(script = %self.script, handler = %handler.label(&self.context),
                 place = place.unwrap_or_default(), "a handler passed its deadline and was ended");
             self.finish_with(handler, answers::Failure::deadline());
