@@ -88,6 +88,8 @@ struct Connection {
 
     timer: Pin<Box<Sleep>>,
     deadline: Option<Instant>,
+    /// The deadline is new: the timer has not been asked yet.
+    rearmed: bool,
     idle: Idle,
     /// The close code that a broken frame asks for.
     close_code: Option<u16>,
@@ -151,6 +153,7 @@ impl Connection {
             flushed: true,
             timer: Box::pin(tokio::time::sleep_until(parts.hello_by)),
             deadline: Some(parts.hello_by),
+            rearmed: true,
             idle: Idle {
                 every: parts.idle_ping,
                 heard: shared.clock().now().mono,
@@ -168,14 +171,19 @@ impl Connection {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The timer is asked once per wake-up and after each change: asking costs as much as a small message.
+        self.rearmed = true;
         for _ in 0..ROUNDS {
-            self.poll_timer(cx);
+            if std::mem::take(&mut self.rearmed) {
+                self.poll_timer(cx);
+            }
             let wrote = self.poll_write(cx);
             let answered = self.poll_answer(cx);
             let read = self.poll_read(cx);
             match (wrote, read) {
                 _ if matches!(self.stage, Stage::Over) => return Poll::Ready(()),
                 (Ok(wrote), Ok(read)) if wrote || read || answered => {}
+                (Ok(_), Ok(_)) if self.rearmed => {}
                 (Ok(_), Ok(_)) => return Poll::Pending,
                 (Err(error), _) | (_, Err(error)) => {
                     debug!(peer = %self.transport.peer_name(), "connection lost: {error}");
@@ -339,6 +347,7 @@ impl Connection {
 impl Connection {
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
+        self.rearmed = true;
         if let Some(deadline) = deadline {
             self.timer.as_mut().reset(deadline);
         }
