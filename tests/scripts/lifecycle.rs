@@ -245,3 +245,12 @@ end)
         assert!(text.contains("10000 spawned functions"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn an_error_in_a_tail_call_names_the_handler() {
+    let app = App::of(
+        "local p = require \"perilune\"\np.spawn(function()\n  return error(\"tail\", 0)\nend)\n",
+    );
+    let router = app.start().await;
+    router.log.says("function at a.lua:2").await;
+}
