@@ -180,12 +180,16 @@ fn sign(secret: &str, challenge: &str) -> String {
 
 /// URI and arguments of the next ERROR.
 async fn error(client: &mut Client) -> (String, Vec<Value>, Dict) {
-    match client.message().await {
-        Message::Error(Error { error, payload, .. }) => {
-            let (args, kwargs) = payload.values().expect("values");
-            (error.to_string(), args, kwargs)
+    loop {
+        match client.message().await {
+            Message::Error(Error { error, payload, .. }) => {
+                let (args, kwargs) = payload.values().expect("values");
+                return (error.to_string(), args, kwargs);
+            }
+            // The home goes on living meanwhile.
+            Message::Event(_) => {}
+            other => panic!("expected ERROR, got {other:?}"),
         }
-        other => panic!("expected ERROR, got {other:?}"),
     }
 }
 
