@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
 
@@ -171,10 +172,11 @@ impl Connection {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // The timer is asked once per wake-up and after each change: asking costs as much as a small message.
-        self.rearmed = true;
         for _ in 0..ROUNDS {
-            if std::mem::take(&mut self.rearmed) {
+            // It knows this task's waker from when it was set; asking it costs as much as a small message.
+            if self.rearmed || self.timer.is_elapsed() {
+                // Without budget a timer does not even note the waker: ask again at the next wake-up.
+                self.rearmed = !has_budget_remaining();
                 self.poll_timer(cx);
             }
             let wrote = self.poll_write(cx);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
@@ -62,14 +63,26 @@ impl TransportInfo {
 
 /// The place where the hooks are installed; copies share it.
 #[derive(Clone, Default)]
-pub(crate) struct HookSlot(Arc<RwLock<Option<Arc<dyn Hooks>>>>);
+pub(crate) struct HookSlot(Arc<Slot>);
+
+#[derive(Default)]
+struct Slot {
+    hooks: RwLock<Option<Arc<dyn Hooks>>>,
+    /// Whether there are any: asked at every step of a realm, while the hooks themselves are seldom needed.
+    installed: AtomicBool,
+}
 
 impl HookSlot {
     pub(crate) fn install(&self, hooks: Option<Arc<dyn Hooks>>) {
-        *self.0.write() = hooks;
+        self.0.installed.store(hooks.is_some(), Ordering::Release);
+        *self.0.hooks.write() = hooks;
+    }
+
+    pub(crate) fn is_installed(&self) -> bool {
+        self.0.installed.load(Ordering::Acquire)
     }
 
     pub(crate) fn current(&self) -> Option<Arc<dyn Hooks>> {
-        self.0.read().clone()
+        self.0.hooks.read().clone()
     }
 }

@@ -202,13 +202,12 @@ impl RealmHandle {
         work: impl FnOnce(&mut RealmStep<'_>) -> R,
     ) -> R {
         let mut afterwards = Afterwards::default();
-        let hooks = self.hooks.current();
         let mut state = self.state.lock();
         let mut step = RealmStep {
             state: &mut state,
             now: self.clock.now(),
             own,
-            hooked: hooks.is_some(),
+            hooked: self.hooks.is_installed(),
             ids: &self.ids,
             afterwards: &mut afterwards,
         };
@@ -222,18 +221,33 @@ impl RealmHandle {
         if earlier {
             self.rearmed.notify_one();
         }
-        for waker in afterwards.wakers {
+        for waker in afterwards.wakers.drain(..) {
             waker.wake();
         }
-        if let Some(hooks) = hooks {
-            for change in &afterwards.changes {
-                hooks.session_changed(self, change);
-            }
-            for request in afterwards.questions {
-                hooks.authorize(self, request);
-            }
+        if !(afterwards.changes.is_empty() && afterwards.questions.is_empty()) {
+            self.ask(afterwards);
         }
         result
+    }
+
+    /// Tells and asks the hooks; without them whatever is asked is refused.
+    fn ask(self: &Arc<Self>, afterwards: Afterwards) {
+        let Some(hooks) = self.hooks.current() else {
+            for request in afterwards.questions {
+                let verdict = Verdict::Failed("there is nobody to ask".into());
+                self.input(Input::Verdict {
+                    ticket: request.ticket,
+                    verdict,
+                });
+            }
+            return;
+        };
+        for change in &afterwards.changes {
+            hooks.session_changed(self, change);
+        }
+        for request in afterwards.questions {
+            hooks.authorize(self, request);
+        }
     }
 
     /// Joins a session of this process.
