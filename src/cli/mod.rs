@@ -1,4 +1,4 @@
-//! The command line: one `match` over the commands of design.md, nothing else.
+//! The command line: one `match` over the commands, nothing else.
 
 mod app;
 mod bench;

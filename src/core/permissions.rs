@@ -113,7 +113,7 @@ impl Role {
     }
 
     /// Whether a rule of its own, reserved-space pattern covers this reserved topic: what catch-all rules never
-    /// include (design.md, "Reserved").
+    /// include.
     pub(super) fn grants_reserved(&self, action: Action, uri: &str) -> bool {
         self.rule(uri, MatchPolicy::Exact).is_some_and(|rule| {
             let reserved = ["wamp.", "perilune."]

@@ -19,7 +19,7 @@ pub struct RealmPolicy {
     pub roles: BTreeMap<String, Arc<RolePolicy>>,
     /// A script of the realm has called `p.authorize`.
     pub authorizer: bool,
-    /// What happens to a subscriber whose queue is full (`limits`-table of design.md), unless its role says.
+    /// What happens to a subscriber whose queue is full (dropped or closed), unless its role says.
     pub slow: SlowPolicy,
     pub limits: RealmLimits,
 }

@@ -37,7 +37,7 @@ impl Uri {
         first_component(&self.0) == "wamp"
     }
 
-    /// Reserved for the router: first component `wamp` or `perilune` (design.md section 7).
+    /// Reserved for the router: first component `wamp` or `perilune`.
     pub fn is_reserved(&self) -> bool {
         matches!(first_component(&self.0), "wamp" | "perilune")
     }

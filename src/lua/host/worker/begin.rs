@@ -233,7 +233,7 @@ impl Worker {
         self.settle(slice, handler, None);
     }
 
-    /// Spawned loops stop at the switch (design.md, "Hot reload").
+    /// Spawned loops stop at the switch.
     pub(super) fn drop_spawned(&mut self) {
         let is_loop = |suspended: &Suspended| {
             matches!(suspended.handler.kind, Kind::Spawned | Kind::Timer { .. })
