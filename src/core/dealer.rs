@@ -584,20 +584,7 @@ impl Dealer {
                 self.calls[key].interrupted = true;
             }
             CancelMode::KillNoWait => {
-                self.interrupt(
-                    key,
-                    CancelMode::KillNoWait,
-                    Some(uris::CANCELED),
-                    sessions,
-                    out,
-                );
-                let call = self.finish(key, sessions);
-                out.fail_call(
-                    call.caller,
-                    call.request,
-                    uris::CANCELED,
-                    "the call was canceled",
-                );
+                self.abandon(key, uris::CANCELED, "the call was canceled", sessions, out);
             }
             CancelMode::Skip => {
                 let call = self.finish(key, sessions);
@@ -612,6 +599,21 @@ impl Dealer {
                 );
             }
         }
+    }
+
+    /// Nobody waits any more: the callee is told if it understands, the caller learns why.
+    fn abandon(
+        &mut self,
+        key: CallKey,
+        reason: Uri,
+        text: &str,
+        sessions: &mut Sessions,
+        out: &mut Effects,
+    ) {
+        let told = Some(reason.clone());
+        self.interrupt(key, CancelMode::KillNoWait, told, sessions, out);
+        let call = self.finish(key, sessions);
+        out.fail_call(call.caller, call.request, reason, text);
     }
 
     /// INTERRUPT, if the callee understands it and has not been sent one for this call.
@@ -672,20 +674,7 @@ impl Dealer {
             if deadline > now {
                 break;
             }
-            self.interrupt(
-                key,
-                CancelMode::KillNoWait,
-                Some(uris::TIMEOUT),
-                sessions,
-                out,
-            );
-            let call = self.finish(key, sessions);
-            out.fail_call(
-                call.caller,
-                call.request,
-                uris::TIMEOUT,
-                "the call timed out",
-            );
+            self.abandon(key, uris::TIMEOUT, "the call timed out", sessions, out);
         }
     }
 
