@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use perilune::core::credentials::{AuthMethod, Principal};
 use perilune::core::policy::SCRIPT_ROLE;
 use perilune::core::{
-    AuthFailure, AuthorizeRequest, CacheFor, Granted, Input, Join, Login, Then, Verdict,
+    AuthFailure, AuthorizeRequest, CacheFor, Granted, Input, Join, Login, SessionKind, Then,
+    Verdict,
 };
 use perilune::server::settings::Settings;
 use perilune::server::{Hooks, LocalSession, RealmHandle, Router, SessionChange, TransportInfo};
@@ -51,7 +52,7 @@ fn join(session: SessionId) -> Join {
         session,
         principal,
         roles: ClientRoles::default(),
-        local: true,
+        kind: SessionKind::Script,
         peer: "rooms.lua".into(),
     }
 }

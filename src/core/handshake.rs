@@ -23,7 +23,7 @@ use super::credentials::{AuthMethod, Principal, Secret};
 use super::lockout::Locked;
 use super::login::{AuthFailure, Granted, Login, Provider};
 use super::policy::RealmPolicy;
-use super::{Join, Now, Refusal};
+use super::{Join, Now, Refusal, SessionKind};
 use crate::wire::{Authenticate, Challenge, ClientRoles, Hello, Message};
 use crate::words::{Dict, MatchPolicy, SessionId, Uri, UriRules};
 
@@ -328,7 +328,7 @@ impl Handshake {
             session,
             principal,
             roles,
-            local: false,
+            kind: SessionKind::Peer,
             peer: self.peer.clone(),
         };
         Ok(Step::Join {

@@ -68,10 +68,35 @@ pub struct Join {
     pub session: SessionId,
     pub principal: Principal,
     pub roles: ClientRoles,
-    /// A script: no WELCOME, no GOODBYE handshake.
-    pub local: bool,
+    pub kind: SessionKind,
     /// For humans: the peer's address or the script's path.
     pub peer: String,
+}
+
+/// What is at the other end of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionKind {
+    /// A peer with a transport of its own: WELCOME, and GOODBYE at the end.
+    #[default]
+    Peer,
+    /// A peer the router speaks for (HTTP bridge): an ordinary session without WELCOME and GOODBYE.
+    Guest,
+    /// A script: trusted unless the configuration has rules for its role, and no subject of the authorizer (`AZ-10`).
+    Script,
+    /// The router itself: may do everything, and is invisible to the meta API (`META-04`).
+    Router,
+}
+
+impl SessionKind {
+    /// Whether it is told WELCOME and GOODBYE.
+    pub fn is_greeted(self) -> bool {
+        self == Self::Peer
+    }
+
+    /// Whether it runs in this process on the router's side: not logged in, and never sent away by a new policy.
+    pub fn is_trusted(self) -> bool {
+        matches!(self, Self::Script | Self::Router)
+    }
 }
 
 /// Why a message could not be handed over.

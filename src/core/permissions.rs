@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::SessionKind;
 use super::patterns::PatternMap;
 use super::policy::{Action, Disclosure, RealmPolicy, RolePolicy, Rule};
 use crate::words::{MatchPolicy, Uri};
@@ -52,16 +53,19 @@ impl Permissions {
         self.roles.get(name).cloned()
     }
 
-    /// Decides for a session of this role. `local`: a script, trusted unless its role is configured, and exempt
-    /// from the realm's authorizer, which may be the same script (`AZ-10`).
+    /// Decides for a session of this role. A script is trusted unless its role is configured, and exempt from the
+    /// realm's authorizer, which may be the same script (`AZ-10`).
     pub(super) fn decide(
         &self,
         role: Option<&Role>,
-        local: bool,
+        kind: SessionKind,
         action: Action,
         uri: &str,
         policy: MatchPolicy,
     ) -> Decision {
+        if kind == SessionKind::Router {
+            return Decision::Allow(Disclosure::OnRequest);
+        }
         match role {
             Some(role) => match role.rule(uri, policy) {
                 Some(rule) if rule.allow.contains(action) => {
@@ -69,10 +73,10 @@ impl Permissions {
                 }
                 Some(_) => Decision::Deny,
                 None if role.function => Decision::Ask { by_role: true },
-                None if self.authorizer && !local => Decision::Ask { by_role: false },
+                None if self.authorizer && !kind.is_trusted() => Decision::Ask { by_role: false },
                 None => Decision::Deny,
             },
-            None if local => Decision::Allow(Disclosure::OnRequest),
+            None if kind.is_trusted() => Decision::Allow(Disclosure::OnRequest),
             None if self.authorizer => Decision::Ask { by_role: false },
             None => Decision::Deny,
         }
@@ -187,8 +191,9 @@ mod tests {
             rule("x..z", Wildcard, &[Action::Publish]),
         ]);
         let permissions = Permissions::new(&RealmPolicy::default());
-        let decide =
-            |action, uri, policy| permissions.decide(Some(&role), false, action, uri, policy);
+        let decide = |action, uri, policy| {
+            permissions.decide(Some(&role), SessionKind::Peer, action, uri, policy)
+        };
         let allowed = Decision::Allow(Disclosure::OnRequest);
         assert_eq!(decide(Action::Call, "any.thing", Exact), allowed);
         assert_eq!(decide(Action::Call, "home.x", Exact), Decision::Deny);

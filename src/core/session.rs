@@ -12,7 +12,7 @@ use super::dealer::CallKey;
 use super::pending::Pending;
 use super::permissions::Role;
 use super::policy::{Action, SlowPolicy};
-use super::{Join, Verdict};
+use super::{Join, SessionKind, Verdict};
 use crate::wire::{ClientFeatures, ClientRoles, Disclosed};
 use crate::words::{
     Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
@@ -27,8 +27,7 @@ pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) principal: Arc<Principal>,
     pub(super) features: ClientRoles,
-    /// A script: no WELCOME, no GOODBYE handshake.
-    pub(super) local: bool,
+    pub(super) kind: SessionKind,
     /// The compiled role; `None` if the realm configures no such role.
     pub(super) role: Option<Arc<Role>>,
     pub(super) slow: SlowPolicy,
@@ -71,7 +70,7 @@ impl Session {
             id: join.session,
             principal: Arc::new(join.principal),
             features: join.roles,
-            local: join.local,
+            kind: join.kind,
             role,
             slow,
             subscriptions: FxHashSet::default(),

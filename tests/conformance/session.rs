@@ -1,7 +1,7 @@
 //! Session life cycle: opening (conformance 5.1, 5.2). Sessions that are open are the realm's chapters.
 
 use perilune::core::credentials::AuthMethod;
-use perilune::core::{Refusal, Step};
+use perilune::core::{Refusal, SessionKind, Step};
 use perilune::wire::{
     Abort, Challenge, ClientRoles, Goodbye, Hello, Message, Payload, Subscribe, SubscribeOptions,
     Welcome,
@@ -59,7 +59,7 @@ fn again() -> Message {
 #[test]
 fn ses_01_hello_without_authentication_is_admitted_at_once() {
     let join = joined(Door::new(anonymous("guest")).hello(hello(&[], None)));
-    assert!(!join.local);
+    assert_eq!(join.kind, SessionKind::Peer);
     assert!(join.roles.caller.is_some() && join.roles.callee.is_none());
     assert_eq!(join.peer, "192.0.2.7:4711");
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use perilune::core::credentials::Principal;
 use perilune::core::policy::{Actions, Disclosure, RealmPolicy, RolePolicy, Rule};
 use perilune::core::{
-    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Realm, Report, Then, Ticket,
-    Undelivered, Verdict,
+    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Realm, Report, SessionKind,
+    Then, Ticket, Undelivered, Verdict,
 };
 use perilune::wire::{Message, NESTING, Serializer, decode, encode};
 use perilune::words::{Dict, Id, MatchPolicy, SessionId, Uri};
@@ -186,7 +186,11 @@ impl Conversation {
             session,
             principal,
             roles: hello.roles,
-            local,
+            kind: if local {
+                SessionKind::Script
+            } else {
+                SessionKind::Peer
+            },
             peer: "test".into(),
         })));
         session

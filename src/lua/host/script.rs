@@ -13,7 +13,7 @@ use super::mailbox::{Control, HookKey, Mailbox};
 use super::worker::{Bounds, Worker};
 use crate::core::credentials::Principal;
 use crate::core::policy::SCRIPT_ROLE;
-use crate::core::{Input, Join};
+use crate::core::{Input, Join, SessionKind};
 use crate::lua::lib::shared::SharedSpace;
 use crate::lua::vm::spawn_vm_thread;
 use crate::server::settings::ScriptSettings;
@@ -88,7 +88,7 @@ impl Script {
                 caller: features,
                 callee: features,
             },
-            local: true,
+            kind: SessionKind::Script,
             peer: settings.path.display().to_string(),
         };
         realm

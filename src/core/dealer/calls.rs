@@ -1,0 +1,244 @@
+//! From CALL to INVOCATION.
+
+use super::*;
+
+impl Dealer {
+    /// Whether the reserved or application procedure exists is not told apart here: reserved ones have none yet.
+    pub(super) fn route(&self, procedure: &Uri) -> Option<(MatchPolicy, RegistrationId)> {
+        // URI-14: patterns never answer for the router's own name space.
+        if procedure.is_reserved() {
+            None
+        } else {
+            self.index.best_match(procedure)
+        }
+    }
+
+    pub(in crate::core) fn call(
+        &mut self,
+        caller: SessionId,
+        call: Call,
+        disclosure: Disclosure,
+        context: &mut CallContext<'_>,
+    ) {
+        if call.options.disclose_me && disclosure == Disclosure::Never {
+            let text = format!(
+                "disclosing the caller is not allowed on {:?}",
+                call.procedure
+            );
+            let refusal = Refusal::new(uris::DISCLOSE_ME_DISALLOWED, text);
+            return context
+                .out
+                .refuse(caller, code::CALL, call.request, refusal);
+        }
+        let Some((policy, id)) = self.route(&call.procedure) else {
+            let text = format!("no procedure {:?}", call.procedure);
+            return context
+                .out
+                .fail_call(caller, call.request, uris::NO_SUCH_PROCEDURE, &text);
+        };
+        let Some(registration) = self.registrations.get_mut(&id) else {
+            return;
+        };
+        let chosen = registration.choose(context.random);
+        let callee = registration.callees[chosen];
+        let open = OpenCall {
+            caller,
+            request: call.request,
+            callee: callee.session,
+            invocation: call.request, // replaced by `issue`
+            registration: id,
+            disclosure: CallerDisclosure {
+                rule: disclosure,
+                asked: call.options.disclose_me,
+            },
+            progress: false,
+            receive_progress: call.options.receive_progress,
+            received: context.received,
+            timeout: context.limits.timeout_of(&call),
+            deadline: None,
+            interrupted: false,
+            refused: 0,
+        };
+        let key = self.calls.insert(open);
+        if let Some(session) = context.sessions.get_mut(&caller) {
+            session.calls.insert(call.request, key);
+        }
+        let procedure = (policy != MatchPolicy::Exact).then_some(call.procedure);
+        self.issue(key, callee, procedure, call.payload, context);
+    }
+
+    /// Sends the invocation of a call to a callee.
+    pub(super) fn issue(
+        &mut self,
+        key: CallKey,
+        callee: Callee,
+        procedure: Option<Uri>,
+        payload: crate::wire::Payload,
+        context: &mut CallContext<'_>,
+    ) {
+        let call = &mut self.calls[key];
+        let discloses = match call.disclosure.rule {
+            Disclosure::Always => true,
+            Disclosure::OnRequest => call.disclosure.asked || callee.disclose_caller,
+            Disclosure::Never => false,
+        };
+        let caller = if discloses {
+            context.sessions.get(&call.caller).map(Session::disclosed)
+        } else {
+            None
+        };
+        let Some(session) = context.sessions.get_mut(&callee.session) else {
+            return;
+        };
+        let features = session.callee();
+        call.callee = callee.session;
+        call.invocation = session.next_invocation();
+        // PCR-01: progress without a way to cancel is not offered to a callee.
+        call.progress =
+            call.receive_progress && features.progressive_call_results && features.call_canceling;
+        session.invocations.insert(call.invocation, key);
+
+        let forwards_timeout = callee.forward_timeout && features.call_timeout;
+        let timed = call.timeout.filter(|_| !forwards_timeout);
+        call.deadline = timed.map(|timeout| call.received + timeout);
+        if let Some(deadline) = call.deadline {
+            self.deadlines.insert((deadline, key));
+        }
+        let details = InvocationDetails {
+            receive_progress: call.progress,
+            caller,
+            procedure,
+            timeout: call
+                .timeout
+                .filter(|_| forwards_timeout)
+                .map(|timeout| timeout.as_millis() as u64),
+            ..InvocationDetails::default()
+        };
+        let (request, registration) = (call.invocation, call.registration);
+        context.out.send(
+            callee.session,
+            Message::Invocation(Invocation {
+                request,
+                registration,
+                details,
+                payload,
+            }),
+        );
+    }
+
+    /// The driver could not hand an invocation over: the next callee, or the caller is told.
+    pub(in crate::core) fn invocation_undelivered(
+        &mut self,
+        callee: SessionId,
+        invocation: Invocation,
+        cause: Undelivered,
+        context: &mut CallContext<'_>,
+    ) {
+        let Some(session) = context.sessions.get_mut(&callee) else {
+            return;
+        };
+        let Some(key) = session.invocations.remove(&invocation.request) else {
+            return;
+        };
+        if session.last_invocation == invocation.request.value() {
+            session.last_invocation -= 1; // The callee never saw it: leave no gap.
+        }
+        let call = &mut self.calls[key];
+        call.refused += 1;
+        if let Some(deadline) = call.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
+        if cause == Undelivered::QueueFull {
+            let next = self
+                .registrations
+                .get(&call.registration)
+                .and_then(|registration| {
+                    let callees = &registration.callees;
+                    let at = callees
+                        .iter()
+                        .position(|candidate| candidate.session == callee)?;
+                    (call.refused < callees.len()).then(|| callees[(at + 1) % callees.len()])
+                });
+            if let Some(next) = next {
+                return self.issue(
+                    key,
+                    next,
+                    invocation.details.procedure,
+                    invocation.payload,
+                    context,
+                );
+            }
+        }
+        let (uri, text) = match cause {
+            Undelivered::QueueFull => (uris::UNAVAILABLE, "the callee's queue is full"),
+            Undelivered::TooLarge => (
+                uris::PAYLOAD_SIZE_EXCEEDED,
+                "the call is larger than the callee accepts",
+            ),
+            Undelivered::Unencodable => (
+                uris::INVALID_ARGUMENT,
+                "the arguments cannot be converted to the callee's serializer",
+            ),
+        };
+        let call = self.finish(key, context.sessions);
+        context.out.fail_call(call.caller, call.request, uri, text);
+    }
+
+    /// A RESULT did not fit the caller (`MSG-17`, `MSG-18`): it becomes an error and the call ends.
+    pub(in crate::core) fn result_undelivered(
+        &mut self,
+        caller: SessionId,
+        request: RequestId,
+        cause: Undelivered,
+        sessions: &mut Sessions,
+        out: &mut Effects,
+    ) {
+        let open = sessions
+            .get(&caller)
+            .and_then(|session| session.calls.get(&request).copied());
+        if let Some(key) = open {
+            self.interrupt(key, CancelMode::KillNoWait, None, sessions, out);
+            self.finish(key, sessions);
+        }
+        let (uri, text) = match cause {
+            Undelivered::TooLarge => (
+                uris::PAYLOAD_SIZE_EXCEEDED,
+                "the result is larger than the caller accepts",
+            ),
+            Undelivered::Unencodable | Undelivered::QueueFull => (
+                uris::INVALID_ARGUMENT,
+                "the result cannot be converted to the caller's serializer",
+            ),
+        };
+        out.fail_call(caller, request, uri, text);
+    }
+
+    /// Takes the call out of every table.
+    pub(super) fn finish(&mut self, key: CallKey, sessions: &mut Sessions) -> OpenCall {
+        let call = self.calls.remove(key);
+        if let Some(session) = sessions.get_mut(&call.caller) {
+            session.calls.remove(&call.request);
+        }
+        if let Some(session) = sessions.get_mut(&call.callee) {
+            session.invocations.remove(&call.invocation);
+        }
+        if let Some(deadline) = call.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
+        call
+    }
+}
+
+impl RealmLimits {
+    /// 0 means the realm's default; nothing exceeds the realm's maximum.
+    pub(in crate::core) fn timeout_of(&self, call: &Call) -> Option<Duration> {
+        let asked = match call.options.timeout {
+            0 => self.call_timeout,
+            asked => Some(Duration::from_millis(asked)),
+        };
+        asked.map(|timeout| {
+            self.max_call_timeout
+                .map_or(timeout, |most| timeout.min(most))
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! Counts, deadlines and departing sessions.
+
+use super::*;
+
+impl Dealer {
+    pub(in crate::core) fn registration_count(&self) -> usize {
+        self.registrations.len()
+    }
+
+    pub(in crate::core) fn open_call_count(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub(in crate::core) fn deadline_count(&self) -> usize {
+        self.deadlines.len()
+    }
+
+    pub(in crate::core) fn next_deadline(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Ends the calls whose time is over (`TMO-02`, `CAN-19`).
+    pub(in crate::core) fn expire(
+        &mut self,
+        now: Duration,
+        sessions: &mut Sessions,
+        out: &mut Effects,
+    ) {
+        while let Some((deadline, key)) = self.deadlines.first().copied() {
+            if deadline > now {
+                break;
+            }
+            self.abandon(key, uris::TIMEOUT, "the call timed out", sessions, out);
+        }
+    }
+
+    /// A session is gone (already out of `sessions`): registrations, then calls to it, then calls from it (`SES-34`).
+    pub(in crate::core) fn leave(
+        &mut self,
+        session: &Session,
+        sessions: &mut Sessions,
+        out: &mut Effects,
+    ) {
+        for id in &session.registrations {
+            self.remove_callee(*id, session.id);
+        }
+        let mut served: Vec<(RequestId, CallKey)> = session
+            .invocations
+            .iter()
+            .map(|(request, key)| (*request, *key))
+            .collect();
+        served.sort_unstable();
+        for (_, key) in served {
+            let call = self.finish(key, sessions);
+            if call.caller != session.id {
+                out.fail_call(
+                    call.caller,
+                    call.request,
+                    uris::CANCELED,
+                    "the callee has left",
+                );
+            }
+        }
+        let mut made: Vec<(RequestId, CallKey)> = session
+            .calls
+            .iter()
+            .map(|(request, key)| (*request, *key))
+            .collect();
+        made.sort_unstable();
+        for (_, key) in made {
+            if self
+                .calls
+                .get(key)
+                .is_some_and(|call| call.caller == session.id)
+            {
+                self.interrupt(key, CancelMode::KillNoWait, None, sessions, out);
+                self.finish(key, sessions);
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Sessions come and go: joining, GOODBYE, kill, violation, a new policy, the end of the realm.
+
+use super::*;
+
+impl Realm {
+    pub(super) fn join(&mut self, join: Join, out: &mut Effects) {
+        let (id, kind) = (join.session, join.kind);
+        let role = self.permissions.role(&join.principal.authrole);
+        let slow = self.slow_policy(&join.principal.authrole);
+        let session = Session::new(join, role, slow);
+        if kind.is_greeted() {
+            out.send(
+                id,
+                Message::Welcome(Box::new(features::welcome(
+                    id,
+                    &self.uri,
+                    &session.principal,
+                ))),
+            );
+        }
+        if !kind.is_trusted() {
+            let principal = session.principal.clone();
+            out.list.push(Effect::Report(Report::Changed {
+                session: id,
+                principal,
+                joined: true,
+            }));
+        }
+        self.sessions.insert(id, session);
+    }
+
+    pub(super) fn slow_policy(&self, role: &str) -> SlowPolicy {
+        self.policy
+            .roles
+            .get(role)
+            .and_then(|role| role.slow)
+            .unwrap_or(self.policy.slow)
+    }
+
+    /// `SES-34`: the session is out of every table before anything else happens.
+    pub(super) fn end(&mut self, id: SessionId, then: Then, out: &mut Effects) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        for pending in &session.pending {
+            self.forget_ticket(pending);
+        }
+        self.dealer.leave(&session, &mut self.sessions, out);
+        self.broker.leave(&session);
+        out.list.push(Effect::End { session: id, then });
+        if !session.kind.is_trusted() {
+            let principal = session.principal;
+            out.list.push(Effect::Report(Report::Changed {
+                session: id,
+                principal,
+                joined: false,
+            }));
+        }
+    }
+
+    pub(super) fn goodbye(&mut self, id: SessionId, out: &mut Effects) {
+        // SES-28, SES-30: after the router's own GOODBYE this one is the answer, and is not answered.
+        if self.sessions.contains_key(&id) {
+            out.send(id, goodbye(uris::GOODBYE_AND_OUT, None));
+            self.end(id, Then::AwaitHello, out);
+        }
+    }
+
+    pub(super) fn kill(
+        &mut self,
+        id: SessionId,
+        reason: Uri,
+        message: Option<String>,
+        out: &mut Effects,
+    ) {
+        if let Some(session) = self.sessions.get(&id) {
+            if session.kind.is_greeted() {
+                out.send(id, goodbye(reason, message));
+            }
+            self.end(id, Then::AwaitGoodbye, out);
+        }
+    }
+
+    pub(super) fn violation(&mut self, id: SessionId, text: String, out: &mut Effects) {
+        if self.sessions.contains_key(&id) {
+            out.send(id, violation(text.clone()));
+            out.list
+                .push(Effect::Report(Report::Violation { session: id, text }));
+            self.end(id, Then::CloseViolation, out);
+        }
+    }
+
+    /// `SES-35`: everybody goes, nobody is told about the others.
+    pub(super) fn close(&mut self, reason: &Uri, message: Option<&str>, out: &mut Effects) {
+        for (id, session) in self.sessions.drain() {
+            if session.kind.is_greeted() {
+                out.send(id, goodbye(reason.clone(), message.map(str::to_owned)));
+            }
+            out.list.push(Effect::End {
+                session: id,
+                then: Then::AwaitGoodbye,
+            });
+        }
+        self.broker = Broker::default();
+        self.dealer = Dealer::default();
+        self.tickets.clear();
+        self.verdict_deadlines.clear();
+    }
+
+    pub(super) fn adopt_policy(&mut self, policy: Arc<RealmPolicy>, out: &mut Effects) {
+        self.permissions = Permissions::new(&policy);
+        self.policy = policy;
+        self.former_tickets = self.last_ticket;
+        let mut gone = Vec::new();
+        for session in self.sessions.values_mut() {
+            session.forget_verdicts();
+            let principal = &session.principal;
+            let role = &principal.authrole;
+            session.role = self.permissions.role(role);
+            session.slow = self
+                .policy
+                .roles
+                .get(role)
+                .and_then(|role| role.slow)
+                .unwrap_or(self.policy.slow);
+            let stays = self.permissions.knows(role) && self.policy.auth.still_admits(principal);
+            if !session.kind.is_trusted() && !stays {
+                gone.push(session.id);
+            }
+        }
+        gone.sort_unstable();
+        for id in gone {
+            let message = "your user or role was removed from the configuration".to_owned();
+            self.kill(id, uris::KILLED, Some(message), out);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What could not be handed over to a session.
+
+use super::*;
+
+impl Realm {
+    /// The table "who is told what when something is full" of the design.
+    pub(super) fn undelivered(
+        &mut self,
+        now: Now,
+        to: SessionId,
+        message: Message,
+        cause: Undelivered,
+        out: &mut Effects,
+    ) {
+        if !self.sessions.contains_key(&to) {
+            return; // It ended in the same step.
+        }
+        match message {
+            Message::Event(_) if cause == Undelivered::QueueFull => {
+                self.slow_subscriber(now, to, out)
+            }
+            Message::Event(_) => {}
+            Message::Invocation(invocation) => {
+                let mut context = CallContext {
+                    sessions: &mut self.sessions,
+                    limits: &self.policy.limits,
+                    random: &mut *self.random,
+                    received: now.mono,
+                    out,
+                };
+                self.dealer
+                    .invocation_undelivered(to, invocation, cause, &mut context);
+            }
+            _ if cause == Undelivered::QueueFull => {
+                out.list.push(Effect::Report(Report::Slow {
+                    session: to,
+                    closed: true,
+                }));
+                self.kill(
+                    to,
+                    uris::SLOW_CONSUMER,
+                    Some("your queue is full".into()),
+                    out,
+                );
+            }
+            Message::Result(result) => {
+                self.dealer
+                    .result_undelivered(to, result.request, cause, &mut self.sessions, out);
+            }
+            Message::Error(error) if !error.payload.is_empty() => {
+                // The caller must learn that its call is over, if not why (RPC-05).
+                let uri = match cause {
+                    Undelivered::TooLarge => uris::PAYLOAD_SIZE_EXCEEDED,
+                    Undelivered::Unencodable | Undelivered::QueueFull => uris::INVALID_ARGUMENT,
+                };
+                let text = format!("the error {:?} could not be delivered whole", error.error);
+                out.refuse(
+                    to,
+                    error.request_type,
+                    error.request,
+                    Refusal::new(uri, text),
+                );
+            }
+            // Fixed-size answers; a peer that cannot take even those has nothing to be told.
+            _ => self.end(to, Then::Close, out),
+        }
+    }
+
+    pub(super) fn slow_subscriber(&mut self, now: Now, id: SessionId, out: &mut Effects) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let closed = session.slow == SlowPolicy::Close;
+        if !closed && !session.tells_slow(now.mono) {
+            return;
+        }
+        out.list.push(Effect::Report(Report::Slow {
+            session: id,
+            closed,
+        }));
+        if closed {
+            self.kill(
+                id,
+                uris::SLOW_CONSUMER,
+                Some("your queue is full".into()),
+                out,
+            );
+        }
+        let payload =
+            args_payload(&serde_json::json!([{ "session": id.value(), "closed": closed }]));
+        self.publish(&uris::SESSION_ON_SLOW, &payload, None, out);
+    }
+}

@@ -1,0 +1,201 @@
+//! Requests that wait for an authorizer: asking, the queue of each session, verdicts and their time.
+
+use super::requests::asks_role;
+use super::*;
+
+impl Realm {
+    pub(super) fn ask(&mut self, now: Now, id: SessionId, request: Request, out: &mut Effects) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(subject) = request.subject() else {
+            return;
+        };
+        let question = AuthorizeRequest {
+            ticket: Ticket(self.last_ticket + 1), // the one `queue` gives out
+            session: id,
+            principal: session.principal.clone(),
+            action: subject.action,
+            uri: subject.uri.clone(),
+            match_policy: subject.match_policy,
+            disclose_me: subject.disclose_me,
+            by_role: session.role.is_some() && asks_role(&self.permissions, session, &request),
+        };
+        out.list.push(Effect::Authorize(Box::new(question)));
+        let deadline = now.mono + self.policy.limits.hook;
+        self.queue(now, id, request, PendingState::Asked { deadline }, out);
+    }
+
+    /// Puts a request at the end of its session's queue.
+    pub(super) fn queue(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        request: Request,
+        state: PendingState,
+        out: &mut Effects,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        self.last_ticket += 1;
+        let timeout = match &request {
+            Request::Call(call) => self.policy.limits.timeout_of(call),
+            _ => None,
+        };
+        let pending = Pending {
+            ticket: Ticket(self.last_ticket),
+            request,
+            received: now.mono,
+            call_timeout_at: timeout.map(|timeout| now.mono + timeout),
+            state,
+        };
+        if let Some(at) = pending.wake_at() {
+            self.verdict_deadlines.insert((at, pending.ticket));
+        }
+        self.tickets.insert(pending.ticket, id);
+        session.pending.push_back(pending);
+        self.pause_if_full(id, out);
+    }
+
+    pub(super) fn verdict(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        verdict: Verdict,
+        out: &mut Effects,
+    ) {
+        let Some(id) = self.tickets.get(&ticket).copied() else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let asked = session
+            .pending
+            .iter_mut()
+            .find(|pending| pending.ticket == ticket && pending.is_asked());
+        let Some(pending) = asked else { return };
+        let woken_at = pending.wake_at();
+        let Some(subject) = pending.request.subject() else {
+            return;
+        };
+        let (action, uri, match_policy) =
+            (subject.action, subject.uri.clone(), subject.match_policy);
+        pending.state = PendingState::Decided(outcome(&verdict, action, &uri));
+        if let Some(at) = woken_at {
+            self.verdict_deadlines.remove(&(at, ticket));
+        }
+        if let Some(at) = pending.wake_at() {
+            self.verdict_deadlines.insert((at, ticket));
+        }
+        let cache = match &verdict {
+            Verdict::Allow { cache, .. } | Verdict::Deny { cache } => *cache,
+            Verdict::Failed(text) => {
+                let text = text.clone();
+                let report = Report::AuthorizerFailed {
+                    session: id,
+                    action,
+                    uri: uri.clone(),
+                    text,
+                };
+                out.list.push(Effect::Report(report));
+                CacheFor::Never
+            }
+        };
+        let key = (action, match_policy, uri.detached());
+        match cache {
+            _ if ticket.0 <= self.former_tickets => {}
+            CacheFor::Never => {}
+            CacheFor::Session => session.cache_verdict(key, verdict, None),
+            // Beyond what a clock can count is for the session.
+            CacheFor::Time(time) => session.cache_verdict(key, verdict, now.mono.checked_add(time)),
+        }
+        self.release(id, out);
+    }
+
+    /// Carries out what stands decided at the head of the session's queue.
+    pub(super) fn release(&mut self, id: SessionId, out: &mut Effects) {
+        while let Some(session) = self.sessions.get_mut(&id) {
+            if session.pending.front().is_none_or(Pending::is_asked) {
+                break;
+            }
+            let Some(pending) = session.pending.pop_front() else {
+                break;
+            };
+            self.forget_ticket(&pending);
+            if let PendingState::Decided(outcome) = pending.state {
+                self.perform(pending.received, id, pending.request, outcome, out);
+            }
+        }
+        self.resume_if_room(id, out);
+    }
+
+    pub(super) fn timeout(&mut self, now: Now, out: &mut Effects) {
+        self.dealer.expire(now.mono, &mut self.sessions, out);
+        while let Some((at, ticket)) = self.verdict_deadlines.first().copied() {
+            if at > now.mono {
+                break;
+            }
+            self.verdict_deadlines.remove(&(at, ticket));
+            self.verdict_overdue(now, ticket, out);
+        }
+    }
+
+    /// The hook is too slow (denied, fail closed), or the call's own timeout came first.
+    pub(super) fn verdict_overdue(&mut self, now: Now, ticket: Ticket, out: &mut Effects) {
+        let Some(id) = self.tickets.get(&ticket).copied() else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(at) = session
+            .pending
+            .iter()
+            .position(|pending| pending.ticket == ticket)
+        else {
+            return;
+        };
+        let call_timeout_at = session.pending[at].call_timeout_at;
+        if call_timeout_at.is_some_and(|timeout| timeout <= now.mono) {
+            if let Some(pending) = session.pending.remove(at) {
+                self.forget_ticket(&pending);
+                let request = pending.request.id();
+                out.fail_call(id, request, uris::TIMEOUT, "the call timed out");
+            }
+            return self.release(id, out);
+        }
+        let text = "the authorizer did not answer in time (limits.hook)".to_owned();
+        self.verdict(now, ticket, Verdict::Failed(text), out);
+    }
+
+    pub(super) fn forget_ticket(&mut self, pending: &Pending) {
+        self.tickets.remove(&pending.ticket);
+        if let Some(at) = pending.wake_at() {
+            self.verdict_deadlines.remove(&(at, pending.ticket));
+        }
+    }
+
+    pub(super) fn pause_if_full(&mut self, id: SessionId, out: &mut Effects) {
+        let limit = self.policy.limits.pending_verdicts;
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if !session.paused && session.pending.len() >= limit {
+            session.paused = true;
+            out.list.push(Effect::Pause { session: id });
+        }
+    }
+
+    pub(super) fn resume_if_room(&mut self, id: SessionId, out: &mut Effects) {
+        let limit = self.policy.limits.pending_verdicts;
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.paused && session.pending.len() < limit {
+            session.paused = false;
+            out.list.push(Effect::Resume { session: id });
+        }
+    }
+}
