@@ -109,6 +109,27 @@ async fn ses_14_ses_27_ws_06_shutdown_says_goodbye_to_everybody() {
 }
 
 #[tokio::test]
+async fn ses_14_nobody_is_admitted_while_open_sessions_end_their_work() {
+    let (router, address) = start(&settings()).await;
+    let mut callee = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let mut caller = Client::join(address, Kind::RawSocket, Serializer::Json).await;
+    callee.register("com.echo").await;
+    let mut silent = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+    router.stop_admitting();
+    assert_eq!(silent.reason().await, "wamp.close.system_shutdown");
+    assert_eq!(silent.ended().await, Ended::Closed(1001));
+    let request = caller.call("com.echo", &[Value::Int(1)]).await;
+    callee.echo().await;
+    assert_eq!(caller.result(request).await, [Value::Int(1)]);
+    // A HELLO on a transport that had a session until now.
+    caller.goodbye("wamp.close.normal").await;
+    assert_eq!(caller.reason().await, "wamp.close.goodbye_and_out");
+    caller.send(&support::hello(REALM)).await;
+    assert_eq!(caller.reason().await, "wamp.close.system_shutdown");
+    assert_eq!(caller.ended().await, Ended::Eof);
+}
+
+#[tokio::test]
 async fn ses_29_a_client_that_never_says_goodbye_is_left() {
     let mut settings = settings();
     settings.limits.goodbye = Duration::from_millis(50);

@@ -141,6 +141,7 @@ async fn serve(
     }
     until_stopped(&reloader).await?;
     info!("shutting down");
+    router.stop_admitting();
     tokio::task::block_in_place(|| host.shutdown(SHUTDOWN_DRAIN));
     router.shutdown().await;
     info!("stopped");

@@ -171,16 +171,20 @@ impl Router {
             .collect()
     }
 
-    /// Stops accepting, says GOODBYE to everybody, and waits for theirs, but not for long.
-    pub async fn shutdown(&self) {
+    /// Stops accepting connections and logins (`SES-14`); open sessions go on.
+    pub fn stop_admitting(&self) {
         let shared = &self.shared;
-        if shared.shutting_down.swap(true, Relaxed) {
-            return;
-        }
+        shared.shutting_down.store(true, Relaxed);
         for task in shared.tasks.lock().drain(..) {
             task.abort();
         }
         shared.seats.stop_all();
+    }
+
+    /// Stops admitting, says GOODBYE to everybody, and waits for theirs, but not for long.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        self.stop_admitting();
         for realm in self.realms() {
             realm.close(uris::SYSTEM_SHUTDOWN, "the router is shutting down");
         }
