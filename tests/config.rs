@@ -1110,14 +1110,17 @@ fn what_needs_a_restart() {
          tls = { cert = 'rooms.lua', key = 'rooms.lua' } }, '127.0.0.1:4' }",
     );
     assert_eq!(
-        config::changes_needing_restart(&old, &new),
+        config::changes_needing_restart(&old.listeners, &new.listeners),
         [
             "`tls` of 127.0.0.1:2: turned on",
             "`listen`: 127.0.0.1:3 is no longer there",
             "`listen`: 127.0.0.1:4 is new",
         ]
     );
-    assert_eq!(config::changes_needing_restart(&old, &old), [""; 0]);
+    assert_eq!(
+        config::changes_needing_restart(&old.listeners, &old.listeners),
+        [""; 0]
+    );
 }
 
 #[test]

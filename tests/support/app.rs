@@ -79,7 +79,8 @@ impl App {
         self
     }
 
-    fn configuration(&self) -> String {
+    /// The text of its `perilune.lua`.
+    pub fn configuration(&self) -> String {
         if let Some(config) = &self.config {
             return config.clone();
         }

@@ -35,7 +35,7 @@ use super::lib::store::SharedStore;
 use crate::core::credentials::{AuthMethod, AuthPolicy};
 use crate::core::policy::RealmPolicy;
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Input, Login, Verdict, uris};
-use crate::server::settings::{RealmSettings, Settings};
+use crate::server::settings::{ListenerSettings, RealmSettings, Settings};
 use crate::server::{Hooks, RealmHandle, Router, SessionChange, TransportInfo};
 use crate::wire::{Payload, Serializer};
 use crate::words::{Dict, Id, Uri, Value};
@@ -56,6 +56,8 @@ pub struct HostOptions {
 pub struct Host {
     router: Arc<Router>,
     options: HostOptions,
+    /// What the router was started with; only a restart changes it.
+    bound: Vec<ListenerSettings>,
     inner: Mutex<Inner>,
     answering: RwLock<Answering>,
     /// Asks the reloader for a fresh VM of a script; shared, because scripts are loaded before the reloader is there.
@@ -115,6 +117,7 @@ impl Host {
         let host = Arc::new(Self {
             router: router.clone(),
             options,
+            bound: configuration.settings.listeners.clone(),
             inner: Mutex::new(Inner {
                 app_dir: configuration.app_dir.clone(),
                 settings: configuration.settings.clone(),
