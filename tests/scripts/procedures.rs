@@ -360,3 +360,24 @@ end)
         assert_eq!(caller.call("a.left", &[]).await, args("[0]"), "{procedure}");
     }
 }
+
+#[tokio::test]
+async fn what_a_handler_registers_past_its_deadline_is_not_kept() {
+    let late = r#"
+local p = require "perilune"
+p.register("a.late", function()
+  local began = os.clock()
+  while os.clock() - began < 0.03 do end
+  p.register("a.x", function() end)
+end)
+p.register("a.again", function() return (pcall(p.register, "a.x", function() end)) end)
+"#;
+    let router = App::new()
+        .configured_script(r#"{ "late.lua", deadline = "10ms" }"#, "late.lua", late)
+        .start()
+        .await;
+    let mut peer = router.join().await;
+    let (uri, _) = peer.call_fails("a.late", &[]).await;
+    assert_eq!(uri, "perilune.error.script_time_limit");
+    assert_eq!(peer.call("a.again", &[]).await, args("[true]"));
+}
