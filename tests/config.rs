@@ -10,7 +10,8 @@ use perilune::core::credentials::{
     AnonymousUser, AuthMethod, AuthPolicy, CraUser, Principal, Salt, Secret, TicketUser,
 };
 use perilune::core::policy::{
-    Action, Actions, Disclosure, RealmLimits, RealmPolicy, RequestIds, RolePolicy, Rule, SlowPolicy,
+    Action, Actions, Disclosure, MetaApi, RealmLimits, RealmPolicy, RequestIds, RolePolicy, Rule,
+    SlowPolicy,
 };
 use perilune::lua::config::{
     self, ConfigError, ConfigHook, Finding, HookKind, LoadedConfig, UndecidedRole,
@@ -902,7 +903,7 @@ return {
       scripts = { "rooms.lua", { "deep/alarm.lua", instances = 2, memory = "32MB", cpu = "50ms", deadline = false,
                                  handlers = 10, trusted = true } },
       limits = { calls_in_flight = 5, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
-      request_ids = "strict", uris = "strict", slow = "close",
+      request_ids = "strict", uris = "strict", slow = "close", meta = false,
     },
     other = { auth = { anonymous = { role = "x" } }, roles = { x = {} } },
   },
@@ -997,6 +998,7 @@ fn full_home() -> RealmPolicy {
     RealmPolicy {
         uris: UriRules::Strict,
         request_ids: RequestIds::Strict,
+        meta: MetaApi::Off,
         auth: AuthPolicy {
             anonymous: Some(AnonymousUser {
                 role: "guest".into(),

@@ -4,14 +4,17 @@
 //! `publish` and `subscribe`.
 
 mod audience;
+mod lookup;
 mod publish;
 
 use std::collections::HashSet;
+use std::time::SystemTime;
 
 use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
 
 use super::answers::Refusal;
+use super::meta::{Change, News};
 use super::patterns::PatternMap;
 use super::permissions::Role;
 use super::policy::{Action, Disclosure};
@@ -32,9 +35,10 @@ pub(super) struct Broker {
 
 /// One subscription object: (match policy, topic) and its members (`SUB-02`).
 #[derive(Debug)]
-struct Subscription {
+pub(super) struct Subscription {
     topic: Uri,
     match_policy: MatchPolicy,
+    created: SystemTime,
     members: IndexSet<SessionId, rustc_hash::FxBuildHasher>,
 }
 
@@ -43,13 +47,13 @@ impl Broker {
         self.subscriptions.len()
     }
 
-    /// `limit`: subscriptions a session may hold.
+    /// `limit`: subscriptions a session may hold. `fresh`: id and time of a new subscription.
     pub(super) fn subscribe(
         &mut self,
         session: &mut Session,
         request: Subscribe,
         limit: usize,
-        fresh_id: impl FnOnce() -> SubscriptionId,
+        fresh: impl FnOnce() -> (SubscriptionId, SystemTime),
         out: &mut Effects,
     ) {
         let policy = request.options.match_policy;
@@ -64,20 +68,37 @@ impl Broker {
                 Refusal::new(uris::UNAVAILABLE, text),
             );
         }
-        let id = existing.unwrap_or_else(fresh_id);
-        if existing.is_none() {
-            self.index.insert(policy, &request.topic, id);
+        // META-05: who watches the router's own topics is not itself an event there.
+        let told = !request.topic.is_wamp();
+        let id = match existing {
+            Some(id) => id,
+            None => {
+                let (id, created) = fresh();
+                let subscription = Subscription {
+                    topic: request.topic.detached(),
+                    match_policy: policy,
+                    created,
+                    members: IndexSet::default(),
+                };
+                self.index.insert(policy, &request.topic, id);
+                self.subscriptions.insert(id, subscription);
+                if told {
+                    out.news
+                        .push(News::subscription(session.id, id, Change::Created));
+                }
+                id
+            }
+        };
+        if !held {
+            if let Some(subscription) = self.subscriptions.get_mut(&id) {
+                subscription.members.insert(session.id);
+            }
+            session.subscriptions.insert(id);
+            if told {
+                out.news
+                    .push(News::subscription(session.id, id, Change::Joined));
+            }
         }
-        let subscription = self
-            .subscriptions
-            .entry(id)
-            .or_insert_with(|| Subscription {
-                topic: request.topic.detached(),
-                match_policy: policy,
-                members: IndexSet::default(),
-            });
-        subscription.members.insert(session.id);
-        session.subscriptions.insert(id);
         out.send(
             session.id,
             Message::Subscribed(Subscribed {
@@ -98,7 +119,7 @@ impl Broker {
             let refusal = Refusal::new(uris::NO_SUCH_SUBSCRIPTION, text);
             return out.refuse(session.id, code::UNSUBSCRIBE, request.request, refusal);
         }
-        self.remove_member(request.subscription, session.id);
+        self.remove_member(request.subscription, session.id, out);
         out.send(
             session.id,
             Message::Unsubscribed(Unsubscribed::Answer {
@@ -108,22 +129,32 @@ impl Broker {
     }
 
     /// The session is gone; its subscriptions end with it (`SUB-10`).
-    pub(super) fn leave(&mut self, session: &Session) {
-        for id in &session.subscriptions {
-            self.remove_member(*id, session.id);
+    pub(super) fn leave(&mut self, session: &Session, out: &mut Effects) {
+        let mut ids: Vec<SubscriptionId> = session.subscriptions.iter().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.remove_member(id, session.id, out);
         }
     }
 
-    fn remove_member(&mut self, id: SubscriptionId, session: SessionId) {
+    fn remove_member(&mut self, id: SubscriptionId, session: SessionId, out: &mut Effects) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else {
             return;
         };
         subscription.members.swap_remove(&session);
+        let told = !subscription.topic.is_wamp();
+        if told {
+            out.news.push(News::subscription(session, id, Change::Left));
+        }
         if subscription.members.is_empty() {
             // SUB-11: a later SUBSCRIBE makes a new one.
             self.index
                 .remove(subscription.match_policy, &subscription.topic);
             self.subscriptions.remove(&id);
+            if told {
+                out.news
+                    .push(News::subscription(session, id, Change::Deleted));
+            }
         }
     }
 }

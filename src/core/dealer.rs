@@ -7,16 +7,18 @@ mod answers;
 mod calls;
 mod cancel;
 mod leave;
+mod lookup;
 mod registrations;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use super::answers::{Refusal, error};
+use super::meta::{Change, News};
 use super::patterns::PatternMap;
 use super::policy::{Disclosure, RealmLimits};
 use super::session::{Session, Sessions};
@@ -41,10 +43,11 @@ pub(super) struct Dealer {
 
 /// One registration object: (match policy, procedure), its policy and its callees in order of registration.
 #[derive(Debug)]
-struct Registration {
+pub(super) struct Registration {
     procedure: Uri,
     match_policy: MatchPolicy,
     policy: InvocationPolicy,
+    created: SystemTime,
     callees: Vec<Callee>,
     /// Round robin: index of the callee that is next (`SHR-07`).
     next: usize,

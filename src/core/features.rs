@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::credentials::Principal;
+use super::policy::MetaApi;
 use crate::wire::Welcome;
 use crate::words::{Dict, SessionId, Uri, Value};
 
@@ -25,11 +26,22 @@ const DEALER: [&str; 6] = [
     "shared_registration",
 ];
 
+/// What the broker announces besides, unless the realm has `meta = false`.
+const BROKER_META: [&str; 2] = ["session_meta_api", "subscription_meta_api"];
+
+/// The same for the dealer.
+const DEALER_META: [&str; 2] = ["session_meta_api", "registration_meta_api"];
+
 /// `[2, session, {…}]` (`SES-02`, `SES-09`, `SES-10`).
-pub(super) fn welcome(session: SessionId, realm: &Uri, principal: &Arc<Principal>) -> Welcome {
+pub(super) fn welcome(
+    session: SessionId,
+    realm: &Uri,
+    principal: &Arc<Principal>,
+    meta: MetaApi,
+) -> Welcome {
     let roles = Dict::new()
-        .with("broker", announced(&BROKER))
-        .with("dealer", announced(&DEALER));
+        .with("broker", announced(&BROKER, &BROKER_META, meta))
+        .with("dealer", announced(&DEALER, &DEALER_META, meta));
     let mut details = Dict::new()
         .with("roles", roles)
         .with("agent", AGENT)
@@ -44,9 +56,10 @@ pub(super) fn welcome(session: SessionId, realm: &Uri, principal: &Arc<Principal
     Welcome { session, details }
 }
 
-fn announced(flags: &[&str]) -> Dict {
+fn announced(flags: &[&str], meta_flags: &[&str], meta: MetaApi) -> Dict {
     let features = flags
         .iter()
+        .chain(meta_flags.iter().filter(|_| meta.is_on()))
         .map(|flag| ((*flag).to_owned(), Value::Bool(true)))
         .collect();
     Dict::new().with("features", Dict(features))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::credentials::Principal;
+use super::meta::News;
 use super::policy::{Action, RealmPolicy};
 use crate::wire::{ClientRoles, Event, Message, Payload};
 use crate::words::{MatchPolicy, SessionId, Uri};
@@ -71,6 +72,8 @@ pub struct Join {
     pub kind: SessionKind,
     /// For humans: the peer's address or the script's path.
     pub peer: String,
+    /// The kind of transport, `"websocket"` and so on; empty where there is none.
+    pub transport: &'static str,
 }
 
 /// What is at the other end of a session.
@@ -220,6 +223,8 @@ pub struct Effects {
     pub list: Vec<Effect>,
     /// Receivers of [`Effect::Event`], referred to by range.
     pub receivers: Vec<SessionId>,
+    /// What broker and dealer have to tell the world, not yet published as meta events.
+    pub(super) news: Vec<News>,
 }
 
 impl Effects {
@@ -227,5 +232,6 @@ impl Effects {
     pub fn clear(&mut self) {
         self.list.clear();
         self.receivers.clear();
+        self.news.clear();
     }
 }

@@ -14,6 +14,7 @@ mod handshake;
 mod io;
 pub mod lockout;
 mod login;
+mod meta;
 pub mod patterns;
 mod pending;
 mod permissions;

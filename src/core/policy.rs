@@ -21,6 +21,7 @@ pub struct RealmPolicy {
     pub authorizer: bool,
     /// What happens to a subscriber whose queue is full (dropped or closed), unless its role says.
     pub slow: SlowPolicy,
+    pub meta: MetaApi,
     pub limits: RealmLimits,
 }
 
@@ -38,6 +39,20 @@ pub enum RequestIds {
     #[default]
     Any,
     Strict,
+}
+
+/// The realm option `meta`: whether there are the router's own procedures and events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MetaApi {
+    #[default]
+    On,
+    Off,
+}
+
+impl MetaApi {
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
 }
 
 /// The option `slow`: what happens to an EVENT whose subscriber has a full queue.

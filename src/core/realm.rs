@@ -6,9 +6,11 @@ mod requests;
 mod undelivered;
 mod verdicts;
 
+pub(super) use lifecycle::Farewell;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
@@ -16,7 +18,6 @@ use rustc_hash::FxHashMap;
 use super::answers::{Refusal, args_payload, goodbye, violation};
 use super::broker::Broker;
 use super::dealer::{CallContext, Dealer};
-use super::features;
 use super::pending::{Outcome, Pending, PendingState, Request, outcome};
 use super::permissions::{Decision, Permissions};
 use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
@@ -25,6 +26,7 @@ use super::{
     AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Report, SessionKind, Then,
     Ticket, Undelivered, Verdict, uris,
 };
+use super::{features, meta};
 use crate::wire::{Cancel, Error, Message, Payload, Yield, code};
 use crate::words::{
     Id, MAX_ID, MatchPolicy, PublicationId, RegistrationId, SessionId, SubscriptionId, Uri,
@@ -32,22 +34,24 @@ use crate::words::{
 
 /// The routing state of one realm: its sessions, broker, dealer and permissions. Owned by one caller at a time.
 pub struct Realm {
-    uri: Uri,
-    policy: Arc<RealmPolicy>,
-    permissions: Permissions,
-    sessions: Sessions,
-    broker: Broker,
-    dealer: Dealer,
-    random: Box<dyn RngCore + Send>,
+    pub(super) uri: Uri,
+    pub(super) policy: Arc<RealmPolicy>,
+    pub(super) permissions: Permissions,
+    pub(super) sessions: Sessions,
+    pub(super) broker: Broker,
+    pub(super) dealer: Dealer,
+    /// The time of the input being handled.
+    pub(super) now: Now,
+    pub(super) random: Box<dyn RngCore + Send>,
     /// Subscription and registration ids: one counter for both (`ID-05`).
-    last_id: u64,
-    last_ticket: u64,
+    pub(super) last_id: u64,
+    pub(super) last_ticket: u64,
     /// Verdicts up to this ticket were asked of an authorizer since replaced: they hold, but not for later (`AZ-07`).
-    former_tickets: u64,
+    pub(super) former_tickets: u64,
     /// The session of every pending request.
-    tickets: FxHashMap<Ticket, SessionId>,
+    pub(super) tickets: FxHashMap<Ticket, SessionId>,
     /// When to look at a pending request again: its hook is too slow, or its call timed out.
-    verdict_deadlines: BTreeSet<(Duration, Ticket)>,
+    pub(super) verdict_deadlines: BTreeSet<(Duration, Ticket)>,
 }
 
 impl Realm {
@@ -60,6 +64,10 @@ impl Realm {
             sessions: Sessions::default(),
             broker: Broker::default(),
             dealer: Dealer::default(),
+            now: Now {
+                mono: Duration::ZERO,
+                wall: SystemTime::UNIX_EPOCH,
+            },
             random,
             last_id: 0,
             last_ticket: 0,
@@ -105,6 +113,7 @@ impl Realm {
 
     /// The one step: appends to `out` what has to be done about `input`, in order. Never blocks, never fails.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
+        self.now = now;
         match input {
             Input::Message { session, message } => self.message(now, session, message, out),
             Input::Join(join) => self.join(*join, out),

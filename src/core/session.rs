@@ -15,7 +15,7 @@ use super::policy::{Action, SlowPolicy};
 use super::{Join, SessionKind, Verdict};
 use crate::wire::{ClientFeatures, ClientRoles, Disclosed};
 use crate::words::{
-    Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
+    Dict, Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
 };
 
 /// The sessions of a realm by id.
@@ -31,6 +31,11 @@ pub(super) struct Session {
     /// The compiled role; `None` if the realm configures no such role.
     pub(super) role: Option<Arc<Role>>,
     pub(super) slow: SlowPolicy,
+    /// As in [`Join`], for the meta API.
+    pub(super) peer: String,
+    pub(super) transport: &'static str,
+    /// What `wamp.session.modify_details` has added.
+    pub(super) details: Dict,
     pub(super) subscriptions: FxHashSet<SubscriptionId>,
     pub(super) registrations: FxHashSet<RegistrationId>,
     /// Open calls this session made.
@@ -73,6 +78,9 @@ impl Session {
             kind: join.kind,
             role,
             slow,
+            peer: join.peer,
+            transport: join.transport,
+            details: Dict::new(),
             subscriptions: FxHashSet::default(),
             registrations: FxHashSet::default(),
             calls: FxHashMap::default(),

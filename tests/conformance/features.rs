@@ -14,6 +14,8 @@ fn feat_01_feat_02_feat_03_feat_04_feat_13_feat_15_feat_16_feat_17_feat_19_feat_
             "publisher_exclusion": true,
             "subscriber_blackwhite_listing": true,
             "pattern_based_subscription": true,
+            "session_meta_api": true,
+            "subscription_meta_api": true,
         }},
         "dealer": {"features": {
             "progressive_call_results": true,
@@ -22,6 +24,8 @@ fn feat_01_feat_02_feat_03_feat_04_feat_13_feat_15_feat_16_feat_17_feat_19_feat_
             "caller_identification": true,
             "pattern_based_registration": true,
             "shared_registration": true,
+            "session_meta_api": true,
+            "registration_meta_api": true,
         }},
     });
     assert_eq!(welcome[2]["roles"], features);

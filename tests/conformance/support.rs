@@ -192,6 +192,7 @@ impl Conversation {
                 SessionKind::Peer
             },
             peer: "test".into(),
+            transport: "websocket",
         })));
         session
     }

@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// Whether a session that ends leaves meta events and testaments behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::core) enum Farewell {
+    Told,
+    /// `wamp.session.kill_all` (`META-SES-13`).
+    Silent,
+}
+
 impl Realm {
     pub(super) fn join(&mut self, join: Join, out: &mut Effects) {
         let (id, kind) = (join.session, join.kind);
@@ -15,6 +23,7 @@ impl Realm {
                     id,
                     &self.uri,
                     &session.principal,
+                    self.policy.meta,
                 ))),
             );
         }
@@ -27,6 +36,7 @@ impl Realm {
             }));
         }
         self.sessions.insert(id, session);
+        self.announce_join(id, out);
     }
 
     pub(super) fn slow_policy(&self, role: &str) -> SlowPolicy {
@@ -37,16 +47,34 @@ impl Realm {
             .unwrap_or(self.policy.slow)
     }
 
-    /// `SES-34`: the session is out of every table before anything else happens.
-    pub(super) fn end(&mut self, id: SessionId, then: Then, out: &mut Effects) {
+    /// The session is over, and the realm's other sessions learn of it.
+    pub(in crate::core) fn end(&mut self, id: SessionId, then: Then, out: &mut Effects) {
+        self.remove(id, then, Farewell::Told, out);
+    }
+
+    /// `SES-34`, `SES-36`: the session is out of every table before anything else happens.
+    pub(in crate::core) fn remove(
+        &mut self,
+        id: SessionId,
+        then: Then,
+        farewell: Farewell,
+        out: &mut Effects,
+    ) {
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
         for pending in &session.pending {
             self.forget_ticket(pending);
         }
+        let told = farewell == Farewell::Told && session.kind != SessionKind::Router;
+        self.dealer.leave_registrations(&session, out);
+        self.tell_if(told, out);
         self.dealer.leave(&session, &mut self.sessions, out);
-        self.broker.leave(&session);
+        self.broker.leave(&session, out);
+        self.tell_if(told, out);
+        if told {
+            self.announce_leave(&session, out);
+        }
         out.list.push(Effect::End { session: id, then });
         if !session.kind.is_trusted() {
             let principal = session.principal;
@@ -66,18 +94,31 @@ impl Realm {
         }
     }
 
-    pub(super) fn kill(
+    /// The session is sent away.
+    pub(in crate::core) fn kill(
         &mut self,
         id: SessionId,
         reason: Uri,
         message: Option<String>,
         out: &mut Effects,
     ) {
+        self.send_away(id, reason, message, Farewell::Told, out);
+    }
+
+    /// GOODBYE from the router's side.
+    pub(in crate::core) fn send_away(
+        &mut self,
+        id: SessionId,
+        reason: Uri,
+        message: Option<String>,
+        farewell: Farewell,
+        out: &mut Effects,
+    ) {
         if let Some(session) = self.sessions.get(&id) {
             if session.kind.is_greeted() {
                 out.send(id, goodbye(reason, message));
             }
-            self.end(id, Then::AwaitGoodbye, out);
+            self.remove(id, Then::AwaitGoodbye, farewell, out);
         }
     }
 

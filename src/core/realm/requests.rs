@@ -40,6 +40,9 @@ impl Realm {
         };
         let limits = &self.policy.limits;
         if let Request::Call(call) = request {
+            if call.procedure.is_wamp() {
+                return self.meta_call(id, call, out);
+            }
             let in_flight = self
                 .sessions
                 .get(&id)
@@ -74,19 +77,20 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let last_id = &mut self.last_id;
+        let told = session.kind != SessionKind::Router; // META-04
+        let (last_id, created) = (&mut self.last_id, self.now.wall);
         let mut fresh_id = || {
             *last_id += 1;
             *last_id
         };
         match request {
             Request::Subscribe(m) => {
-                let fresh = || SubscriptionId::from_raw(fresh_id());
+                let fresh = || (SubscriptionId::from_raw(fresh_id()), created);
                 self.broker
                     .subscribe(session, m, limits.subscriptions, fresh, out);
             }
             Request::Register(m) => {
-                let fresh = || RegistrationId::from_raw(fresh_id());
+                let fresh = || (RegistrationId::from_raw(fresh_id()), created);
                 self.dealer
                     .register(session, m, disclosure, limits.registrations, fresh, out);
             }
@@ -94,6 +98,7 @@ impl Realm {
             Request::Unregister(m) => self.dealer.unregister(session, m, out),
             Request::Call(_) | Request::Publish(_) => {}
         }
+        self.tell_if(told, out);
     }
 
     pub(super) fn yield_(&mut self, now: Now, id: SessionId, message: Yield, out: &mut Effects) {
@@ -151,7 +156,7 @@ impl Realm {
         }
     }
 
-    pub(super) fn publish(
+    pub(in crate::core) fn publish(
         &mut self,
         topic: &Uri,
         payload: &Payload,
@@ -222,6 +227,13 @@ fn decide(
         return Some(Ok(Disclosure::OnRequest));
     };
     let role = session.role.as_deref();
+    if subject.action == Action::Call
+        && subject.uri.is_wamp()
+        && !meta::may_call(role, session.kind, subject.uri)
+    {
+        let refusal = Refusal::not_authorized(subject.action.as_str(), subject.uri);
+        return Some(Err(refusal));
+    }
     match permissions.decide(
         role,
         session.kind,

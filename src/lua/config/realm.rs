@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use mlua::Value;
 
-use crate::core::policy::{Action, Actions, Disclosure, RequestIds, RolePolicy, Rule, SlowPolicy};
+use crate::core::policy::{
+    Action, Actions, Disclosure, MetaApi, RequestIds, RolePolicy, Rule, SlowPolicy,
+};
 use crate::lua::vm::describe;
 use crate::server::settings::{RealmSettings, ScriptSettings};
 use crate::words::{MatchPolicy, Uri, UriRules};
@@ -57,7 +59,7 @@ impl RealmDraft {
 
 pub(super) const REALM: Fields<RealmDraft> = Fields::of(
     &[REALM_KEYS],
-    &["trust", "history", "retain", "meta", "validate", "compat"],
+    &["trust", "history", "retain", "validate", "compat"],
 );
 
 /// `uris` stands before what it governs, `roles` and `scripts` before the logins that are checked against them.
@@ -101,6 +103,18 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
             },
         ),
         doc: "What happens to a subscriber with a full queue: drops its event (unless given) or closes it.",
+    },
+    Key {
+        name: "meta",
+        reads: Reads::With("`true` or `false`", |realm: &mut RealmDraft, node| {
+            realm.settings.policy.meta = match node.value {
+                Value::Boolean(false) => MetaApi::Off,
+                Value::Boolean(true) => MetaApi::On,
+                _ => return node.wrong_type("true or false"),
+            };
+        }),
+        doc: "Whether there are the router's own procedures and events (`wamp.session.list` and so on); there are \
+              unless given.",
     },
     Key {
         name: "limits",

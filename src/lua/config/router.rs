@@ -34,7 +34,6 @@ pub(super) const TOP: Fields<Draft> = Fields::of(
         "trust",
         "history",
         "retain",
-        "meta",
     ],
 );
 

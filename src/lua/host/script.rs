@@ -90,6 +90,7 @@ impl Script {
             },
             kind: SessionKind::Script,
             peer: settings.path.display().to_string(),
+            transport: "",
         };
         realm
             .join_local(join, link.clone())

@@ -1,0 +1,61 @@
+//! What others may know of subscriptions: the meta API looks here.
+
+use super::*;
+
+impl Broker {
+    pub(in crate::core) fn subscription(&self, id: SubscriptionId) -> Option<&Subscription> {
+        self.subscriptions.get(&id)
+    }
+
+    /// All subscriptions, in order of their ids.
+    pub(in crate::core) fn all_subscriptions(&self) -> Vec<(SubscriptionId, &Subscription)> {
+        let mut all: Vec<_> = self
+            .subscriptions
+            .iter()
+            .map(|(id, it)| (*id, it))
+            .collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all
+    }
+
+    /// The subscription to exactly this topic or pattern.
+    pub(in crate::core) fn subscription_to(
+        &self,
+        policy: MatchPolicy,
+        topic: &str,
+    ) -> Option<SubscriptionId> {
+        self.index.lookup(policy, topic)
+    }
+
+    /// Every subscription an event on this topic goes to.
+    pub(in crate::core) fn matching(&self, topic: &str) -> Vec<SubscriptionId> {
+        let mut found = Vec::new();
+        self.index.for_each_match(topic, |_, id| found.push(id));
+        found
+    }
+
+    /// Whether an event on this topic has any use; the router's own are not even written otherwise.
+    pub(in crate::core) fn is_heard(&self, topic: &str) -> bool {
+        let mut heard = false;
+        self.index.for_each_match(topic, |_, _| heard = true);
+        heard
+    }
+}
+
+impl Subscription {
+    pub(in crate::core) fn topic(&self) -> &Uri {
+        &self.topic
+    }
+
+    pub(in crate::core) fn match_policy(&self) -> MatchPolicy {
+        self.match_policy
+    }
+
+    pub(in crate::core) fn created(&self) -> SystemTime {
+        self.created
+    }
+
+    pub(in crate::core) fn members(&self) -> impl Iterator<Item = SessionId> {
+        self.members.iter().copied()
+    }
+}
