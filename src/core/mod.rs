@@ -20,6 +20,7 @@ mod permissions;
 pub mod policy;
 mod realm;
 mod refusal;
+pub mod rendezvous;
 mod session;
 pub mod uris;
 
