@@ -901,8 +901,8 @@ return {
       },
       scripts = { "rooms.lua", { "deep/alarm.lua", instances = 2, memory = "32MB", cpu = "50ms", deadline = false,
                                  handlers = 10, trusted = true } },
-      limits = { calls_in_flight = 5, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
-      request_ids = "strict", uris = "strict", slow = "close",
+      limits = { calls_in_flight = 5, call_queue = 6, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
+      request_ids = "strict", strict_continuations = true, uris = "strict", slow = "close",
     },
     other = { auth = { anonymous = { role = "x" } }, roles = { x = {} } },
   },
@@ -997,6 +997,7 @@ fn full_home() -> RealmPolicy {
     RealmPolicy {
         uris: UriRules::Strict,
         request_ids: RequestIds::Strict,
+        strict_continuations: true,
         auth: AuthPolicy {
             anonymous: Some(AnonymousUser {
                 role: "guest".into(),
@@ -1012,6 +1013,7 @@ fn full_home() -> RealmPolicy {
         slow: SlowPolicy::Close,
         limits: RealmLimits {
             calls_in_flight: 5,
+            call_queue: 6,
             call_timeout: Some(Duration::from_secs(60)),
             hook: Duration::from_secs(1),
             subscriptions: 7,

@@ -22,6 +22,7 @@ mod realm;
 mod refusal;
 pub mod rendezvous;
 mod session;
+mod streams;
 pub mod uris;
 
 pub use handshake::{Context, Handshake, Outcome, Realms, Step};
