@@ -902,8 +902,8 @@ return {
       },
       scripts = { "rooms.lua", { "deep/alarm.lua", instances = 2, memory = "32MB", cpu = "50ms", deadline = false,
                                  handlers = 10, trusted = true } },
-      limits = { calls_in_flight = 5, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
-      request_ids = "strict", uris = "strict", slow = "close", meta = false,
+      limits = { calls_in_flight = 5, call_queue = 6, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
+      request_ids = "strict", strict_continuations = true, uris = "strict", slow = "close", meta = false,
     },
     other = { auth = { anonymous = { role = "x" } }, roles = { x = {} } },
   },
@@ -999,6 +999,7 @@ fn full_home() -> RealmPolicy {
         uris: UriRules::Strict,
         request_ids: RequestIds::Strict,
         meta: MetaApi::Off,
+        strict_continuations: true,
         auth: AuthPolicy {
             anonymous: Some(AnonymousUser {
                 role: "guest".into(),
@@ -1014,6 +1015,7 @@ fn full_home() -> RealmPolicy {
         slow: SlowPolicy::Close,
         limits: RealmLimits {
             calls_in_flight: 5,
+            call_queue: 6,
             call_timeout: Some(Duration::from_secs(60)),
             hook: Duration::from_secs(1),
             subscriptions: 7,

@@ -10,20 +10,24 @@ use crate::words::{Dict, SessionId, Uri, Value};
 /// The router's name and version, as in `WELCOME.Details.agent`.
 pub const AGENT: &str = concat!("Perilune-", env!("CARGO_PKG_VERSION"));
 
-const BROKER: [&str; 4] = [
+const BROKER: [&str; 5] = [
     "publisher_identification",
     "publisher_exclusion",
     "subscriber_blackwhite_listing",
     "pattern_based_subscription",
+    "payload_passthru_mode",
 ];
 
-const DEALER: [&str; 6] = [
+const DEALER: [&str; 9] = [
     "progressive_call_results",
     "call_timeout",
     "call_canceling",
     "caller_identification",
     "pattern_based_registration",
     "shared_registration",
+    "progressive_call_invocations",
+    "call_reroute",
+    "payload_passthru_mode",
 ];
 
 /// What the broker announces besides, unless the realm has `meta = false`.

@@ -21,7 +21,9 @@ mod permissions;
 pub mod policy;
 mod realm;
 mod refusal;
+pub mod rendezvous;
 mod session;
+mod streams;
 pub mod uris;
 
 pub use handshake::{Context, Handshake, Outcome, Realms, Step};

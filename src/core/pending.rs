@@ -19,6 +19,8 @@ pub(super) enum Request {
     Subscribe(Subscribe),
     Unsubscribe(Unsubscribe),
     Call(Call),
+    /// A further chunk of a progressive call; needs no permission of its own.
+    Chunk(Call),
     Register(Register),
     Unregister(Unregister),
 }
@@ -52,7 +54,7 @@ impl Request {
             Self::Publish(m) => m.request,
             Self::Subscribe(m) => m.request,
             Self::Unsubscribe(m) => m.request,
-            Self::Call(m) => m.request,
+            Self::Call(m) | Self::Chunk(m) => m.request,
             Self::Register(m) => m.request,
             Self::Unregister(m) => m.request,
         }
@@ -63,13 +65,13 @@ impl Request {
             Self::Publish(_) => code::PUBLISH,
             Self::Subscribe(_) => code::SUBSCRIBE,
             Self::Unsubscribe(_) => code::UNSUBSCRIBE,
-            Self::Call(_) => code::CALL,
+            Self::Call(_) | Self::Chunk(_) => code::CALL,
             Self::Register(_) => code::REGISTER,
             Self::Unregister(_) => code::UNREGISTER,
         }
     }
 
-    /// What permission it needs; leaving needs none (`AZ-01`).
+    /// What permission it needs; leaving needs none (`AZ-01`), and going on neither (`PCI-19`).
     pub(super) fn subject(&self) -> Option<Subject<'_>> {
         match self {
             Self::Publish(m) => Some(Subject {
@@ -96,7 +98,7 @@ impl Request {
                 match_policy: m.options.match_policy,
                 disclose_me: m.options.disclose_caller,
             }),
-            Self::Unsubscribe(_) | Self::Unregister(_) => None,
+            Self::Chunk(_) | Self::Unsubscribe(_) | Self::Unregister(_) => None,
         }
     }
 

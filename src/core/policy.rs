@@ -15,6 +15,9 @@ pub const SCRIPT_ROLE: &str = "script";
 pub struct RealmPolicy {
     pub uris: UriRules,
     pub request_ids: RequestIds,
+    /// Of callers with progressive invocations: a CALL whose id is used up, and not by such a call of the last
+    /// minute, is a violation instead of being ignored (`PCI-14`).
+    pub strict_continuations: bool,
     pub auth: AuthPolicy,
     pub roles: BTreeMap<String, Arc<RolePolicy>>,
     /// A script of the realm has called `p.authorize`.
@@ -149,6 +152,8 @@ pub enum Disclosure {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RealmLimits {
     pub calls_in_flight: usize,
+    /// Calls and further chunks of calls that wait for a callee, per registration.
+    pub call_queue: usize,
     pub pending_verdicts: usize,
     pub subscriptions: usize,
     pub registrations: usize,
@@ -164,6 +169,7 @@ impl Default for RealmLimits {
     fn default() -> Self {
         Self {
             calls_in_flight: 10_000,
+            call_queue: 1_000,
             pending_verdicts: 256,
             subscriptions: 10_000,
             registrations: 10_000,

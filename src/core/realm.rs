@@ -22,14 +22,16 @@ use super::pending::{Outcome, Pending, PendingState, Request, outcome};
 use super::permissions::{Decision, Permissions};
 use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
 use super::session::{Session, Sessions};
+use super::streams::Chunk;
 use super::{
     AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Report, SessionKind, Then,
     Ticket, Undelivered, Verdict, uris,
 };
 use super::{features, meta};
-use crate::wire::{Cancel, Error, Message, Payload, Yield, code};
+use crate::wire::{Call, Cancel, Error, Message, Payload, Yield, code};
 use crate::words::{
-    Id, MAX_ID, MatchPolicy, PublicationId, RegistrationId, SessionId, SubscriptionId, Uri,
+    Id, MAX_ID, MatchPolicy, PublicationId, RegistrationId, RequestId, SessionId, SubscriptionId,
+    Uri,
 };
 
 /// The routing state of one realm: its sessions, broker, dealer and permissions. Owned by one caller at a time.
@@ -114,6 +116,7 @@ impl Realm {
     /// The one step: appends to `out` what has to be done about `input`, in order. Never blocks, never fails.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
         self.now = now;
+        self.dealer.set_time(now.mono);
         match input {
             Input::Message { session, message } => self.message(now, session, message, out),
             Input::Join(join) => self.join(*join, out),
@@ -157,7 +160,7 @@ impl Realm {
             Message::Register(m) => self.request(now, id, Request::Register(m), out),
             Message::Unregister(m) => self.request(now, id, Request::Unregister(m), out),
             // These answer or withdraw something already admitted: never queued behind a verdict.
-            Message::Yield(m) => self.yield_(now, id, m, out),
+            Message::Yield(m) => self.yield_(id, m, out),
             Message::Error(m) => self.error(id, m, out),
             Message::Cancel(m) => self.cancel(id, &m, out),
             Message::Goodbye(_) => self.goodbye(id, out),

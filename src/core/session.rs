@@ -12,6 +12,7 @@ use super::dealer::CallKey;
 use super::pending::Pending;
 use super::permissions::Role;
 use super::policy::{Action, SlowPolicy};
+use super::streams::Streams;
 use super::{Join, SessionKind, Verdict};
 use crate::wire::{ClientFeatures, ClientRoles, Disclosed};
 use crate::words::{
@@ -40,13 +41,15 @@ pub(super) struct Session {
     pub(super) registrations: FxHashSet<RegistrationId>,
     /// Open calls this session made.
     pub(super) calls: FxHashMap<RequestId, CallKey>,
+    /// Of these, and of those before: the ones with progressive invocations.
+    pub(super) streams: Streams,
     /// Open invocations this session serves.
     pub(super) invocations: FxHashMap<RequestId, CallKey>,
     /// Invocations whose call was skipped without an INTERRUPT (`PCR-11`).
     pub(super) skipped: FxHashSet<RequestId>,
     /// The last INVOCATION.Request issued to this session; ids start at 1 (`ID-08`).
     pub(super) last_invocation: u64,
-    /// The last request id taken from it, for `request_ids = "strict"`.
+    /// The last request id taken from it under `request_ids = "strict"`, else the highest of a CALL (`PCI-08`).
     last_request: u64,
     /// Requests waiting for a verdict, and those behind them, in order of arrival (`ORD-05`).
     pub(super) pending: VecDeque<Pending>,
@@ -84,6 +87,7 @@ impl Session {
             subscriptions: FxHashSet::default(),
             registrations: FxHashSet::default(),
             calls: FxHashMap::default(),
+            streams: Streams::default(),
             invocations: FxHashMap::default(),
             skipped: FxHashSet::default(),
             last_invocation: 0,
@@ -125,6 +129,21 @@ impl Session {
         }
         self.last_request = expected;
         Ok(())
+    }
+
+    /// Whether the id lies at or below the watermark of `PCI-08`.
+    pub(super) fn has_passed(&self, request: RequestId) -> bool {
+        request.value() <= self.last_request
+    }
+
+    /// A CALL is taken under any request ids.
+    pub(super) fn note_call(&mut self, request: RequestId) {
+        self.last_request = self.last_request.max(request.value());
+    }
+
+    /// What it announced as caller.
+    pub(super) fn caller(&self) -> ClientFeatures {
+        self.features.caller.unwrap_or_default()
     }
 
     /// Whether a full queue is to be reported now: at most once per second.

@@ -28,6 +28,8 @@ uris! {
     AUTHENTICATION_REQUIRED = "wamp.error.authentication_required"
     DISCLOSE_ME_DISALLOWED = "wamp.error.option_disallowed.disclose_me"
     NETWORK_FAILURE = "wamp.error.network_failure"
+    FEATURE_NOT_SUPPORTED = "wamp.error.feature_not_supported"
+    NO_AVAILABLE_CALLEE = "wamp.error.no_available_callee"
     UNAVAILABLE = "wamp.error.unavailable"
     RUNTIME_ERROR = "wamp.error.runtime_error"
 

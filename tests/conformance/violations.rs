@@ -216,11 +216,11 @@ fn opt_02_opt_03_null_and_absent_are_the_default() {
 #[test]
 fn pci_03_progressive_invocations_are_not_announced() {
     let mut realm = Conversation::new();
-    let callee = realm.join("callee");
-    let caller = realm.join_with(
-        "caller",
+    let callee = realm.join_with(
+        "callee",
         &["progressive_call_invocations", "call_canceling"],
     );
+    let caller = realm.join("caller");
     realm.register(callee, "a");
     realm.says(caller, json!([48, 1, {"progress": true}, "a"]));
     realm.violated(caller);
@@ -231,7 +231,7 @@ fn pci_03_progressive_invocations_are_not_announced() {
 fn ppt_03_ppt_04_payload_passthru_is_not_announced() {
     for code in [48, 16] {
         let mut realm = Conversation::new();
-        let joe = realm.join_with("joe", &["payload_passthru_mode"]);
+        let joe = realm.join("joe");
         realm.says(joe, json!([code, 1, {"ppt_scheme": "wamp"}, "a"]));
         realm.violated(joe);
     }

@@ -2,6 +2,7 @@
 
 use super::audience::Lists;
 use super::*;
+use crate::wire::Passthru;
 
 /// A publication on its way to its receivers.
 struct Publication<'a> {
@@ -12,6 +13,7 @@ struct Publication<'a> {
     /// Who never receives it.
     excluded: Option<SessionId>,
     audience: Option<Lists<'a>>,
+    passthru: Option<&'a Passthru>,
 }
 
 impl Broker {
@@ -53,6 +55,7 @@ impl Broker {
             publisher: disclosed.then(|| publisher.disclosed()),
             excluded: options.exclude_me.then_some(publisher.id),
             audience: options.audience.as_deref().map(Lists::new),
+            passthru: options.passthru.as_deref(),
         };
         self.distribute(
             &publication,
@@ -85,6 +88,7 @@ impl Broker {
             publisher: None,
             excluded: None,
             audience: None,
+            passthru: None,
         };
         match granted {
             None => self.distribute(&publication(payload), |_| true, out),
@@ -116,6 +120,7 @@ impl Broker {
             let details = EventDetails {
                 publisher: publication.publisher.clone(),
                 topic: (policy != MatchPolicy::Exact).then(|| publication.topic.clone()),
+                passthru: publication.passthru.cloned().map(Box::new),
                 ..EventDetails::default()
             };
             let event = Event {

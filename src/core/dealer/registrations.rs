@@ -150,18 +150,4 @@ impl Registration {
             self.next = 0;
         }
     }
-
-    pub(super) fn choose(&mut self, random: &mut dyn RngCore) -> usize {
-        let last = self.callees.len() - 1;
-        match self.policy {
-            InvocationPolicy::Single | InvocationPolicy::First => 0,
-            InvocationPolicy::Last => last,
-            InvocationPolicy::Random => random.random_range(0..=last),
-            InvocationPolicy::RoundRobin => {
-                let chosen = self.next;
-                self.next = if chosen == last { 0 } else { chosen + 1 };
-                chosen
-            }
-        }
-    }
 }

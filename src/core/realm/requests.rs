@@ -8,8 +8,11 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if let Err(text) = check_protocol(session, &request, self.policy.request_ids) {
-            return self.violation(id, text, out);
+        match check_protocol(session, &request, &self.policy, now.mono) {
+            Ok(Arrival::New) => {}
+            Ok(Arrival::Late) => return,
+            Ok(Arrival::Continues) => return self.proceed(now, id, request, out),
+            Err(text) => return self.violation(id, text, out),
         }
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
@@ -24,8 +27,55 @@ impl Realm {
         }
     }
 
+    /// A further chunk of a call: allowed with the first one (`PCI-19`), but never before it.
+    fn proceed(&mut self, now: Now, id: SessionId, request: Request, out: &mut Effects) {
+        let Request::Call(chunk) = request else {
+            return;
+        };
+        let waits = self
+            .sessions
+            .get(&id)
+            .is_some_and(|session| !session.pending.is_empty());
+        if waits {
+            self.restart_pending_call(now.mono, id, chunk.request);
+            let (request, allowed) = (Request::Chunk(chunk), Ok(Disclosure::OnRequest));
+            self.queue(now, id, request, PendingState::Decided(allowed), out);
+        } else {
+            let outcome = Ok(Disclosure::OnRequest);
+            self.perform(now.mono, id, Request::Chunk(chunk), outcome, out);
+        }
+    }
+
     /// Carries out a decided request.
     pub(super) fn perform(
+        &mut self,
+        received: Duration,
+        id: SessionId,
+        request: Request,
+        outcome: Outcome,
+        out: &mut Effects,
+    ) {
+        let begun = match &request {
+            Request::Call(call) if call.options.progress => Some(call.request),
+            _ => None,
+        };
+        self.carry_out(received, id, request, outcome, out);
+        if let Some(request) = begun {
+            let open = |session: &Session| session.calls.contains_key(&request);
+            if !self.sessions.get(&id).is_some_and(open) {
+                self.end_stream(id, request);
+            }
+        }
+    }
+
+    /// A progressive call came to its end before there was an invocation: later chunks have no effect (`PCI-13`).
+    pub(super) fn end_stream(&mut self, id: SessionId, request: RequestId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.streams.end(request, self.dealer.now());
+        }
+    }
+
+    fn carry_out(
         &mut self,
         received: Duration,
         id: SessionId,
@@ -59,6 +109,16 @@ impl Realm {
                 out,
             };
             return self.dealer.call(id, call, disclosure, &mut context);
+        }
+        if let Request::Chunk(chunk) = request {
+            let mut context = CallContext {
+                sessions: &mut self.sessions,
+                limits,
+                random: &mut *self.random,
+                received,
+                out,
+            };
+            return self.dealer.proceed(id, chunk, &mut context);
         }
         if let Request::Publish(publish) = request {
             let publication = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
@@ -96,23 +156,20 @@ impl Realm {
             }
             Request::Unsubscribe(m) => self.broker.unsubscribe(session, m, out),
             Request::Unregister(m) => self.dealer.unregister(session, m, out),
-            Request::Call(_) | Request::Publish(_) => {}
+            Request::Call(_) | Request::Chunk(_) | Request::Publish(_) => {}
         }
         self.tell_if(told, out);
     }
 
-    pub(super) fn yield_(&mut self, now: Now, id: SessionId, message: Yield, out: &mut Effects) {
+    pub(super) fn yield_(&mut self, id: SessionId, message: Yield, out: &mut Effects) {
         if message.passthru.is_some() {
-            return self.violation(
-                id,
-                "YIELD uses payload passthru, which this router does not announce".into(),
-                out,
-            );
+            let knows = |session: &Session| session.callee().payload_passthru_mode;
+            if !self.sessions.get(&id).is_some_and(knows) {
+                let text = "YIELD uses payload passthru, which the callee did not announce";
+                return self.violation(id, text.into(), out); // PPT-05
+            }
         }
-        if let Err(text) = self
-            .dealer
-            .yield_(now.mono, &id, message, &mut self.sessions, out)
-        {
+        if let Err(text) = self.dealer.yield_(&id, message, &mut self.sessions, out) {
             self.violation(id, text, out);
         }
     }
@@ -130,10 +187,14 @@ impl Realm {
             .uris
             .check(&message.error, MatchPolicy::Exact)
             .is_ok();
-        if let Err(text) = self
-            .dealer
-            .error(&id, message, valid, &mut self.sessions, out)
-        {
+        let mut context = CallContext {
+            sessions: &mut self.sessions,
+            limits: &self.policy.limits,
+            random: &mut *self.random,
+            received: self.dealer.now(),
+            out,
+        };
+        if let Err(text) = self.dealer.error(&id, message, valid, &mut context) {
             self.violation(id, text, out);
         }
     }
@@ -149,6 +210,7 @@ impl Realm {
             Some(pending) => {
                 // CAN-20: the invocation is never sent, the verdict is dropped.
                 self.forget_ticket(&pending);
+                self.end_stream(id, cancel.request);
                 out.fail_call(id, cancel.request, uris::CANCELED, "the call was canceled");
                 self.release(id, out);
             }
@@ -169,35 +231,102 @@ impl Realm {
     }
 }
 
+/// What a request is to those before it.
+enum Arrival {
+    New,
+    /// A further chunk of an open call.
+    Continues,
+    /// A further chunk of a call that is over: nobody is told (`PCI-13`).
+    Late,
+}
+
 /// What makes a request a violation before anything else is looked at.
-fn check_protocol(session: &mut Session, request: &Request, ids: RequestIds) -> Result<(), String> {
+fn check_protocol(
+    session: &mut Session,
+    request: &Request,
+    policy: &RealmPolicy,
+    now: Duration,
+) -> Result<Arrival, String> {
     if let Request::Call(call) = request {
-        let waiting = |pending: &Pending| matches!(&pending.request, Request::Call(c) if c.request == call.request);
-        if session.calls.contains_key(&call.request) || session.pending.iter().any(waiting) {
-            return Err(format!(
-                "CALL reuses request id {}, whose call is still open",
-                call.request
-            )); // ID-10
-        }
-        if call.options.progress {
-            let text = "CALL with progress, but this router does not announce progressive_call_invocations";
-            return Err(text.into()); // PCI-03
-        }
-        if call.options.passthru.is_some() {
-            return Err("CALL uses payload passthru, which this router does not announce".into()); // PPT-03
+        let arrival = check_call(session, call, policy, now)?;
+        if !matches!(arrival, Arrival::New) {
+            return Ok(arrival);
         }
     }
     if let Request::Publish(publish) = request
         && publish.options.passthru.is_some()
+        && !session
+            .features
+            .publisher
+            .is_some_and(|publisher| publisher.payload_passthru_mode)
     {
-        return Err("PUBLISH uses payload passthru, which this router does not announce".into()); // PPT-04
+        // PPT-04
+        return Err("PUBLISH uses payload passthru, which the publisher did not announce".into());
     }
-    match ids {
-        RequestIds::Any => Ok(()),
+    match policy.request_ids {
+        RequestIds::Any => {}
         // The ids of a script's session name the VM that asks; nobody could lose one on the way.
-        RequestIds::Strict if session.kind == SessionKind::Script => Ok(()),
-        RequestIds::Strict => session.takes_in_sequence(request.id()),
+        RequestIds::Strict if session.kind == SessionKind::Script => {}
+        RequestIds::Strict => session.takes_in_sequence(request.id())?,
     }
+    if let Request::Call(call) = request {
+        session.note_call(call.request);
+        if call.options.progress {
+            session.streams.begin(call.request, &call.procedure);
+        }
+    }
+    Ok(Arrival::New)
+}
+
+/// A CALL among the calls of its session: new, or a further chunk of one (`PCI-10..14`).
+fn check_call(
+    session: &mut Session,
+    call: &Call,
+    policy: &RealmPolicy,
+    now: Duration,
+) -> Result<Arrival, String> {
+    let (request, options) = (call.request, &call.options);
+    let last = !options.progress;
+    match session.streams.take(request, &call.procedure, last, now) {
+        Some(Chunk::Next) => return Ok(Arrival::Continues),
+        Some(Chunk::Late) => return Ok(Arrival::Late),
+        // PCI-12
+        Some(Chunk::Surplus) => {
+            return Err(format!("CALL {request} goes on after its last chunk"));
+        }
+        None => {}
+    }
+    if let Some(fault) = &options.fault {
+        return Err(fault.to_string()); // OPT-01
+    }
+    let waiting =
+        |pending: &Pending| matches!(&pending.request, Request::Call(c) if c.request == request);
+    if session.calls.contains_key(&request) || session.pending.iter().any(waiting) {
+        // ID-10, PCI-11, PCI-20
+        return Err(format!(
+            "CALL reuses request id {request}, whose call is still open"
+        ));
+    }
+    let announced = session.caller().progressive_call_invocations;
+    if announced && session.has_passed(request) {
+        if policy.strict_continuations {
+            return Err(format!("CALL reuses request id {request}")); // PCI-14
+        }
+        if policy.request_ids == RequestIds::Strict && session.kind != SessionKind::Script {
+            return Ok(Arrival::Late);
+        }
+    }
+    if options.progress && !announced {
+        // PCI-03
+        return Err("CALL with progress, which the caller did not announce \
+                    (progressive_call_invocations)"
+            .into());
+    }
+    if options.passthru.is_some() && !session.caller().payload_passthru_mode {
+        // PPT-03
+        return Err("CALL uses payload passthru, which the caller did not announce".into());
+    }
+    Ok(Arrival::New)
 }
 
 /// URI syntax and the reserved name spaces (`URI-06`, `URI-07`, `URI-11`, `URI-12`).

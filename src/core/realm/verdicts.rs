@@ -58,6 +58,34 @@ impl Realm {
         self.pause_if_full(id, out);
     }
 
+    /// `PCI-18`: the time of a call that waits here starts anew with each chunk.
+    pub(super) fn restart_pending_call(
+        &mut self,
+        now: Duration,
+        id: SessionId,
+        request: RequestId,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let call = session.pending.iter_mut().find(
+            |pending| matches!(&pending.request, Request::Call(call) if call.request == request),
+        );
+        let Some(pending) = call else { return };
+        let woken_at = pending.wake_at();
+        let received = std::mem::replace(&mut pending.received, now);
+        if let Some(at) = &mut pending.call_timeout_at {
+            *at += now - received;
+        }
+        let (ticket, wakes_at) = (pending.ticket, pending.wake_at());
+        if let Some(at) = woken_at {
+            self.verdict_deadlines.remove(&(at, ticket));
+        }
+        if let Some(at) = wakes_at {
+            self.verdict_deadlines.insert((at, ticket));
+        }
+    }
+
     pub(super) fn verdict(
         &mut self,
         now: Now,
@@ -162,6 +190,7 @@ impl Realm {
             if let Some(pending) = session.pending.remove(at) {
                 self.forget_ticket(&pending);
                 let request = pending.request.id();
+                self.end_stream(id, request);
                 out.fail_call(id, request, uris::TIMEOUT, "the call timed out");
             }
             return self.release(id, out);

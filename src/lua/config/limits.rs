@@ -147,6 +147,11 @@ const REALM: &[Key<Limits>] = &[
         doc: "Unanswered calls of one session.",
     },
     Key {
+        name: "call_queue",
+        reads: Reads::Into(|l| Slot::Count(&mut l.realm.call_queue)),
+        doc: "Calls of one procedure that wait for a callee with a free place (`concurrency`); beyond, they fail.",
+    },
+    Key {
         name: "pending_verdicts",
         reads: Reads::Into(|l| Slot::Count(&mut l.realm.pending_verdicts)),
         doc: "Actions of one session that wait for an authorizer; beyond, the session is not read.",

@@ -95,6 +95,12 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
         doc: "Whether request ids must count up by one; any unless given.",
     },
     Key {
+        name: "strict_continuations",
+        reads: Reads::Into(|realm| Slot::Flag(&mut realm.settings.policy.strict_continuations)),
+        doc: "Of clients that send calls in chunks: whether a CALL with a used-up id ends the session, unless it is \
+              a late chunk.",
+    },
+    Key {
         name: "slow",
         reads: Reads::With(
             "`\"drop\"` or `\"close\"`",

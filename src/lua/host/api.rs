@@ -157,6 +157,7 @@ fn register(
         disclose_caller: disclose_caller.unwrap_or_default(),
         forward_timeout: forward_timeout.unwrap_or_default(),
         nkey: None,
+        concurrency: None,
     };
     let declaration = Declaration::Procedure {
         uri: checked(context, &uri, options.match_policy)?,
