@@ -179,15 +179,17 @@ impl Connection {
                 self.rearmed = !has_budget_remaining();
                 self.poll_timer(cx);
             }
-            let wrote = self.poll_write(cx);
             let answered = self.poll_answer(cx);
-            let read = self.poll_read(cx);
-            match (wrote, read) {
+            // Writing comes last, so that one look into the outbox sees what reading has led to. What it finds there
+            // may in turn allow to read on.
+            let moved = self
+                .poll_read(cx)
+                .and_then(|read| Ok(self.poll_write(cx)? | read));
+            match moved {
                 _ if matches!(self.stage, Stage::Over) => return Poll::Ready(()),
-                (Ok(wrote), Ok(read)) if wrote || read || answered => {}
-                (Ok(_), Ok(_)) if self.rearmed => {}
-                (Ok(_), Ok(_)) => return Poll::Pending,
-                (Err(error), _) | (_, Err(error)) => {
+                Ok(moved) if moved || answered || self.rearmed => {}
+                Ok(_) => return Poll::Pending,
+                Err(error) => {
                     debug!(peer = %self.transport.peer_name(), "connection lost: {error}");
                     return Poll::Ready(());
                 }
@@ -200,7 +202,7 @@ impl Connection {
 
 // Writing.
 impl Connection {
-    /// Writes what waits, and looks at the flags. True: something has changed.
+    /// Writes what waits, and looks at the flags. True: they, or the end of the queue, call for another round.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut progress = false;
         loop {
@@ -229,7 +231,6 @@ impl Connection {
                 Poll::Ready(octets) => {
                     self.written += octets;
                     self.flushed = false;
-                    progress = true;
                 }
                 Poll::Pending => return Ok(progress),
             }
@@ -276,8 +277,9 @@ impl Connection {
 
 // Stages.
 impl Connection {
-    /// Acts on what others have left in the outbox. True: the stage has changed.
+    /// Acts on what others have left in the outbox. True: the stage has changed, or reading goes on.
     fn obey(&mut self, flags: Flags) -> bool {
+        let resumed = self.paused && !flags.paused;
         self.paused = flags.paused;
         if let Some(then) = flags.end {
             self.session_ended(then);
@@ -293,7 +295,7 @@ impl Connection {
                 self.refuse(&Refusal::ShuttingDown);
                 true
             }
-            _ => false,
+            _ => resumed,
         }
     }
 
