@@ -1,7 +1,8 @@
 //! One task per connection: reads, decodes, feeds the realm, and writes what the realm put into the outbox.
 //!
-//! The task is the only one that touches the socket; nobody else ever waits for it. What one read brings goes to
-//! the realm in few locks, what has gathered meanwhile goes out in one write. Between two reads an idle connection
+//! Nobody else ever waits for the socket; who routes a message to an idle connection may write it there on the spot
+//! (`Outbox::write_now`). What one read brings goes to the realm in few locks, what has gathered meanwhile goes out in
+//! one write. Between two reads an idle connection
 //! keeps no buffer: octets arrive in a buffer of the thread and are cut into messages at once.
 
 mod login;
@@ -28,6 +29,7 @@ use super::router::Shared;
 use super::seats::Seat;
 use super::settings::RouterLimits;
 use super::stream::Stream;
+use super::timer::timer;
 use crate::core::{AuthFailure, Granted, Handshake, Input, Refusal, Then};
 use crate::words::SessionId;
 
@@ -139,6 +141,8 @@ impl Connection {
     fn new(shared: Arc<Shared>, parts: Parts) -> Self {
         let handshake = Handshake::new(parts.transport.peer_name(), shared.seed());
         let buffered = !parts.ahead.is_empty();
+        let (io, socket) = parts.io.share();
+        parts.outbox.attach(socket);
         Self {
             limits: shared.limits(),
             reader: FrameReader::new(parts.format.framing, parts.message),
@@ -152,7 +156,7 @@ impl Connection {
             writing: Vec::new(),
             written: 0,
             flushed: true,
-            timer: Box::pin(tokio::time::sleep_until(parts.hello_by)),
+            timer: timer(parts.hello_by),
             deadline: Some(parts.hello_by),
             rearmed: true,
             idle: Idle {
@@ -162,7 +166,7 @@ impl Connection {
                 ponged: false,
             },
             close_code: None,
-            io: parts.io,
+            io,
             outbox: parts.outbox,
             seat: parts.seat,
             format: parts.format,
@@ -213,6 +217,9 @@ impl Connection {
                 self.outbox.look(cx.waker())
             };
             progress |= self.obey(flags);
+            if flags.busy {
+                return Ok(progress);
+            }
             if self.writing.is_empty() {
                 if !self.flushed {
                     match Pin::new(&mut self.io).poll_flush(cx)? {
@@ -405,6 +412,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.outbox.attach(None);
         self.leave();
         self.forget_login();
     }
