@@ -15,6 +15,7 @@ mod seats;
 mod session_ids;
 pub mod settings;
 mod stream;
+mod timer;
 mod tls;
 mod websocket;
 
