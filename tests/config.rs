@@ -1049,6 +1049,7 @@ fn a_full_configuration() {
             drain: config::NO_TIME_LIMIT,
             shared: 1 << 20,
         },
+        role_places: BTreeMap::new(),
     };
     let mut other = RealmSettings::default();
     other.policy.auth.anonymous = Some(AnonymousUser { role: "x".into() });
@@ -1069,6 +1070,11 @@ fn a_full_configuration() {
         },
         common_dictionaries: vec!["counters".into()],
     };
+    // Lines are shown by `authz explain`, and tested there.
+    let mut expected = expected;
+    for (name, realm) in &mut expected.realms {
+        realm.role_places = loaded.settings.realms[name].role_places.clone();
+    }
     assert_eq!(loaded.settings, expected);
     assert_eq!(loaded.warnings, []);
     assert_eq!(loaded.undecided, []);
@@ -1161,5 +1167,41 @@ fn the_reference_tells_defaults() {
     assert!(
         text.contains("| `instances` | number, 1 to 256 | 1 |"),
         "{text}"
+    );
+}
+
+#[test]
+fn trust_levels_are_whole_numbers_by_role() {
+    let loaded = load(&realm("trust = { guest = 0, resident = 7 }")).expect("fine");
+    let trust = &loaded.settings.realms["home"].policy.trust;
+    assert_eq!(trust.get("resident"), Some(&7));
+    all_refused_in_realm(&[
+        (
+            "trust = { guest = -1 }",
+            "perilune.lua:1: `realms.home.trust.guest` must be a whole number from 0 to 1000000",
+        ),
+        (
+            "trust = { guest = 'high' }",
+            "perilune.lua:1: `realms.home.trust.guest` must be a whole number from 0 to 1000000",
+        ),
+    ]);
+}
+
+#[test]
+fn placeholders_of_rules_are_known_names() {
+    let rule = |uri: &str| {
+        format!(
+            "return {{ realms = {{ home = {{ roles = {{ guest = {{\n\
+             {{ uri = {uri:?}, match = 'prefix', allow = {{ 'call' }} }} }} }} }} }} }}"
+        )
+    };
+    load(&rule("user.{authid}.{session}.{authrole}.")).expect("fine");
+    refused(
+        &rule("user.{authd}."),
+        "perilune.lua:2: `realms.home.roles.guest[1].uri` has {authd}, which is no placeholder ({authid}, {authrole}, {session}), did you mean {authid}?",
+    );
+    refused(
+        &rule("user.{authid."),
+        "perilune.lua:2: `realms.home.roles.guest[1].uri` has an unpaired brace; placeholders are {authid}, {authrole}, {session}",
     );
 }

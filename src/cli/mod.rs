@@ -1,6 +1,7 @@
 //! The command line: one `match` over the commands, nothing else.
 
 mod app;
+mod authz;
 mod bench;
 mod check;
 mod logging;
@@ -28,6 +29,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Load configuration and scripts in a throw-away router and print every problem
     Check(check::CheckArgs),
+    /// Explain what is permitted to whom, and why
+    Authz(authz::AuthzArgs),
     /// Measure a running router
     Bench(bench::BenchArgs),
 }
@@ -42,6 +45,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Authz(args)) => authz::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         None => {
             eprintln!("{}", Cli::command().render_help());

@@ -128,6 +128,11 @@ impl Broker {
         );
     }
 
+    pub(super) fn pattern_of(&self, id: SubscriptionId) -> Option<(&Uri, MatchPolicy)> {
+        let subscription = self.subscriptions.get(&id)?;
+        Some((&subscription.topic, subscription.match_policy))
+    }
+
     /// The session is gone; its subscriptions end with it (`SUB-10`).
     pub(super) fn leave(&mut self, session: &Session, out: &mut Effects) {
         let mut ids: Vec<SubscriptionId> = session.subscriptions.iter().copied().collect();
@@ -137,7 +142,12 @@ impl Broker {
         }
     }
 
-    fn remove_member(&mut self, id: SubscriptionId, session: SessionId, out: &mut Effects) {
+    pub(super) fn remove_member(
+        &mut self,
+        id: SubscriptionId,
+        session: SessionId,
+        out: &mut Effects,
+    ) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else {
             return;
         };

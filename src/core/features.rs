@@ -3,49 +3,56 @@
 use std::sync::Arc;
 
 use super::credentials::Principal;
-use super::policy::MetaApi;
+use super::policy::{MetaApi, RealmPolicy};
 use crate::wire::Welcome;
 use crate::words::{Dict, SessionId, Uri, Value};
 
 /// The router's name and version, as in `WELCOME.Details.agent`.
 pub const AGENT: &str = concat!("Perilune-", env!("CARGO_PKG_VERSION"));
 
-const BROKER: [&str; 5] = [
-    "publisher_identification",
-    "publisher_exclusion",
-    "subscriber_blackwhite_listing",
-    "pattern_based_subscription",
-    "payload_passthru_mode",
+/// A flag, and in which realms it is announced.
+type Feature = (&'static str, fn(&RealmPolicy) -> bool);
+
+const ALWAYS: fn(&RealmPolicy) -> bool = |_| true;
+const META: fn(&RealmPolicy) -> bool = |policy| policy.meta == MetaApi::On;
+const TRUST: fn(&RealmPolicy) -> bool = |policy| !policy.trust.is_empty();
+
+const BROKER: &[Feature] = &[
+    ("publisher_identification", ALWAYS),
+    ("publisher_exclusion", ALWAYS),
+    ("subscriber_blackwhite_listing", ALWAYS),
+    ("pattern_based_subscription", ALWAYS),
+    ("payload_passthru_mode", ALWAYS),
+    ("session_meta_api", META),
+    ("subscription_meta_api", META),
+    ("publication_trustlevels", TRUST),
 ];
 
-const DEALER: [&str; 9] = [
-    "progressive_call_results",
-    "call_timeout",
-    "call_canceling",
-    "caller_identification",
-    "pattern_based_registration",
-    "shared_registration",
-    "progressive_call_invocations",
-    "call_reroute",
-    "payload_passthru_mode",
+const DEALER: &[Feature] = &[
+    ("progressive_call_results", ALWAYS),
+    ("call_timeout", ALWAYS),
+    ("call_canceling", ALWAYS),
+    ("caller_identification", ALWAYS),
+    ("pattern_based_registration", ALWAYS),
+    ("shared_registration", ALWAYS),
+    ("progressive_call_invocations", ALWAYS),
+    ("call_reroute", ALWAYS),
+    ("payload_passthru_mode", ALWAYS),
+    ("session_meta_api", META),
+    ("registration_meta_api", META),
+    ("call_trustlevels", TRUST),
 ];
-
-/// What the broker announces besides, unless the realm has `meta = false`.
-const BROKER_META: [&str; 2] = ["session_meta_api", "subscription_meta_api"];
-
-/// The same for the dealer.
-const DEALER_META: [&str; 2] = ["session_meta_api", "registration_meta_api"];
 
 /// `[2, session, {…}]` (`SES-02`, `SES-09`, `SES-10`).
 pub(super) fn welcome(
     session: SessionId,
     realm: &Uri,
+    policy: &RealmPolicy,
     principal: &Arc<Principal>,
-    meta: MetaApi,
 ) -> Welcome {
     let roles = Dict::new()
-        .with("broker", announced(&BROKER, &BROKER_META, meta))
-        .with("dealer", announced(&DEALER, &DEALER_META, meta));
+        .with("broker", announced(BROKER, policy))
+        .with("dealer", announced(DEALER, policy));
     let mut details = Dict::new()
         .with("roles", roles)
         .with("agent", AGENT)
@@ -60,11 +67,8 @@ pub(super) fn welcome(
     Welcome { session, details }
 }
 
-fn announced(flags: &[&str], meta_flags: &[&str], meta: MetaApi) -> Dict {
-    let features = flags
-        .iter()
-        .chain(meta_flags.iter().filter(|_| meta.is_on()))
-        .map(|flag| ((*flag).to_owned(), Value::Bool(true)))
-        .collect();
-    Dict::new().with("features", Dict(features))
+fn announced(features: &[Feature], policy: &RealmPolicy) -> Dict {
+    let offered = features.iter().filter(|(_, offered)| offered(policy));
+    let flags = offered.map(|(flag, _)| ((*flag).to_owned(), Value::Bool(true)));
+    Dict::new().with("features", Dict(flags.collect()))
 }

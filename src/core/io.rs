@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::credentials::Principal;
 use super::meta::News;
-use super::policy::{Action, RealmPolicy};
+use super::policy::{Action, RealmPolicy, Rule};
 use crate::wire::{ClientRoles, Event, Message, Payload};
 use crate::words::{MatchPolicy, SessionId, Uri};
 
@@ -56,6 +56,11 @@ pub enum Input {
     Timeout,
     /// A new policy holds from now on; cached verdicts are dropped, sessions of removed users and roles are killed.
     Policy(Arc<RealmPolicy>),
+    /// Forgets what authorizers said about these sessions; the next request asks again.
+    Purge(SessionFilter),
+    /// As `Purge`, and asks again about every subscription and registration they hold; what is no longer allowed is
+    /// revoked.
+    Reauthorize(SessionFilter),
     /// GOODBYE to everybody, without meta events (`SES-35`).
     Close {
         reason: Uri,
@@ -113,6 +118,14 @@ pub enum Undelivered {
     Unencodable,
 }
 
+/// Which sessions something is about; what is absent does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    pub session: Option<SessionId>,
+    pub authid: Option<String>,
+    pub authrole: Option<String>,
+}
+
 /// Names one open question to an authorizer; unique per realm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
@@ -125,6 +138,12 @@ pub enum Verdict {
         cache: CacheFor,
     },
     Deny {
+        cache: CacheFor,
+    },
+    /// A rule that decides this and, for as long as it is kept, whatever else it covers. One that does not cover what
+    /// was asked is a broken answer.
+    Rule {
+        rule: Box<Rule>,
         cache: CacheFor,
     },
     /// The authorizer broke, was full, or is gone (`AZ-02`); the text is for the log.

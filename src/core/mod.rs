@@ -29,5 +29,6 @@ pub mod uris;
 pub use handshake::{Context, Handshake, Outcome, Realms, Step};
 pub use io::*;
 pub use login::{AuthFailure, Granted, Login};
+pub use permissions::{Explanation, explain};
 pub use realm::Realm;
 pub use refusal::Refusal;

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use super::answers::Refusal;
-use super::permissions::Subject;
+use super::permissions::{Decision, Subject};
 use super::policy::{Action, Disclosure};
 use super::{Ticket, Verdict, uris};
 use crate::wire::{Call, Publish, Register, Subscribe, Unregister, Unsubscribe, code};
-use crate::words::{RequestId, Uri};
+use crate::words::{MatchPolicy, RequestId, Uri};
 
 /// The six requests that share the client's counter (`ID-07`).
 #[derive(Debug)]
@@ -123,9 +123,31 @@ impl Pending {
     }
 }
 
+/// The verdict as it holds for what was asked: a rule about something else is a broken answer.
+pub(super) fn fitting(verdict: Verdict, uri: &Uri, policy: MatchPolicy) -> Verdict {
+    match verdict {
+        Verdict::Rule { rule, .. } if !rule.covers(uri, policy) => Verdict::Failed(format!(
+            "the authorizer answered with a rule for {} {:?}, which does not cover {} {uri:?}",
+            rule.match_policy.as_str(),
+            rule.uri,
+            policy.as_str(),
+        )),
+        verdict => verdict,
+    }
+}
+
+/// What a rule's decision means; nobody is asked again.
+pub(super) fn decided(decision: Decision, action: Action, uri: &Uri) -> Outcome {
+    match decision {
+        Decision::Allow(disclosure) => Ok(disclosure),
+        Decision::Deny | Decision::Ask { .. } => Err(Refusal::not_authorized(action.as_str(), uri)),
+    }
+}
+
 /// What a verdict means for a request about `uri`.
 pub(super) fn outcome(verdict: &Verdict, action: Action, uri: &Uri) -> Outcome {
     match verdict {
+        Verdict::Rule { rule, .. } => decided(rule.decide(action), action, uri),
         Verdict::Allow { disclose: true, .. } => Ok(Disclosure::Always),
         Verdict::Allow {
             disclose: false, ..

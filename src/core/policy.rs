@@ -25,6 +25,8 @@ pub struct RealmPolicy {
     /// What happens to a subscriber whose queue is full (dropped or closed), unless its role says.
     pub slow: SlowPolicy,
     pub meta: MetaApi,
+    /// The trust level of each role that has one; the others have 0. Empty: the realm tells none.
+    pub trust: BTreeMap<String, u64>,
     pub limits: RealmLimits,
 }
 
@@ -33,6 +35,11 @@ impl RealmPolicy {
     /// scripts is no exception, they do not log in.
     pub fn has_role(&self, role: &str) -> bool {
         self.authorizer || self.roles.contains_key(role)
+    }
+
+    /// What subscribers and callees are told about peers of this role (`PTL-01`, `CTL-01`); `None`: nothing.
+    pub fn trustlevel(&self, role: &str) -> Option<u64> {
+        (!self.trust.is_empty()).then(|| self.trust.get(role).copied().unwrap_or(0))
     }
 }
 
@@ -74,6 +81,9 @@ pub struct RolePolicy {
     pub function: bool,
     pub slow: Option<SlowPolicy>,
 }
+
+/// What may stand in braces in a rule's `uri`: the session's own value is put there.
+pub const PLACEHOLDERS: [&str; 3] = ["authid", "authrole", "session"];
 
 /// One permission rule; of the matching ones the most specific decides (`AZ-04`).
 #[derive(Debug, Clone, PartialEq)]

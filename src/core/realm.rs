@@ -2,6 +2,7 @@
 //! permission, keeps the order of requests, and cleans up after sessions.
 
 mod lifecycle;
+mod reauthorize;
 mod requests;
 mod undelivered;
 mod verdicts;
@@ -12,20 +13,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use self::reauthorize::Recheck;
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 
 use super::answers::{Refusal, args_payload, goodbye, violation};
 use super::broker::Broker;
 use super::dealer::{CallContext, Dealer};
-use super::pending::{Outcome, Pending, PendingState, Request, outcome};
-use super::permissions::{Decision, Permissions};
+use super::pending::{Outcome, Pending, PendingState, Request, decided, fitting, outcome};
+use super::permissions::{Decision, Permissions, Subject};
 use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
 use super::session::{Session, Sessions};
 use super::streams::Chunk;
 use super::{
-    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Report, SessionKind, Then,
-    Ticket, Undelivered, Verdict, uris,
+    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Report, SessionFilter,
+    SessionKind, Then, Ticket, Undelivered, Verdict, uris,
 };
 use super::{features, meta};
 use crate::wire::{Call, Cancel, Error, Message, Payload, Yield, code};
@@ -54,6 +56,8 @@ pub struct Realm {
     pub(super) tickets: FxHashMap<Ticket, SessionId>,
     /// When to look at a pending request again: its hook is too slow, or its call timed out.
     pub(super) verdict_deadlines: BTreeSet<(Duration, Ticket)>,
+    /// Authorizers are asked whether these are still allowed.
+    rechecks: FxHashMap<Ticket, Recheck>,
 }
 
 impl Realm {
@@ -76,6 +80,7 @@ impl Realm {
             former_tickets: 0,
             tickets: FxHashMap::default(),
             verdict_deadlines: BTreeSet::new(),
+            rechecks: FxHashMap::default(),
         }
     }
 
@@ -105,7 +110,7 @@ impl Realm {
 
     /// Requests that wait for a verdict, or behind one that does.
     pub fn pending_count(&self) -> usize {
-        self.tickets.len()
+        self.tickets.len() + self.rechecks.len()
     }
 
     /// Points in time the realm wants to be woken at.
@@ -138,6 +143,8 @@ impl Realm {
             } => self.publish(&topic, &payload, granted.as_ref(), out),
             Input::Timeout => self.timeout(now, out),
             Input::Policy(policy) => self.adopt_policy(policy, out),
+            Input::Purge(filter) => self.purge(&filter),
+            Input::Reauthorize(filter) => self.reauthorize(now, &filter, out),
             Input::Close { reason, message } => self.close(&reason, message.as_deref(), out),
         }
     }

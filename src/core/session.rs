@@ -10,10 +10,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::credentials::Principal;
 use super::dealer::CallKey;
 use super::pending::Pending;
-use super::permissions::Role;
-use super::policy::{Action, SlowPolicy};
+use super::permissions::{Decision, LearnedRules, Role};
+use super::policy::{Action, Rule, SlowPolicy};
 use super::streams::Streams;
-use super::{Join, SessionKind, Verdict};
+use super::{Join, SessionFilter, SessionKind, Verdict};
 use crate::wire::{ClientFeatures, ClientRoles, Disclosed};
 use crate::words::{
     Dict, Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
@@ -56,6 +56,9 @@ pub(super) struct Session {
     pub(super) paused: bool,
     /// By a hash with a random key, since the peer chooses the URIs (see `patterns`).
     verdicts: HashMap<(Action, MatchPolicy, Uri), CachedVerdict, RandomState>,
+    learned: LearnedRules,
+    /// EVENT and INVOCATION carry it for what this session publishes and calls (`PTL-01`, `CTL-01`).
+    pub(super) trustlevel: Option<u64>,
     /// When the world was last told that this subscriber is slow.
     told_slow: Option<Duration>,
 }
@@ -95,6 +98,8 @@ impl Session {
             pending: VecDeque::new(),
             paused: false,
             verdicts: HashMap::default(),
+            learned: LearnedRules::default(),
+            trustlevel: None,
             told_slow: None,
         }
     }
@@ -195,8 +200,39 @@ impl Session {
         self.verdicts.insert(key, CachedVerdict { verdict, until });
     }
 
+    /// What a rule says that an authorizer gave out for this session.
+    pub(super) fn learned(
+        &mut self,
+        now: Duration,
+        action: Action,
+        policy: MatchPolicy,
+        uri: &Uri,
+    ) -> Option<Decision> {
+        self.learned.decide(now, action, uri, policy)
+    }
+
+    pub(super) fn learn(&mut self, rule: Rule, until: Option<Duration>) {
+        self.learned.learn(rule, until);
+    }
+
     pub(super) fn forget_verdicts(&mut self) {
         self.verdicts.clear();
+        self.learned = LearnedRules::default();
+    }
+
+    pub(super) fn is_in(&self, filter: &SessionFilter) -> bool {
+        let SessionFilter {
+            session,
+            authid,
+            authrole,
+        } = filter;
+        session.is_none_or(|session| session == self.id)
+            && authid
+                .as_ref()
+                .is_none_or(|authid| *authid == self.principal.authid)
+            && authrole
+                .as_ref()
+                .is_none_or(|role| *role == self.principal.authrole)
     }
 }
 

@@ -16,6 +16,7 @@ mod meta_subscriptions;
 mod ordering;
 mod passthru;
 mod patterns;
+mod permissions;
 mod progressive_invocations;
 mod progressive_results;
 mod properties;

@@ -312,6 +312,10 @@ impl Conversation {
         self.questions.pop_front().expect("a question is asked")
     }
 
+    pub(crate) fn try_asked(&mut self) -> Option<AuthorizeRequest> {
+        self.questions.pop_front()
+    }
+
     pub(crate) fn nothing_asked(&self) {
         assert!(self.questions.is_empty(), "asked: {:?}", self.questions);
     }

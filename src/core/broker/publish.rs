@@ -10,6 +10,7 @@ struct Publication<'a> {
     topic: &'a Uri,
     payload: &'a Payload,
     publisher: Option<Box<Disclosed>>,
+    trustlevel: Option<u64>,
     /// Who never receives it.
     excluded: Option<SessionId>,
     audience: Option<Lists<'a>>,
@@ -53,6 +54,7 @@ impl Broker {
             topic: &request.topic,
             payload: &request.payload,
             publisher: disclosed.then(|| publisher.disclosed()),
+            trustlevel: publisher.trustlevel,
             excluded: options.exclude_me.then_some(publisher.id),
             audience: options.audience.as_deref().map(Lists::new),
             passthru: options.passthru.as_deref(),
@@ -86,6 +88,7 @@ impl Broker {
             topic,
             payload,
             publisher: None,
+            trustlevel: None,
             excluded: None,
             audience: None,
             passthru: None,
@@ -119,6 +122,7 @@ impl Broker {
             }
             let details = EventDetails {
                 publisher: publication.publisher.clone(),
+                trustlevel: publication.trustlevel,
                 topic: (policy != MatchPolicy::Exact).then(|| publication.topic.clone()),
                 passthru: publication.passthru.cloned().map(Box::new),
                 ..EventDetails::default()

@@ -94,11 +94,9 @@ impl Dealer {
             Disclosure::OnRequest => call.disclosure.asked || seat.disclose_caller,
             Disclosure::Never => false,
         };
-        let caller = if discloses {
-            context.sessions.get(&call.caller).map(Session::disclosed)
-        } else {
-            None
-        };
+        let caller = context.sessions.get(&call.caller);
+        let trustlevel = caller.and_then(|session| session.trustlevel);
+        let caller = caller.filter(|_| discloses).map(Session::disclosed);
         let Some(session) = context.sessions.get_mut(&seat.session) else {
             return;
         };
@@ -134,6 +132,7 @@ impl Dealer {
             progress: parcel.progress,
             caller,
             procedure: parcel.procedure,
+            trustlevel,
             timeout: call
                 .timeout
                 .filter(|_| forwards_timeout)

@@ -112,7 +112,12 @@ impl Dealer {
         );
     }
 
-    pub(super) fn remove_callee(
+    pub(in crate::core) fn pattern_of(&self, id: RegistrationId) -> Option<(&Uri, MatchPolicy)> {
+        let registration = self.registrations.get(&id)?;
+        Some((&registration.procedure, registration.match_policy))
+    }
+
+    pub(in crate::core) fn remove_callee(
         &mut self,
         id: RegistrationId,
         session: SessionId,

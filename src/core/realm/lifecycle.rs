@@ -13,17 +13,18 @@ pub(in crate::core) enum Farewell {
 impl Realm {
     pub(super) fn join(&mut self, join: Join, out: &mut Effects) {
         let (id, kind) = (join.session, join.kind);
-        let role = self.permissions.role(&join.principal.authrole);
+        let role = self.permissions.role(&join.principal, id);
         let slow = self.slow_policy(&join.principal.authrole);
-        let session = Session::new(join, role, slow);
+        let mut session = Session::new(join, role, slow);
+        session.trustlevel = self.policy.trustlevel(&session.principal.authrole);
         if kind.is_greeted() {
             out.send(
                 id,
                 Message::Welcome(Box::new(features::welcome(
                     id,
                     &self.uri,
+                    &self.policy,
                     &session.principal,
-                    self.policy.meta,
                 ))),
             );
         }
@@ -146,6 +147,7 @@ impl Realm {
         self.dealer = Dealer::default();
         self.tickets.clear();
         self.verdict_deadlines.clear();
+        self.rechecks.clear();
     }
 
     pub(super) fn adopt_policy(&mut self, policy: Arc<RealmPolicy>, out: &mut Effects) {
@@ -157,7 +159,8 @@ impl Realm {
             session.forget_verdicts();
             let principal = &session.principal;
             let role = &principal.authrole;
-            session.role = self.permissions.role(role);
+            session.role = self.permissions.role(principal, session.id);
+            session.trustlevel = self.policy.trustlevel(role);
             session.slow = self
                 .policy
                 .roles
@@ -174,5 +177,6 @@ impl Realm {
             let message = "your user or role was removed from the configuration".to_owned();
             self.kill(id, uris::KILLED, Some(message), out);
         }
+        self.revoke_forbidden(out);
     }
 }

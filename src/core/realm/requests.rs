@@ -376,9 +376,17 @@ fn decide(
             subject.uri,
         ))),
         Decision::Ask { .. } => {
-            let verdict =
-                session.cached_verdict(now, subject.action, subject.match_policy, subject.uri)?;
-            Some(outcome(&verdict, subject.action, subject.uri))
+            let Subject {
+                action,
+                uri,
+                match_policy,
+                ..
+            } = subject;
+            if let Some(verdict) = session.cached_verdict(now, action, match_policy, uri) {
+                return Some(outcome(&verdict, action, uri));
+            }
+            let learned = session.learned(now, action, match_policy, uri)?;
+            Some(decided(learned, action, uri))
         }
     }
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use mlua::Value;
 
 use crate::core::policy::{
-    Action, Actions, Disclosure, MetaApi, RequestIds, RolePolicy, Rule, SlowPolicy,
+    Action, Actions, Disclosure, MetaApi, PLACEHOLDERS, RequestIds, RolePolicy, Rule, SlowPolicy,
 };
 use crate::lua::vm::describe;
-use crate::server::settings::{RealmSettings, ScriptSettings};
+use crate::server::settings::{RealmSettings, RolePlaces, ScriptSettings};
 use crate::words::{MatchPolicy, Uri, UriRules};
 
-use super::keys::{Fields, Key, Reads, Slot};
+use super::keys::{Fields, Key, Reads, Slot, nearest};
 use super::limits::{self, Limits, SCRIPT_KEYS};
 use super::node::Node;
 use super::{ConfigHook, HookKind, UndecidedRole, auth};
@@ -38,6 +38,13 @@ impl RealmDraft {
         }
     }
 
+    fn places(&mut self, role: &str) -> &mut RolePlaces {
+        self.settings
+            .role_places
+            .entry(role.to_owned())
+            .or_default()
+    }
+
     pub(super) fn hook(&mut self, kind: HookKind, node: &Node, function: &mlua::Function) {
         let place = node.finding("");
         let (file, line) = (place.file, place.line);
@@ -57,10 +64,8 @@ impl RealmDraft {
     }
 }
 
-pub(super) const REALM: Fields<RealmDraft> = Fields::of(
-    &[REALM_KEYS],
-    &["trust", "history", "retain", "validate", "compat"],
-);
+pub(super) const REALM: Fields<RealmDraft> =
+    Fields::of(&[REALM_KEYS], &["history", "retain", "validate", "compat"]);
 
 /// `uris` stands before what it governs, `roles` and `scripts` before the logins that are checked against them.
 const REALM_KEYS: &[Key<RealmDraft>] = &[
@@ -138,6 +143,11 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
         name: "roles",
         reads: Reads::With("table: name = list of rules or function", roles),
         doc: "What each role may do; what no rule allows is refused.",
+    },
+    Key {
+        name: "trust",
+        reads: Reads::With("table: role = level", trust),
+        doc: "Trust levels: subscribers and callees are told the level of the publisher's or caller's role. 0 for roles not named; without `trust` nothing is told.",
     },
     Key {
         name: "auth",
@@ -229,6 +239,7 @@ fn roles(realm: &mut RealmDraft, node: &Node) {
         let policy = match &role.value {
             Value::Function(function) => {
                 realm.hook(HookKind::Role(name.clone()), &role, function);
+                realm.places(&name).function = Some(place(&role));
                 RolePolicy {
                     function: true,
                     ..RolePolicy::default()
@@ -259,6 +270,29 @@ pub(super) const ROLE: Fields<RolePolicy> = Fields {
     )
 };
 
+/// `file:line` of a value.
+fn place(node: &Node) -> String {
+    let finding = node.finding("");
+    match finding.line {
+        Some(line) => format!("{}:{line}", finding.file.display()),
+        None => finding.file.display().to_string(),
+    }
+}
+
+fn trust(realm: &mut RealmDraft, node: &Node) {
+    for (role, level) in node.named("a role's name") {
+        match level.number() {
+            Some(number) if number >= 0.0 && number.fract() == 0.0 && number <= MAX_TRUST => {
+                realm.settings.policy.trust.insert(role, number as u64);
+            }
+            _ => level.problem("must be a whole number from 0 to 1000000"),
+        }
+    }
+}
+
+/// Trust levels go up to here.
+const MAX_TRUST: f64 = 1e6;
+
 /// A list of rules, perhaps with a function among them that is asked where no rule matches.
 fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
     let mut role = RolePolicy::default();
@@ -271,6 +305,7 @@ fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
             } else {
                 role.function = true;
                 realm.hook(HookKind::Role(name.into()), &item, function);
+                realm.places(name).function = Some(place(&item));
             }
             continue;
         }
@@ -286,6 +321,7 @@ fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
             ));
         }
         role.rules.push(rule);
+        realm.places(name).rules.push(place(&item));
     }
     role
 }
@@ -310,7 +346,7 @@ pub(super) const RULE: Fields<RuleDraft> = Fields::of(
         Key {
             name: "uri",
             reads: Reads::Into(|rule| Slot::Text(&mut rule.uri)),
-            doc: "The URI or pattern.",
+            doc: "The URI or pattern. `{authid}`, `{authrole}` and `{session}` stand for the session's own; a value with a dot fits no rule.",
         },
         Key {
             name: "match",
@@ -384,6 +420,30 @@ fn actions(node: &Node) -> Actions {
         .collect()
 }
 
+/// Braces in a rule's URI stand for a session's own values.
+fn placeholder_problem(uri: &str) -> Option<String> {
+    let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(", ");
+    let mut rest = uri;
+    while let Some(at) = rest.find(['{', '}']) {
+        let name = rest[at..]
+            .strip_prefix('{')
+            .and_then(|rest| rest.split_once('}'));
+        match name {
+            Some((name, after)) if PLACEHOLDERS.contains(&name) => rest = after,
+            Some((name, _)) => {
+                let hint = nearest(name, PLACEHOLDERS.into_iter())
+                    .map(|near| format!(", did you mean {{{near}}}?"))
+                    .unwrap_or_default();
+                return Some(format!(
+                    "has {{{name}}}, which is no placeholder ({known}){hint}"
+                ));
+            }
+            None => return Some(format!("has an unpaired brace; placeholders are {known}")),
+        }
+    }
+    None
+}
+
 fn rule(node: &Node, uris: UriRules) -> Option<Rule> {
     let mut draft = RuleDraft::default();
     if !node.read(&mut draft, &RULE) {
@@ -394,7 +454,14 @@ fn rule(node: &Node, uris: UriRules) -> Option<Rule> {
         node.problem("needs `allow` (an empty list refuses everything)");
     }
     let uri = uri?;
-    if let Err(err) = uris.check(&uri, draft.match_policy) {
+    if let Some(problem) = placeholder_problem(&uri) {
+        node.at("uri").problem(problem);
+        return None;
+    }
+    let filled = PLACEHOLDERS.iter().fold(uri.clone(), |uri, name| {
+        uri.replace(&format!("{{{name}}}"), "x")
+    });
+    if let Err(err) = uris.check(&filled, draft.match_policy) {
         node.at("uri").problem(format!(
             "with match {:?}: {err}",
             draft.match_policy.as_str()
