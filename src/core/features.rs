@@ -10,27 +10,33 @@ use crate::words::{Dict, SessionId, Uri, Value};
 /// The router's name and version, as in `WELCOME.Details.agent`.
 pub const AGENT: &str = concat!("Perilune-", env!("CARGO_PKG_VERSION"));
 
-const BROKER: [&str; 4] = [
+const BROKER: [&str; 5] = [
     "publisher_identification",
     "publisher_exclusion",
     "subscriber_blackwhite_listing",
     "pattern_based_subscription",
+    "subscription_revocation",
 ];
 
-const DEALER: [&str; 6] = [
+const DEALER: [&str; 7] = [
     "progressive_call_results",
     "call_timeout",
     "call_canceling",
     "caller_identification",
     "pattern_based_registration",
     "shared_registration",
+    "registration_revocation",
 ];
 
 /// What the broker announces besides, unless the realm has `meta = false`.
 const BROKER_META: [&str; 2] = ["session_meta_api", "subscription_meta_api"];
 
 /// The same for the dealer.
-const DEALER_META: [&str; 2] = ["session_meta_api", "registration_meta_api"];
+const DEALER_META: [&str; 3] = [
+    "session_meta_api",
+    "registration_meta_api",
+    "testament_meta_api",
+];
 
 /// `[2, session, {…}]` (`SES-02`, `SES-09`, `SES-10`).
 pub(super) fn welcome(
