@@ -159,8 +159,8 @@ fn keys_of_later_versions_are_refused_by_name() {
             "perilune.lua:2: `http`: `metrics` is not in this version",
         ),
         (
-            "return { limits = { testaments = 5 } }",
-            "perilune.lua:1: `limits`: `testaments` is not in this version",
+            "return { limits = { retained = 5 } }",
+            "perilune.lua:1: `limits`: `retained` is not in this version",
         ),
         (
             "return { realms = {\n ['*'] = {} } }",

@@ -5,7 +5,7 @@ mod support;
 use perilune::core::policy::{Actions, Rule};
 use perilune::server::settings::Settings;
 use perilune::wire::Serializer;
-use perilune::words::{Id, MatchPolicy, Value};
+use perilune::words::{Dict, Id, MatchPolicy, Value};
 use support::{Client, Kind, REALM, settings, start, uri};
 
 fn ways() -> Vec<(Kind, Serializer)> {
@@ -66,6 +66,28 @@ async fn meta_ses_01_meta_ses_02_meta_ses_07_sessions_over_all_transports() {
             assert_eq!(guest.reason().await, "wamp.close.killed");
             assert_eq!(watcher.event().await.first(), Some(&Value::from(id)));
             assert_eq!(watcher.result(request).await, []);
+        }
+    }
+}
+
+#[tokio::test]
+async fn tst_06_a_testament_is_published_when_the_connection_is_lost() {
+    let (_router, address) = start(&settings()).await;
+    for (kind, serializer) in ways() {
+        let mut heir = Client::join(address, kind, serializer).await;
+        heir.subscribe("com.last.words").await;
+        for (kind, serializer) in ways() {
+            let mut dying = Client::join(address, kind, serializer).await;
+            let words = vec![Value::Bytes(vec![0, 255].into()), "farewell".into()];
+            let args = [
+                "com.last.words".into(),
+                Value::List(words.clone()),
+                Dict::new().into(),
+            ];
+            let request = dying.call("wamp.session.add_testament", &args).await;
+            assert_eq!(dying.result(request).await, []);
+            drop(dying);
+            assert_eq!(heir.event().await, words, "{kind:?} {serializer:?}");
         }
     }
 }

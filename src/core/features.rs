@@ -25,6 +25,7 @@ const BROKER: &[Feature] = &[
     ("payload_passthru_mode", ALWAYS),
     ("session_meta_api", META),
     ("subscription_meta_api", META),
+    ("subscription_revocation", ALWAYS),
     ("publication_trustlevels", TRUST),
 ];
 
@@ -40,6 +41,8 @@ const DEALER: &[Feature] = &[
     ("payload_passthru_mode", ALWAYS),
     ("session_meta_api", META),
     ("registration_meta_api", META),
+    ("testament_meta_api", META),
+    ("registration_revocation", ALWAYS),
     ("call_trustlevels", TRUST),
 ];
 

@@ -7,18 +7,22 @@
 mod arguments;
 mod news;
 mod registrations;
+mod revocation;
 mod sessions;
 mod subscriptions;
+mod testaments;
 
 use arguments::Arguments;
 pub(super) use news::{Change, News};
+pub(super) use testaments::Testaments;
 
 use super::answers::Refusal;
-use super::permissions::Role;
-use super::policy::Action;
+use super::pending::Request;
+use super::permissions::{Role, Subject};
+use super::policy::{Action, Disclosure};
 use super::{Effects, Realm, SessionKind, uris};
 use crate::wire::{Call, CallResult, Message, Payload, Serializer, code};
-use crate::words::{Dict, Id, MatchPolicy, SessionId, Uri, Value};
+use crate::words::{Dict, Id, MatchPolicy, RequestId, SessionId, Uri, Value};
 
 /// One of the router's procedures.
 struct Procedure {
@@ -40,20 +44,48 @@ enum Access {
 struct MetaCall<'a> {
     caller: SessionId,
     arguments: Arguments,
+    /// The caller's.
+    serializer: Serializer,
     out: &'a mut Effects,
 }
 
-/// What a procedure comes to: the payload of its RESULT, or why not.
-type Answer = Result<Payload, Refusal>;
+/// What a procedure comes to, or why not.
+type Answer = Result<Reply, Refusal>;
+
+enum Reply {
+    /// The payload of its RESULT.
+    Payload(Payload),
+    /// The caller needs one more permission; then [`Realm::act_on_behalf`] answers.
+    Asks(OnBehalf),
+}
+
+/// What the router is to do for a session that must be allowed to do the like itself.
+#[derive(Debug)]
+pub(super) enum OnBehalf {
+    Testament(testaments::Draft),
+}
+
+impl OnBehalf {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Testament(draft) => Subject {
+                action: Action::Publish,
+                uri: draft.topic(),
+                match_policy: MatchPolicy::Exact,
+                disclose_me: draft.discloses(),
+            },
+        }
+    }
+}
 
 /// No value at all.
 fn nothing() -> Answer {
-    Ok(Payload::none())
+    Ok(Reply::Payload(Payload::none()))
 }
 
 /// One value, the only argument of the RESULT.
 fn value(value: impl Into<Value>) -> Answer {
-    Ok(own_payload(&[value.into()]))
+    Ok(Reply::Payload(own_payload(&[value.into()])))
 }
 
 /// Arguments the router writes itself.
@@ -89,6 +121,8 @@ const PROCEDURES: &[Procedure] = &[
     ),
     granted("wamp.session.kill_all", Realm::session_kill_all),
     granted("wamp.session.modify_details", Realm::session_modify_details),
+    usual("wamp.session.add_testament", Realm::add_testament),
+    usual("wamp.session.flush_testaments", Realm::flush_testaments),
     usual("wamp.subscription.list", Realm::subscription_list),
     usual("wamp.subscription.lookup", Realm::subscription_lookup),
     usual("wamp.subscription.match", Realm::subscription_match),
@@ -100,6 +134,10 @@ const PROCEDURES: &[Procedure] = &[
     usual(
         "wamp.subscription.count_subscribers",
         Realm::subscription_count_subscribers,
+    ),
+    granted(
+        "wamp.subscription.remove_subscriber",
+        Realm::remove_subscriber,
     ),
     usual("wamp.registration.list", Realm::registration_list),
     usual("wamp.registration.lookup", Realm::registration_lookup),
@@ -113,6 +151,7 @@ const PROCEDURES: &[Procedure] = &[
         "wamp.registration.count_callees",
         Realm::registration_count_callees,
     ),
+    granted("wamp.registration.remove_callee", Realm::remove_callee),
 ];
 
 fn find(name: &str) -> Option<&'static Procedure> {
@@ -144,18 +183,45 @@ impl Realm {
                 let call = MetaCall {
                     caller,
                     arguments,
+                    serializer: call.payload.serializer(),
                     out: &mut *out,
                 };
                 (procedure.run)(self, call)
             }),
         };
-        out.answer_call(caller, call.request, answer);
+        match answer {
+            Ok(Reply::Payload(payload)) => out.answer_call(caller, call.request, Ok(payload)),
+            Ok(Reply::Asks(deed)) => {
+                self.follow_up(caller, Request::OnBehalf(call.request, deed.into()), out);
+            }
+            Err(refusal) => out.answer_call(caller, call.request, Err(refusal)),
+        }
+    }
+
+    /// The session may do it itself, so the router does it for it.
+    pub(super) fn act_on_behalf(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        deed: OnBehalf,
+        disclosure: Disclosure,
+        out: &mut Effects,
+    ) {
+        let answer = match deed {
+            OnBehalf::Testament(draft) => self.keep_testament(session, draft, disclosure),
+        };
+        out.answer_call(session, request, answer);
     }
 }
 
 impl Effects {
     /// RESULT or ERROR of a call that the router itself serves.
-    fn answer_call(&mut self, caller: SessionId, request: crate::words::RequestId, answer: Answer) {
+    fn answer_call(
+        &mut self,
+        caller: SessionId,
+        request: RequestId,
+        answer: Result<Payload, Refusal>,
+    ) {
         match answer {
             Ok(payload) => {
                 let result = CallResult {

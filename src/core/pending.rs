@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::answers::Refusal;
+use super::meta::OnBehalf;
 use super::permissions::{Decision, Subject};
 use super::policy::{Action, Disclosure};
 use super::{Ticket, Verdict, uris};
@@ -23,6 +24,8 @@ pub(super) enum Request {
     Chunk(Call),
     Register(Register),
     Unregister(Unregister),
+    /// What became of a CALL of the router's own procedure: it needs another permission.
+    OnBehalf(RequestId, Box<OnBehalf>),
 }
 
 /// One entry of a session's queue.
@@ -57,6 +60,7 @@ impl Request {
             Self::Call(m) | Self::Chunk(m) => m.request,
             Self::Register(m) => m.request,
             Self::Unregister(m) => m.request,
+            Self::OnBehalf(request, _) => *request,
         }
     }
 
@@ -65,7 +69,7 @@ impl Request {
             Self::Publish(_) => code::PUBLISH,
             Self::Subscribe(_) => code::SUBSCRIBE,
             Self::Unsubscribe(_) => code::UNSUBSCRIBE,
-            Self::Call(_) | Self::Chunk(_) => code::CALL,
+            Self::Call(_) | Self::Chunk(_) | Self::OnBehalf(..) => code::CALL,
             Self::Register(_) => code::REGISTER,
             Self::Unregister(_) => code::UNREGISTER,
         }
@@ -98,7 +102,22 @@ impl Request {
                 match_policy: m.options.match_policy,
                 disclose_me: m.options.disclose_caller,
             }),
+            Self::OnBehalf(_, deed) => Some(deed.subject()),
             Self::Chunk(_) | Self::Unsubscribe(_) | Self::Unregister(_) => None,
+        }
+    }
+
+    /// Whether it is the CALL of this id, not yet answered.
+    pub(super) fn is_call(&self, id: RequestId) -> bool {
+        match self {
+            Self::Call(call) => call.request == id,
+            Self::OnBehalf(request, _) => *request == id,
+            Self::Publish(_)
+            | Self::Subscribe(_)
+            | Self::Unsubscribe(_)
+            | Self::Chunk(_)
+            | Self::Register(_)
+            | Self::Unregister(_) => false,
         }
     }
 

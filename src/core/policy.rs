@@ -167,6 +167,8 @@ pub struct RealmLimits {
     pub pending_verdicts: usize,
     pub subscriptions: usize,
     pub registrations: usize,
+    /// Of one session.
+    pub testaments: usize,
     /// Given to calls that name no timeout.
     pub call_timeout: Option<Duration>,
     /// Longer timeouts are cut to this.
@@ -183,6 +185,7 @@ impl Default for RealmLimits {
             pending_verdicts: 256,
             subscriptions: 10_000,
             registrations: 10_000,
+            testaments: 32,
             call_timeout: None,
             max_call_timeout: Some(Duration::from_secs(600)),
             hook: Duration::from_secs(5),

@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::credentials::Principal;
 use super::dealer::CallKey;
+use super::meta::Testaments;
 use super::pending::Pending;
 use super::permissions::{Decision, LearnedRules, Role};
 use super::policy::{Action, Rule, SlowPolicy};
@@ -37,6 +38,7 @@ pub(super) struct Session {
     pub(super) transport: &'static str,
     /// What `wamp.session.modify_details` has added.
     pub(super) details: Dict,
+    pub(super) testaments: Testaments,
     pub(super) subscriptions: FxHashSet<SubscriptionId>,
     pub(super) registrations: FxHashSet<RegistrationId>,
     /// Open calls this session made.
@@ -87,6 +89,7 @@ impl Session {
             peer: join.peer,
             transport: join.transport,
             details: Dict::new(),
+            testaments: Testaments::default(),
             subscriptions: FxHashSet::default(),
             registrations: FxHashSet::default(),
             calls: FxHashMap::default(),

@@ -27,6 +27,7 @@ uris! {
     AUTHENTICATION_FAILED = "wamp.error.authentication_failed"
     AUTHENTICATION_REQUIRED = "wamp.error.authentication_required"
     DISCLOSE_ME_DISALLOWED = "wamp.error.option_disallowed.disclose_me"
+    OPTION_NOT_ALLOWED = "wamp.error.option_not_allowed"
     NETWORK_FAILURE = "wamp.error.network_failure"
     FEATURE_NOT_SUPPORTED = "wamp.error.feature_not_supported"
     NO_AVAILABLE_CALLEE = "wamp.error.no_available_callee"

@@ -1,4 +1,4 @@
-//! What others may know of subscriptions: the meta API looks here.
+//! What others may know of subscriptions: the meta API looks here, and takes members out.
 
 use super::*;
 
@@ -39,6 +39,20 @@ impl Broker {
         let mut heard = false;
         self.index.for_each_match(topic, |_, _| heard = true);
         heard
+    }
+
+    /// Takes a member out; false: it was none.
+    pub(in crate::core) fn revoke(
+        &mut self,
+        session: &mut Session,
+        id: SubscriptionId,
+        out: &mut Effects,
+    ) -> bool {
+        let member = session.subscriptions.remove(&id);
+        if member {
+            self.remove_member(id, session.id, out);
+        }
+        member
     }
 }
 

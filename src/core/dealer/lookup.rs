@@ -1,4 +1,4 @@
-//! What others may know of registrations: the meta API looks here.
+//! What others may know of registrations: the meta API looks here, and takes callees out.
 
 use super::*;
 
@@ -30,6 +30,20 @@ impl Dealer {
     /// The registration a call of this procedure would go to.
     pub(in crate::core) fn serving(&self, procedure: &Uri) -> Option<RegistrationId> {
         self.route(procedure).map(|(_, id)| id)
+    }
+
+    /// Takes a callee out; false: it was none.
+    pub(in crate::core) fn revoke(
+        &mut self,
+        session: &mut Session,
+        id: RegistrationId,
+        out: &mut Effects,
+    ) -> bool {
+        let callee = session.registrations.remove(&id);
+        if callee {
+            self.remove_callee(id, session.id, out);
+        }
+        callee
     }
 }
 

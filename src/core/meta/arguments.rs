@@ -41,6 +41,17 @@ pub(super) fn dict() -> Reads<Dict> {
     }
 }
 
+pub(super) fn list() -> Reads<Vec<Value>> {
+    Reads {
+        expected: "a list",
+        read: |value| match value {
+            Value::List(list) => Some(list),
+            Value::Map(dict) if dict.is_empty() => Some(Vec::new()),
+            _ => None,
+        },
+    }
+}
+
 pub(super) fn texts() -> Reads<Vec<String>> {
     Reads {
         expected: "a list of strings",

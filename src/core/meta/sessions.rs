@@ -73,10 +73,7 @@ impl Realm {
         if id == call.caller {
             return Err(no_such_session(id)); // META-SES-09
         }
-        if self.visible(id)?.kind.is_trusted() {
-            let text = format!("session {id} is a script of this router");
-            return Err(Refusal::new(uris::NOT_AUTHORIZED, text));
-        }
+        self.no_script(id)?;
         self.execute(call, &sentence, |session| session.id == id);
         nothing()
     }
@@ -134,6 +131,15 @@ impl Realm {
             .get(&id)
             .filter(|session| session.kind != SessionKind::Router)
             .ok_or_else(|| no_such_session(id))
+    }
+
+    /// A script does not log in again, so it is neither sent away nor robbed of what it has declared.
+    pub(super) fn no_script(&self, id: SessionId) -> Result<(), Refusal> {
+        if self.visible(id)?.kind.is_trusted() {
+            let text = format!("session {id} is a script of this router");
+            return Err(Refusal::new(uris::NOT_AUTHORIZED, text));
+        }
+        Ok(())
     }
 
     pub(super) fn is_visible(&self, id: SessionId) -> bool {

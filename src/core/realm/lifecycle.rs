@@ -61,7 +61,7 @@ impl Realm {
         farewell: Farewell,
         out: &mut Effects,
     ) {
-        let Some(session) = self.sessions.remove(&id) else {
+        let Some(mut session) = self.sessions.remove(&id) else {
             return;
         };
         for pending in &session.pending {
@@ -74,6 +74,7 @@ impl Realm {
         self.broker.leave(&session, out);
         self.tell_if(told, out);
         if told {
+            self.execute_testaments(&mut session, out);
             self.announce_leave(&session, out);
         }
         out.list.push(Effect::End { session: id, then });

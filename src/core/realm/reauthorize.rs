@@ -159,48 +159,6 @@ impl Realm {
         match held {
             Held::Registration(id) => self.revoke_registration(id, session, reason, out),
             Held::Subscription(id) => self.revoke_subscription(id, session, reason, out),
-        }
-    }
-}
-
-// TEMPORARY until meta lands
-impl Realm {
-    fn revoke_registration(
-        &mut self,
-        id: RegistrationId,
-        session: SessionId,
-        reason: Option<Uri>,
-        out: &mut Effects,
-    ) {
-        if let Some(s) = self.sessions.get_mut(&session) {
-            s.registrations.remove(&id);
-            self.dealer.remove_callee(id, session, out);
-            out.send(
-                session,
-                Message::Unregistered(crate::wire::Unregistered::Revoked {
-                    registration: id,
-                    reason,
-                }),
-            );
-        }
-    }
-    fn revoke_subscription(
-        &mut self,
-        id: SubscriptionId,
-        session: SessionId,
-        reason: Option<Uri>,
-        out: &mut Effects,
-    ) {
-        if let Some(s) = self.sessions.get_mut(&session) {
-            s.subscriptions.remove(&id);
-            self.broker.remove_member(id, session, out);
-            out.send(
-                session,
-                Message::Unsubscribed(crate::wire::Unsubscribed::Revoked {
-                    subscription: id,
-                    reason,
-                }),
-            );
-        }
+        };
     }
 }

@@ -46,6 +46,27 @@ impl Realm {
         }
     }
 
+    /// A request that came of one the session's queue has already let through: not held to the order again.
+    pub(in crate::core) fn follow_up(
+        &mut self,
+        id: SessionId,
+        request: Request,
+        out: &mut Effects,
+    ) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let outcome = match check_uri(&request, &self.policy) {
+            Err(refusal) => Some(Err(refusal)),
+            Ok(()) => decide(&self.permissions, session, now.mono, &request),
+        };
+        match outcome {
+            Some(outcome) => self.perform(now.mono, id, request, outcome, out),
+            None => self.ask(now, id, request, out),
+        }
+    }
+
     /// Carries out a decided request.
     pub(super) fn perform(
         &mut self,
@@ -120,6 +141,9 @@ impl Realm {
             };
             return self.dealer.proceed(id, chunk, &mut context);
         }
+        if let Request::OnBehalf(request, deed) = request {
+            return self.act_on_behalf(id, request, *deed, disclosure, out);
+        }
         if let Request::Publish(publish) = request {
             let publication = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
             let Some(publisher) = self.sessions.get(&id) else {
@@ -156,7 +180,7 @@ impl Realm {
             }
             Request::Unsubscribe(m) => self.broker.unsubscribe(session, m, out),
             Request::Unregister(m) => self.dealer.unregister(session, m, out),
-            Request::Call(_) | Request::Chunk(_) | Request::Publish(_) => {}
+            Request::Call(_) | Request::Chunk(_) | Request::Publish(_) | Request::OnBehalf(..) => {}
         }
         self.tell_if(told, out);
     }
@@ -203,9 +227,10 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let waiting = session.pending.iter().position(
-            |pending| matches!(&pending.request, Request::Call(call) if call.request == cancel.request),
-        );
+        let waiting = session
+            .pending
+            .iter()
+            .position(|pending| pending.request.is_call(cancel.request));
         match waiting.and_then(|at| session.pending.remove(at)) {
             Some(pending) => {
                 // CAN-20: the invocation is never sent, the verdict is dropped.
@@ -299,8 +324,7 @@ fn check_call(
     if let Some(fault) = &options.fault {
         return Err(fault.to_string()); // OPT-01
     }
-    let waiting =
-        |pending: &Pending| matches!(&pending.request, Request::Call(c) if c.request == request);
+    let waiting = |pending: &Pending| pending.request.is_call(request);
     if session.calls.contains_key(&request) || session.pending.iter().any(waiting) {
         // ID-10, PCI-11, PCI-20
         return Err(format!(

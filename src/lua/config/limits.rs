@@ -35,7 +35,7 @@ impl Default for Limits {
 /// The smallest message limit that a RawSocket peer can be told.
 pub(super) const LEAST_MESSAGE: usize = 512;
 
-const LATER: &[&str] = &["testaments", "retained", "history", "realms"];
+const LATER: &[&str] = &["retained", "history", "realms"];
 
 /// `limits` at the top level.
 pub(super) const TOP: Fields<Limits> = Fields {
@@ -165,6 +165,11 @@ const REALM: &[Key<Limits>] = &[
         name: "registrations",
         reads: Reads::Into(|l| Slot::Count(&mut l.realm.registrations)),
         doc: "Registrations of one session.",
+    },
+    Key {
+        name: "testaments",
+        reads: Reads::Into(|l| Slot::Count(&mut l.realm.testaments)),
+        doc: "Testaments of one session.",
     },
     Key {
         name: "call_timeout",
