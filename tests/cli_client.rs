@@ -10,7 +10,8 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 use support::program::{Program, app, perilune};
 use support::soon;
-use tokio::io::AsyncWriteExt;
+use tokio::fs::File;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 const CONFIG: &str = r#"return {
   limits = { goodbye = "500ms" },
@@ -344,31 +345,27 @@ async fn procedures_are_registered_and_answer() {
 #[tokio::test]
 async fn a_cancelled_call_stops_its_command() {
     let (_router, folder, url) = router().await;
-    let (began, ended) = (folder.path().join("began"), folder.path().join("ended"));
-    // The command announces itself by an event and then waits for a line that never comes.
-    let script = format!(
-        "touch {}; {} publish began; sleep 60; touch {}",
-        began.display(),
-        env!("CARGO_BIN_EXE_perilune"),
-        ended.display()
-    );
-    let subscriber = Program::start(command(&url, &["subscribe", "began", "--count", "1"]));
-    subscriber.log.with(&["subscribed"]).await;
-    let mut callee = Program::start(command(
-        &url,
-        &["register", "slow", &script, "--count", "1"],
-    ));
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo runs").success());
+    let shell = format!("exec > '{}'; echo began; exec sleep 600", pipe.display());
+    let register = ["register", "slow", &shell, "--count", "1"];
+    let mut callee = Program::start(command(&url, &register));
     callee.log.with(&["registered"]).await;
-    let output = run(&url, &["call", "slow", "--timeout", "0.5"]).await;
-    assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    assert!(
-        said.starts_with("wamp.error.timeout") || said.starts_with("wamp.error.canceled"),
-        "{said}"
-    );
+    let mut caller = Program::start(command(&url, &["call", "slow"]));
+    // Opens once the command writes, and ends once it is gone.
+    let mut said = BufReader::new(soon(File::open(&pipe)).await.expect("opens")).lines();
+    let began = soon(said.next_line()).await.expect("reads");
+    assert_eq!(began.as_deref(), Some("began"));
+    caller.signal("-INT");
+    assert_eq!(caller.ended().await.code(), Some(130));
+    assert_eq!(soon(said.next_line()).await.expect("reads"), None);
     assert_eq!(callee.ended().await.code(), Some(0));
-    assert!(!ended.exists());
-    drop(subscriber);
+
+    let output = run(&url, &["call", "sleeps", "--timeout", "0.1"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.starts_with("wamp.error.timeout"), "{told}");
 }
 
 #[tokio::test]
