@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use support::program::{Program, app, perilune};
 use support::soon;
 use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 
 const CONFIG: &str = r#"return {
   limits = { goodbye = "500ms" },
@@ -64,7 +65,9 @@ async fn router() -> (Program, tempfile::TempDir, String) {
 fn command(url: &str, arguments: &[&str]) -> tokio::process::Command {
     let mut command = perilune();
     command.args(arguments).env("PERILUNE_URL", url);
-    for name in ["REALM", "AUTHID", "AUTHROLE", "TICKET", "SECRET", "KEY"] {
+    for name in [
+        "REALM", "AUTHID", "AUTHROLE", "TICKET", "SECRET", "PASSWORD", "KEY",
+    ] {
         command.env_remove(format!("PERILUNE_{name}"));
         command.env_remove(format!("WICK_{name}"));
     }
@@ -227,6 +230,40 @@ async fn every_login_the_router_offers_works() {
         assert_eq!(run(&url, &wrong).await.status.code(), Some(3));
     }
     drop(folder);
+}
+
+/// Somebody who speaks just enough RawSocket and JSON to admit anybody at once.
+async fn admit_anybody(listener: TcpListener) -> Value {
+    let (mut stream, _) = listener.accept().await.expect("accepts");
+    let mut handshake = [0; 4];
+    stream.read_exact(&mut handshake).await.expect("reads");
+    stream.write_all(&handshake).await.expect("writes");
+    let length = stream.read_u32().await.expect("reads");
+    let mut hello = vec![0; length as usize];
+    stream.read_exact(&mut hello).await.expect("reads");
+    let welcome = json!([2, 1, { "roles": {} }]).to_string();
+    stream
+        .write_u32(welcome.len() as u32)
+        .await
+        .expect("writes");
+    stream.write_all(welcome.as_bytes()).await.expect("writes");
+    serde_json::from_slice(&hello).expect("a HELLO")
+}
+
+#[tokio::test]
+async fn scr_08_a_router_that_cannot_prove_itself_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("tcp://{}", listener.local_addr().expect("an address"));
+    let router = tokio::spawn(admit_anybody(listener));
+    let call = ["call", "echo", "--authid", "joe", "--password", "pencil"];
+    let output = run(&url, &call).await;
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("prove"), "{output:?}");
+    let hello = soon(router).await.expect("ends");
+    assert_eq!(hello[2]["authmethods"], json!(["wamp-scram"]));
+    assert_eq!(hello[2]["authid"], "joe");
+    assert_eq!(hello[2]["authextra"]["channel_binding"], Value::Null);
+    assert!(!hello.to_string().contains("pencil"), "{hello}");
 }
 
 #[tokio::test]
@@ -478,5 +515,31 @@ async fn keygen_writes_a_private_key_and_prints_the_public_one() {
         lines
             .iter()
             .all(|line| digits(line.rsplit(' ').next().expect("a word")))
+    );
+}
+
+#[tokio::test]
+async fn keygen_scram_derives_keys_of_a_password() {
+    let mut keygen = command("ws://nowhere", &["keygen", "scram", "--kdf", "pbkdf2"]);
+    let output = soon(keygen.env("PERILUNE_PASSWORD", "pencil").output()).await;
+    let output = output.expect("runs");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let printed = text(&output.stdout);
+    for key in [
+        "kdf = \"pbkdf2\"",
+        "iterations = 15000",
+        "salt = ",
+        "stored_key = ",
+        "server_key = ",
+    ] {
+        assert!(printed.contains(key), "{printed}");
+    }
+    assert!(!printed.contains("pencil"));
+    let mut keygen = command("ws://nowhere", &["keygen", "scram"]);
+    let output = soon(keygen.env("PERILUNE_PASSWORD", "").output()).await;
+    assert_ne!(
+        output.expect("runs").status.code(),
+        Some(0),
+        "an empty password"
     );
 }

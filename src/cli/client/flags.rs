@@ -9,7 +9,7 @@ use clap::Args;
 use super::address::Address;
 use super::failure::Failure;
 use super::json;
-use super::login::{Credentials, private_key};
+use super::login::{Credentials, Scram, private_key};
 use crate::core::credentials::Secret;
 use crate::wire::Serializer;
 use crate::words::{Dict, Value};
@@ -34,9 +34,12 @@ pub(super) struct RouterFlags {
     /// Log in with a ticket [env: PERILUNE_TICKET, which other users of this machine cannot see]
     #[arg(long, group = "proof")]
     ticket: Option<String>,
-    /// Log in with a password or shared secret that is not sent (WAMP-CRA) [env: PERILUNE_SECRET]
+    /// Log in with a shared secret or password that is not sent (WAMP-CRA) [env: PERILUNE_SECRET]
     #[arg(long, group = "proof")]
     secret: Option<String>,
+    /// Log in with a password that is not sent (SCRAM); the router proves that it knows it, too [env: PERILUNE_PASSWORD]
+    #[arg(long, group = "proof")]
+    password: Option<String>,
     /// Log in with the private key of `perilune keygen` (cryptosign): its file [env: PERILUNE_KEY]
     #[arg(long, value_name = "FILE", group = "proof", alias = "private-key")]
     key: Option<String>,
@@ -88,11 +91,16 @@ impl RouterFlags {
                 "--serializer: expected json, msgpack or cbor, not {serializer}"
             )));
         };
-        let flags = [self.ticket, self.secret, self.key];
+        let flags = [self.ticket, self.secret, self.password, self.key];
         let proofs = match flags.iter().any(Option::is_some) {
             true => flags,
             // A proof on the command line replaces all of the environment's.
-            false => [both("TICKET"), both("SECRET"), env("KEY", "PRIVATE_KEY")],
+            false => [
+                both("TICKET"),
+                both("SECRET"),
+                both("PASSWORD"),
+                env("KEY", "PRIVATE_KEY"),
+            ],
         };
         Ok(Settings {
             url,
@@ -107,16 +115,17 @@ impl RouterFlags {
     }
 }
 
-fn credentials(proofs: [Option<String>; 3]) -> Result<Credentials, Failure> {
+fn credentials(proofs: [Option<String>; 4]) -> Result<Credentials, Failure> {
     match proofs {
-        [None, None, None] => Ok(Credentials::Anonymous),
-        [Some(ticket), None, None] => Ok(Credentials::Ticket(Secret::new(ticket))),
-        [None, Some(secret), None] => Ok(Credentials::Secret(Secret::new(secret))),
-        [None, None, Some(key)] => private_key(&key)
+        [None, None, None, None] => Ok(Credentials::Anonymous),
+        [Some(ticket), None, None, None] => Ok(Credentials::Ticket(Secret::new(ticket))),
+        [None, Some(secret), None, None] => Ok(Credentials::Secret(Secret::new(secret))),
+        [None, None, Some(password), None] => Ok(Credentials::Scram(Scram::new(&password))),
+        [None, None, None, Some(key)] => private_key(&key)
             .map(Credentials::Key)
             .map_err(|error| Failure::Usage(format!("{error:#}"))),
         _ => Err(Failure::Usage(
-            "more than one of ticket, secret and key: only one can be used".into(),
+            "more than one of ticket, secret, password and key: only one can be used".into(),
         )),
     }
 }

@@ -1,5 +1,7 @@
 //! Who the client is: the credentials, and the answers to the router's challenges.
 
+mod scram;
+
 use std::fs;
 use std::path::Path;
 
@@ -11,14 +13,25 @@ use crate::core::credentials::{Salt, Secret};
 use crate::wire::{Authenticate, Challenge};
 use crate::words::{Dict, Value};
 
+pub(super) use scram::Scram;
+pub(in crate::cli) use scram::{Kdf, SaltedPassword};
+
 /// What a login is proven with.
 pub(super) enum Credentials {
     Anonymous,
     Ticket(Secret),
     /// For WAMP-CRA: the password, or the shared secret.
     Secret(Secret),
+    Scram(Scram),
     /// For cryptosign.
     Key(Box<Ed25519KeyPair>),
+}
+
+/// The answer to a challenge.
+pub(super) struct Answer {
+    pub(super) message: Authenticate,
+    /// What WELCOME.Details.authextra.verifier has to say, where the router proves itself, too.
+    pub(super) verifier: Option<String>,
 }
 
 impl Credentials {
@@ -28,6 +41,7 @@ impl Credentials {
             Self::Anonymous => "anonymous",
             Self::Ticket(_) => "ticket",
             Self::Secret(_) => "wampcra",
+            Self::Scram(_) => "wamp-scram",
             Self::Key(_) => "cryptosign",
         };
         vec![method.to_owned()]
@@ -39,12 +53,18 @@ impl Credentials {
             Self::Key(pair) => Dict::new()
                 .with("pubkey", hex(pair.public_key().as_ref()))
                 .with("channel_binding", Value::Null),
+            Self::Scram(scram) => scram.extra(),
             Self::Anonymous | Self::Ticket(_) | Self::Secret(_) => Dict::new(),
         }
     }
 
+    /// Whether the router has to prove itself, too: one that asks for no proof has given none.
+    pub(super) fn are_mutual(&self) -> bool {
+        matches!(self, Self::Scram(_))
+    }
+
     /// The answer to a challenge of a method that was offered.
-    pub(super) fn answer(&self, challenge: &Challenge) -> Result<Authenticate> {
+    pub(super) fn answer(&self, authid: Option<&str>, challenge: &Challenge) -> Result<Answer> {
         let method = challenge.method.as_str();
         if !self.methods().iter().any(|offered| offered == method) {
             bail!("the router asks for {method}, which was not offered");
@@ -54,10 +74,23 @@ impl Credentials {
             Self::Ticket(ticket) => readable(ticket)?,
             Self::Secret(secret) => answer_wampcra(secret, &challenge.extra)?,
             Self::Key(pair) => sign_cryptosign(pair, &challenge.extra)?,
+            Self::Scram(scram) => {
+                let proof = scram.answer(authid.unwrap_or_default(), &challenge.extra)?;
+                return Ok(Answer {
+                    message: Authenticate {
+                        signature: proof.signature,
+                        extra: proof.extra,
+                    },
+                    verifier: Some(proof.verifier),
+                });
+            }
         };
-        Ok(Authenticate {
-            signature,
-            extra: Dict::new(),
+        Ok(Answer {
+            message: Authenticate {
+                signature,
+                extra: Dict::new(),
+            },
+            verifier: None,
         })
     }
 }
@@ -182,11 +215,11 @@ mod tests {
         assert_eq!(credentials.extra().text("pubkey"), Some(pubkey));
         let text = hex(&(0x40..=0x5f).collect::<Vec<u8>>());
         let extra = Dict::new().with("challenge", text.as_str());
-        let answer = credentials.answer(&challenge("cryptosign", extra));
+        let answer = credentials.answer(None, &challenge("cryptosign", extra));
         let signature = "d64f2dd10819b97847765606b736f4430738894241682cdd8834bcbf6c725052\
                          72a8c289075e32178fd3f86aed9755edb2af92c76dfc3c5dd2b9f256360d080c";
         assert_eq!(
-            answer.expect("signs").signature,
+            answer.expect("signs").message.signature,
             format!("{signature}{text}")
         );
     }
@@ -203,10 +236,14 @@ mod tests {
                 .with("challenge", good.as_str())
                 .with("channel_binding", "tls-unique"),
         ] {
-            assert!(credentials.answer(&challenge("cryptosign", extra)).is_err());
+            assert!(
+                credentials
+                    .answer(None, &challenge("cryptosign", extra))
+                    .is_err()
+            );
         }
         let ticket = challenge("ticket", Dict::new());
-        assert!(credentials.answer(&ticket).is_err(), "not offered");
+        assert!(credentials.answer(None, &ticket).is_err(), "not offered");
     }
 
     #[test]
@@ -225,8 +262,8 @@ mod tests {
             (plain, "aGv0QUIwlbPwNRur94pVcPSojLX5roOkYBlFT53/D0I="),
             (salted, "Y7p/p64BaxRrLABnr1/ftrsnlz6KbdjJu6uLiysO/m0="),
         ] {
-            let answer = credentials.answer(&challenge("wampcra", extra));
-            assert_eq!(answer.expect("signs").signature, signature);
+            let answer = credentials.answer(None, &challenge("wampcra", extra));
+            assert_eq!(answer.expect("signs").message.signature, signature);
         }
     }
 

@@ -11,7 +11,8 @@ use super::failure::{Failure, Farewell, WampError};
 use super::flags::{Contents, Settings};
 use super::transport::Transport;
 use crate::wire::{
-    self, Abort, ClientFeatures, ClientRoles, Goodbye, Hello, Message, NESTING, Payload, Serializer,
+    self, Abort, ClientFeatures, ClientRoles, Goodbye, Hello, Message, NESTING, Payload,
+    Serializer, Welcome,
 };
 use crate::words::{Dict, RequestId, Uri, Value};
 
@@ -50,13 +51,28 @@ impl Session {
             requests: 0,
         };
         session.send(&hello(settings)).await?;
+        let mut verifier: Option<String> = None;
         loop {
             match session.next().await? {
-                Message::Welcome(_) => return Ok(session),
+                Message::Welcome(welcome) => {
+                    let proven = match &verifier {
+                        Some(verifier) => proof(&welcome) == Some(verifier.as_str()),
+                        None => !settings.credentials.are_mutual(),
+                    };
+                    return match proven {
+                        true => Ok(session),
+                        false => Err(Failure::NotConnected(anyhow!(
+                            "the router cannot prove that it knows the password"
+                        ))),
+                    };
+                }
                 Message::Challenge(challenge) => {
-                    let answer = settings.credentials.answer(&challenge);
-                    let answer = answer.map_err(Failure::NotConnected)?;
-                    session.send(&Message::Authenticate(answer)).await?;
+                    let answer = settings
+                        .credentials
+                        .answer(settings.authid.as_deref(), &challenge)
+                        .map_err(Failure::NotConnected)?;
+                    verifier = answer.verifier;
+                    session.send(&Message::Authenticate(answer.message)).await?;
                 }
                 Message::Abort(Abort {
                     message, reason, ..
@@ -170,6 +186,14 @@ impl Session {
         };
         // It ends here in any case.
         let _ = timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// What the router says to prove itself.
+fn proof(welcome: &Welcome) -> Option<&str> {
+    match welcome.details.lookup("authextra") {
+        Some(Value::Map(extra)) => extra.text("verifier"),
+        _ => None,
     }
 }
 
