@@ -209,6 +209,8 @@ fn hello(settings: &Settings) -> Message {
         call_canceling: true,
         call_timeout: true,
         progressive_call_results: true,
+        subscription_revocation: true,
+        registration_revocation: true,
         ..ClientFeatures::default()
     };
     Message::Hello(Box::new(Hello {
