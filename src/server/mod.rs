@@ -3,12 +3,12 @@
 mod clock;
 mod connection;
 mod files;
-mod frames;
+pub(crate) mod frames;
 mod hooks;
 mod http;
 mod listener;
 mod outbox;
-mod rawsocket;
+pub(crate) mod rawsocket;
 mod realm;
 mod router;
 mod seats;
