@@ -572,7 +572,7 @@ fn register<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Register> {
             "concurrency" => {
                 let field = "REGISTER.Options.concurrency";
                 let most = w.optional_number(field)?;
-                options.concurrency = match most.map(|most| u32::try_from(most)) {
+                options.concurrency = match most.map(u32::try_from) {
                     Some(Ok(0)) => return wrong(field, "an integer from 1 on"),
                     Some(Ok(most)) => NonZeroU32::new(most),
                     // More than anybody will ever serve at once.

@@ -138,7 +138,6 @@ impl Dealer {
                 .filter(|_| forwards_timeout)
                 .map(|timeout| timeout.as_millis() as u64),
             passthru: parcel.passthru,
-            ..InvocationDetails::default()
         };
         if let Some(stream) = call.stream() {
             stream.sent = 1;
