@@ -20,8 +20,7 @@ impl Claim {
     ) -> Option<Self> {
         let authid = match method {
             AuthMethod::Anonymous if policy.auth.anonymous.is_some() => return None,
-            AuthMethod::Anonymous => None,
-            AuthMethod::Ticket | AuthMethod::WampCra => Some(authid.to_owned()),
+            _ => claimed(method, authid).map(str::to_owned),
         };
         Some(Self {
             realm: realm.clone(),
