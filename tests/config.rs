@@ -1006,7 +1006,7 @@ fn full_home() -> RealmPolicy {
             }),
             ticket: Some(BTreeMap::from([("joe".into(), joe)])),
             wampcra: Some(BTreeMap::from([("ann".into(), ann)])),
-            hooks: BTreeSet::new(),
+            ..AuthPolicy::default()
         },
         roles: BTreeMap::from([
             ("guest".into(), Arc::new(guest)),

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn vec_scr_1_pbkdf2() {
+    fn scr_06_proofs_with_pbkdf2_vec_scr_1() {
         let derivation = derivation(Kdf::Pbkdf2, 4096);
         assert_eq!(
             hex::encode(&derivation.salted_password("pencil-42").unwrap()),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn vec_scr_2_argon2id() {
+    fn scr_06_proofs_with_argon2id_vec_scr_2() {
         let derivation = derivation(Kdf::Argon2id13 { memory: 4096 }, 3);
         assert_eq!(
             hex::encode(&derivation.salted_password("pencil-42").unwrap()),
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn vec_scr_3_bound_to_the_channel() {
+    fn scr_07_text_bound_to_the_channel_vec_scr_3() {
         let binding = std::array::from_fn(|at| at as u8);
         let exchange = exchange("a=b,c", Some(binding), derivation(Kdf::Pbkdf2, 4096));
         let message = &exchange.auth_message;
