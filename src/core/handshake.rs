@@ -7,6 +7,7 @@
 //! [`Handshake::begin`] and [`Handshake::answer`] and, if it proves something new, a variant of [`Proof`]. What a
 //! transport already proved (TLS, cookie, unix peer) then comes in by [`Handshake::new`].
 
+mod attempt;
 mod claim;
 mod cryptosign;
 mod jwt;
@@ -21,6 +22,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngCore;
 
+use self::attempt::{Attempt, random_authid};
 use self::claim::Claim;
 use self::scram::ScramHello;
 use super::credentials::{AuthMethod, Principal, Secret, WAMP_SCRAM};
@@ -105,24 +107,6 @@ enum State {
     Challenging(Box<Attempt>, Proof),
     /// Refused or closed: nothing can come after (`AUTH-10`).
     Over,
-}
-
-/// One HELLO on its way to a session.
-#[derive(Debug)]
-struct Attempt {
-    realm: Uri,
-    session: SessionId,
-    method: AuthMethod,
-    /// The name by which the client offered the method.
-    name: &'static str,
-    /// Empty for `anonymous`, whose wish is ignored (`ANON-01`), and where `cryptosign` or `jwt` will tell.
-    authid: String,
-    authextra: Dict,
-    roles: ClientRoles,
-    /// What `authextra` says to `scram`, up to CHALLENGE.
-    scram: Option<ScramHello>,
-    /// What `authextra` says to `cryptosign`, up to CHALLENGE.
-    cryptosign: Option<CryptosignHello>,
 }
 
 /// What AUTHENTICATE has to prove.
@@ -410,83 +394,6 @@ impl State {
     }
 }
 
-impl Attempt {
-    fn principal(&self, authid: String, role: &str, provider: Provider) -> Principal {
-        Principal {
-            authid,
-            authrole: role.to_owned(),
-            authmethod: self.name.to_owned(),
-            authprovider: provider.as_str().to_owned(),
-            extra: Dict::new(),
-        }
-    }
-
-    /// Whom a function admitted; it may have renamed them (`AUTH-06`).
-    fn granted(&self, granted: Granted, random: &mut dyn RngCore) -> Result<Principal, Refusal> {
-        let authid = match (granted.authid, self.claimed()) {
-            (Some(authid), _) => authid,
-            (None, Some(claimed)) => claimed.to_owned(),
-            (None, None) if self.method == AuthMethod::Anonymous => random_authid(random),
-            (None, None) => return Err(self.hook_failed("it named no authid, nor did the client")),
-        };
-        Ok(Principal {
-            extra: granted.extra,
-            ..self.principal(authid, &granted.role, Provider::Lua)
-        })
-    }
-
-    /// Whom the client claims to be, as far as it does.
-    fn claimed(&self) -> Option<&str> {
-        claimed(self.method, &self.authid)
-    }
-
-    fn dialect(&self) -> Dialect {
-        match self.name {
-            WAMP_SCRAM => Dialect::Text,
-            _ => Dialect::Autobahn,
-        }
-    }
-
-    fn unusable(&self, text: String) -> Refusal {
-        Refusal::Unusable {
-            method: self.method,
-            text,
-        }
-    }
-
-    fn hook_failed(&self, text: &str) -> Refusal {
-        Refusal::HookFailed {
-            method: self.method,
-            text: text.to_owned(),
-        }
-    }
-
-    fn unknown_user(&self) -> Refusal {
-        Refusal::UnknownUser {
-            method: self.method,
-            authid: self.authid.clone(),
-        }
-    }
-
-    fn wrong_secret(&self) -> Refusal {
-        Refusal::WrongSecret {
-            method: self.method,
-            authid: self.authid.clone(),
-        }
-    }
-}
-
-/// The authid of an [`Attempt`], unless it is empty because the method does not need one.
-fn claimed(method: AuthMethod, authid: &str) -> Option<&str> {
-    match method {
-        AuthMethod::Anonymous => None,
-        AuthMethod::Ticket | AuthMethod::WampCra | AuthMethod::Scram => Some(authid),
-        AuthMethod::Cryptosign | AuthMethod::Jwt => {
-            Some(authid).filter(|authid| !authid.is_empty())
-        }
-    }
-}
-
 fn policy(context: &Context<'_>, realm: &Uri) -> Result<Arc<RealmPolicy>, Refusal> {
     context
         .realms
@@ -527,13 +434,6 @@ fn choose(
             offered,
         }),
     }
-}
-
-/// 120 random bits, 20 characters.
-fn random_authid(random: &mut dyn RngCore) -> String {
-    let mut octets = [0; 15];
-    random.fill_bytes(&mut octets);
-    URL_SAFE_NO_PAD.encode(octets)
 }
 
 /// `DYN-04`. An error URI that is none cannot go out: that is a failure of the function.

@@ -1,5 +1,6 @@
 //! Whose failures count, and when: the conversation's side of `core::lockout`.
 
+use super::attempt::claimed;
 use super::*;
 
 /// In whose name a login succeeds or fails; the driver knows from where.
