@@ -8,6 +8,7 @@ mod ids_and_uris;
 mod limits;
 mod lockout;
 mod login;
+mod logins;
 mod messages;
 mod meta_events;
 mod meta_registrations;
