@@ -155,6 +155,39 @@ impl Derivation {
     }
 }
 
+/// A client's half of `SCR-06`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// ClientProof
+    pub client: [u8; 32],
+    /// ServerSignature: what a router that knows the user answers.
+    pub server: [u8; 32],
+}
+
+impl Proof {
+    /// Proves a password, in the dialect of the text, without channel binding.
+    pub fn of(
+        password: &str,
+        derivation: &Derivation,
+        authid: &str,
+        client_nonce: &str,
+        nonce: &str,
+    ) -> Result<Self, ScramError> {
+        let prepared = stringprep::saslprep(password).map_err(|_| ScramError::Prohibited)?;
+        let salted = derivation.salted_password(&prepared)?;
+        let gs2 = STANDARD.encode(header(None));
+        let message = auth_message(&escaped(authid), client_nonce, nonce, derivation, &gs2);
+        let keys = Keys::of(&salted);
+        let mut client = hmac(&salted, b"Client Key");
+        let signature = hmac(keys.stored.expose(), message.as_bytes());
+        client.iter_mut().zip(signature).for_each(|(a, b)| *a ^= b);
+        Ok(Self {
+            client,
+            server: hmac(keys.server.expose(), message.as_bytes()),
+        })
+    }
+}
+
 /// One login between CHALLENGE and AUTHENTICATE.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -187,9 +220,8 @@ impl Exchange {
             Dialect::Text => (escaped(authid), STANDARD.encode(header(binding.as_ref()))),
             Dialect::Autobahn => (authid.to_owned(), String::new()),
         };
-        let auth_message = format!(
-            "n={name},r={client_nonce},r={nonce},s={salt},i={iterations},c={gs2},r={nonce}"
-        );
+        let derivation = &credential.derivation;
+        let auth_message = auth_message(&name, client_nonce, &nonce, derivation, &gs2);
         let mut extra = Dict::new()
             .with("nonce", nonce.as_str())
             .with("salt", salt)
@@ -243,6 +275,19 @@ impl Exchange {
             & same("channel_binding", kind)
             & same("cbind_data", self.binding.as_deref())
     }
+}
+
+/// `SCR-07`
+fn auth_message(
+    name: &str,
+    client_nonce: &str,
+    nonce: &str,
+    derivation: &Derivation,
+    gs2: &str,
+) -> String {
+    let salt = STANDARD.encode(&derivation.salt);
+    let iterations = derivation.iterations;
+    format!("n={name},r={client_nonce},r={nonce},s={salt},i={iterations},c={gs2},r={nonce}")
 }
 
 /// What `c=` says in Base64.
