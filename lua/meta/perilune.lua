@@ -314,6 +314,7 @@ function registration:unregister() end
 ---@field invoke? "single"|"roundrobin"|"random"|"first"|"last" how a shared registration chooses; default: "single"
 ---@field disclose_caller? boolean asks the router to name callers; default: false
 ---@field forward_timeout? boolean leaves time-outs of calls to the handler; default: false
+---@field concurrency? integer calls it takes at once, over all its VMs; more wait in the router; default: no limit
 
 ---Registers a procedure. Values the handler returns are the result's args (`p.result` for kwargs too); an error it
 ---raises goes to the caller: `p.error` unchanged, anything else as `wamp.error.runtime_error`.

@@ -13,8 +13,11 @@ mod policies;
 mod registrations;
 mod reroute;
 mod streams;
+mod waiting;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rand::{Rng, RngCore};
@@ -44,6 +47,10 @@ pub(super) struct Dealer {
     index: PatternMap<RegistrationId>,
     calls: Slab<OpenCall>,
     deadlines: BTreeSet<(Duration, CallKey)>,
+    /// Registrations whose waiting calls may find a callee now.
+    due: Vec<RegistrationId>,
+    /// Waiting calls whose registration is gone.
+    orphans: Vec<CallKey>,
     /// When the input arrived that is being handled.
     now: Duration,
 }
@@ -58,13 +65,27 @@ pub(super) struct Registration {
     callees: Vec<Callee>,
     /// Round robin: index of the callee that is next (`SHR-07`).
     next: usize,
+    /// Sharded: how many turns callees have had.
+    turns: u64,
+    /// Some callee limits its open invocations.
+    limited: bool,
+    /// Calls for which no callee has room.
+    waiting: VecDeque<CallKey>,
+    /// Those calls and their further chunks.
+    backlog: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Callee {
     session: SessionId,
     disclose_caller: bool,
     forward_timeout: bool,
+    /// How many invocations it takes at once; how many it has, counted only then.
+    concurrency: Option<NonZeroU32>,
+    open: u32,
+    /// Sharded: its node, and when it had its last turn there.
+    nkey: Option<Arc<str>>,
+    turn: u64,
 }
 
 /// A call that has not had its final answer.
@@ -72,6 +93,7 @@ struct Callee {
 struct OpenCall {
     caller: SessionId,
     request: RequestId,
+    /// Means nothing while the call waits, as the invocation.
     callee: SessionId,
     invocation: RequestId,
     registration: RegistrationId,
@@ -89,6 +111,10 @@ struct OpenCall {
     interrupted: bool,
     /// A progressive result went to the caller.
     progressed: bool,
+    /// It takes one of the limited places of its callee.
+    counted: bool,
+    /// No callee has room for it.
+    waiting: bool,
     rare: Option<Box<Rare>>,
 }
 
@@ -101,6 +127,17 @@ struct Rare {
     kept: Option<Parcel>,
     /// The caller sends its input in chunks.
     stream: Option<Stream>,
+    /// The registration is sharded.
+    shard: Option<Shard>,
+}
+
+/// Where a call of a sharded registration belongs.
+#[derive(Debug)]
+enum Shard {
+    /// To the node that its `rkey` leads to.
+    Key(String),
+    /// To this node, for one call of many (`SRD-07`).
+    Node(Arc<str>),
 }
 
 /// A call with progressive invocations (conformance section 13.2).
@@ -110,6 +147,8 @@ struct Stream {
     details: InvocationDetails,
     /// INVOCATIONs sent to the present callee.
     sent: usize,
+    /// Chunks after the first of a call that waits.
+    waiting: Vec<(bool, Payload)>,
 }
 
 /// What a caller gave that an INVOCATION carries.

@@ -147,6 +147,16 @@ impl Realm {
             Input::Reauthorize(filter) => self.reauthorize(now, &filter, out),
             Input::Close { reason, message } => self.close(&reason, message.as_deref(), out),
         }
+        if self.dealer.has_due() {
+            let mut context = CallContext {
+                sessions: &mut self.sessions,
+                limits: &self.policy.limits,
+                random: &mut *self.random,
+                received: now.mono,
+                out,
+            };
+            self.dealer.serve_waiting(&mut context);
+        }
     }
 
     /// When to call `handle(Input::Timeout)` next, on the clock of [`Now::mono`].

@@ -557,7 +557,7 @@ fn register<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Register> {
         match key {
             "match" => options.match_policy = match_policy(w, "REGISTER.Options.match")?,
             "invoke" => {
-                let expected = "single, roundrobin, random, first or last";
+                let expected = "single, roundrobin, random, first, last or sharded";
                 let invoke =
                     w.word("REGISTER.Options.invoke", expected, InvocationPolicy::parse)?;
                 options.invoke = invoke.unwrap_or_default();

@@ -413,6 +413,8 @@ pub enum InvocationPolicy {
     Random,
     First,
     Last,
+    /// By `nkey` and `rkey`, see `core::rendezvous`.
+    Sharded,
 }
 
 impl InvocationPolicy {
@@ -424,6 +426,7 @@ impl InvocationPolicy {
             Self::Random => "random",
             Self::First => "first",
             Self::Last => "last",
+            Self::Sharded => "sharded",
         }
     }
 
@@ -435,6 +438,7 @@ impl InvocationPolicy {
             Self::Random,
             Self::First,
             Self::Last,
+            Self::Sharded,
         ]
         .into_iter()
         .find(|policy| policy.as_str() == text)

@@ -3,6 +3,7 @@
 mod authentication;
 mod authorization;
 mod cancel_timeout;
+mod concurrency;
 mod features;
 mod ids_and_uris;
 mod limits;

@@ -1,6 +1,6 @@
 //! From CALL to INVOCATION.
 
-use super::policies::Seat;
+use super::policies::{Pick, Seat};
 use super::*;
 
 impl Dealer {
@@ -40,7 +40,6 @@ impl Dealer {
         let Some(registration) = self.registrations.get_mut(&id) else {
             return;
         };
-        let seat = registration.choose(context.random);
         let rare = call.options.progress.then(|| {
             let stream = Some(Stream::default());
             Box::new(Rare {
@@ -48,11 +47,12 @@ impl Dealer {
                 ..Rare::default()
             })
         });
+        let pick = registration.pick(rare.as_deref(), context.random);
         let open = OpenCall {
             caller,
             request: call.request,
-            callee: seat.session,
-            invocation: call.request, // replaced by `issue`
+            callee: caller,           // replaced by `issue`
+            invocation: call.request, // the same
             registration: id,
             disclosure: CallerDisclosure {
                 rule: disclosure,
@@ -65,6 +65,8 @@ impl Dealer {
             deadline: None,
             interrupted: false,
             progressed: false,
+            counted: false,
+            waiting: false,
             rare,
         };
         let key = self.calls.insert(open);
@@ -77,7 +79,25 @@ impl Dealer {
             passthru: call.options.passthru,
             payload: call.payload,
         };
-        self.issue(key, seat, parcel, context);
+        let failure = (uris::NO_AVAILABLE_CALLEE, "no callee is available");
+        self.place(key, pick, parcel, failure, context);
+    }
+
+    /// Carries out what looking for a callee came to.
+    #[inline]
+    pub(super) fn place(
+        &mut self,
+        key: CallKey,
+        pick: Pick,
+        parcel: Parcel,
+        (uri, text): (Uri, &str),
+        context: &mut CallContext<'_>,
+    ) {
+        match pick {
+            Pick::Seat(seat) => self.issue(key, seat, parcel, context),
+            Pick::Full => self.wait(key, &parcel, context),
+            Pick::Nobody => self.fail(key, uri, text, context.sessions, context.out),
+        }
     }
 
     /// Sends the invocation of a call to a callee.
@@ -89,6 +109,8 @@ impl Dealer {
         context: &mut CallContext<'_>,
     ) {
         let call = &mut self.calls[key];
+        call.callee = seat.session;
+        call.counted = seat.counted;
         let discloses = match call.disclosure.rule {
             Disclosure::Always => true,
             Disclosure::OnRequest => call.disclosure.asked || seat.disclose_caller,
@@ -105,7 +127,6 @@ impl Dealer {
             let uri = uris::FEATURE_NOT_SUPPORTED;
             return self.fail(key, uri, text, context.sessions, context.out);
         }
-        call.callee = seat.session;
         call.invocation = session.next_invocation();
         // PCR-01: progress without a way to cancel is not offered to a callee.
         call.progress =
@@ -139,9 +160,11 @@ impl Dealer {
                 .map(|timeout| timeout.as_millis() as u64),
             passthru: parcel.passthru,
         };
+        let mut chunks = Vec::new();
         if let Some(stream) = call.stream() {
             stream.sent = 1;
             stream.details = details.clone();
+            chunks = std::mem::take(&mut stream.waiting);
         }
         let (request, registration) = (call.invocation, call.registration);
         context.out.send(
@@ -153,6 +176,9 @@ impl Dealer {
                 payload: parcel.payload,
             }),
         );
+        for (progress, payload) in chunks {
+            self.send_chunk(key, progress, payload, context.out);
+        }
     }
 
     /// The driver could not hand an invocation over: the next callee, or the caller is told.
@@ -231,12 +257,17 @@ impl Dealer {
 
     /// Takes the call out of every table.
     pub(super) fn finish(&mut self, key: CallKey, sessions: &mut Sessions) -> OpenCall {
-        let call = self.calls.remove(key);
+        let mut call = self.calls.remove(key);
         if let Some(session) = sessions.get_mut(&call.caller) {
             session.calls.remove(&call.request);
         }
-        if let Some(session) = sessions.get_mut(&call.callee) {
+        if call.waiting {
+            self.unqueue(key, &mut call);
+        } else if let Some(session) = sessions.get_mut(&call.callee) {
             session.invocations.remove(&call.invocation);
+        }
+        if call.counted {
+            self.release(call.registration, call.callee);
         }
         if let Some(deadline) = call.deadline {
             self.deadlines.remove(&(deadline, key));

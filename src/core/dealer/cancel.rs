@@ -20,6 +20,9 @@ impl Dealer {
         if call.interrupted {
             return; // CAN-12
         }
+        if call.waiting {
+            return self.fail(key, uris::CANCELED, "the call was canceled", sessions, out);
+        }
         let canceling = sessions
             .get(&call.callee)
             .is_some_and(|session| session.callee().call_canceling);
@@ -72,7 +75,7 @@ impl Dealer {
         let canceling = sessions
             .get(&call.callee)
             .is_some_and(|session| session.callee().call_canceling);
-        if canceling && !call.interrupted {
+        if canceling && !call.interrupted && !call.waiting {
             out.send(call.callee, interrupt(call.invocation, mode, reason));
         }
     }

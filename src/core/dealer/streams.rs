@@ -19,8 +19,13 @@ impl Dealer {
         if call.interrupted || call.stream().is_none() {
             return; // CAN-22
         }
+        let (waiting, progress) = (call.waiting, chunk.options.progress);
         self.restart_timer(key);
-        self.send_chunk(key, chunk.options.progress, chunk.payload, context.out);
+        if waiting {
+            self.wait_with_chunk(key, progress, &chunk.payload, context);
+        } else {
+            self.send_chunk(key, progress, chunk.payload, context.out);
+        }
     }
 
     pub(super) fn send_chunk(
