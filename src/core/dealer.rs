@@ -7,6 +7,7 @@
 mod answers;
 mod calls;
 mod cancel;
+mod fan_out;
 mod leave;
 mod lookup;
 mod policies;
@@ -24,6 +25,7 @@ use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+use self::fan_out::{FanOut, FanOutKey};
 use super::answers::Refusal;
 use super::meta::{Change, News};
 use super::patterns::PatternMap;
@@ -40,12 +42,21 @@ use crate::words::{Id, MatchPolicy, RegistrationId, RequestId, SessionId, Uri};
 /// The place of an open call in [`Dealer`].
 pub(super) type CallKey = usize;
 
+/// What a request id of a caller stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Open {
+    Call(CallKey),
+    /// A call to all nodes of a sharded registration.
+    FanOut(FanOutKey),
+}
+
 /// All registrations and open calls of a realm.
 #[derive(Debug, Default)]
 pub(super) struct Dealer {
     registrations: FxHashMap<RegistrationId, Registration>,
     index: PatternMap<RegistrationId>,
     calls: Slab<OpenCall>,
+    fan_outs: Slab<FanOut>,
     deadlines: BTreeSet<(Duration, CallKey)>,
     /// Registrations whose waiting calls may find a callee now.
     due: Vec<RegistrationId>,
@@ -129,6 +140,8 @@ struct Rare {
     stream: Option<Stream>,
     /// The registration is sharded.
     shard: Option<Shard>,
+    /// It is one of several invocations of one CALL.
+    fan_out: Option<FanOutKey>,
 }
 
 /// Where a call of a sharded registration belongs.
@@ -176,6 +189,12 @@ impl Dealer {
 impl OpenCall {
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    fn is_leg(&self) -> bool {
+        self.rare
+            .as_ref()
+            .is_some_and(|rare| rare.fan_out.is_some())
     }
 
     fn stream(&mut self) -> Option<&mut Stream> {

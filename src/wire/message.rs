@@ -380,6 +380,8 @@ impl CancelMode {
 pub struct CallResult {
     pub request: RequestId,
     pub progress: bool,
+    /// Which node of a sharded registration answers, in calls to all of them.
+    pub nkey: Option<Box<str>>,
     pub passthru: Option<Box<Passthru>>,
     pub payload: Payload,
 }

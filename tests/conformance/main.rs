@@ -28,6 +28,7 @@ mod reroute;
 mod revocation;
 mod rpc;
 mod session;
+mod sharding;
 mod shared_registration;
 mod support;
 mod testaments;

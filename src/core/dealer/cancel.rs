@@ -10,11 +10,15 @@ impl Dealer {
         sessions: &mut Sessions,
         out: &mut Effects,
     ) {
-        let Some(key) = sessions
+        let open = sessions
             .get(caller)
-            .and_then(|session| session.calls.get(&cancel.request).copied())
-        else {
-            return; // CAN-10, CAN-11
+            .and_then(|session| session.calls.get(&cancel.request).copied());
+        let key = match open {
+            Some(Open::Call(key)) => key,
+            Some(Open::FanOut(fan_out)) => {
+                return self.cancel_fan_out(fan_out, cancel.mode, sessions, out);
+            }
+            None => return, // CAN-10, CAN-11
         };
         let call = &self.calls[key];
         if call.interrupted {

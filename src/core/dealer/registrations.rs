@@ -1,6 +1,7 @@
 //! Registrations and the callees behind them.
 
 use super::*;
+use crate::core::rendezvous;
 
 impl Dealer {
     /// `limit`: registrations a session may hold. `fresh`: id and time of a new registration.
@@ -41,6 +42,14 @@ impl Dealer {
             let text = format!("disclosing callers is not allowed on {procedure:?}");
             return Err(Refusal::new(uris::DISCLOSE_ME_DISALLOWED, text));
         }
+        let nkey = match &options.nkey {
+            _ if options.invoke != InvocationPolicy::Sharded => None,
+            Some(nkey) if rendezvous::is_key(nkey) => Some(Arc::from(nkey.as_str())),
+            _ => {
+                let text = "a sharded registration needs an nkey of 1 to 255 octets"; // SRD-05
+                return Err(Refusal::new(uris::INVALID_ARGUMENT, text));
+            }
+        };
         let existing = self.index.lookup(options.match_policy, procedure);
         if let Some(id) = existing {
             let registration = &self.registrations[&id];
@@ -93,7 +102,7 @@ impl Dealer {
             forward_timeout: options.forward_timeout,
             concurrency: options.concurrency,
             open: 0,
-            nkey: None,
+            nkey,
             turn: registration.next_turn(),
         };
         if callee.concurrency.is_some() {

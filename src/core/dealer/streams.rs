@@ -14,7 +14,7 @@ impl Dealer {
             .sessions
             .get(&caller)
             .and_then(|session| session.calls.get(&chunk.request).copied());
-        let Some(key) = open else { return };
+        let Some(Open::Call(key)) = open else { return };
         let call = &mut self.calls[key];
         if call.interrupted || call.stream().is_none() {
             return; // CAN-22
