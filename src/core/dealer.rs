@@ -104,7 +104,7 @@ struct Callee {
 struct OpenCall {
     caller: SessionId,
     request: RequestId,
-    /// Means nothing while the call waits, as the invocation.
+    /// This and `invocation` mean something once the call is `placed`.
     callee: SessionId,
     invocation: RequestId,
     registration: RegistrationId,
@@ -124,7 +124,9 @@ struct OpenCall {
     progressed: bool,
     /// It takes one of the limited places of its callee.
     counted: bool,
-    /// No callee has room for it.
+    /// A callee has it.
+    placed: bool,
+    /// It stands in the queue of its registration.
     waiting: bool,
     rare: Option<Box<Rare>>,
 }

@@ -161,6 +161,7 @@ impl Dealer {
             let uri = uris::FEATURE_NOT_SUPPORTED;
             return self.fail(key, uri, text, context.sessions, context.out);
         }
+        call.placed = true;
         call.invocation = session.next_invocation();
         // PCR-01: progress without a way to cancel is not offered to a callee.
         call.progress =
@@ -317,7 +318,9 @@ impl Dealer {
         }
         if call.waiting {
             self.unqueue(key, &mut call);
-        } else if let Some(session) = sessions.get_mut(&call.callee) {
+        } else if call.placed
+            && let Some(session) = sessions.get_mut(&call.callee)
+        {
             session.invocations.remove(&call.invocation);
         }
         if call.counted {
@@ -404,6 +407,7 @@ impl OpenCall {
             interrupted: false,
             progressed: false,
             counted: false,
+            placed: false,
             waiting: false,
             rare,
         }

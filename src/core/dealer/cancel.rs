@@ -79,7 +79,7 @@ impl Dealer {
         let canceling = sessions
             .get(&call.callee)
             .is_some_and(|session| session.callee().call_canceling);
-        if canceling && !call.interrupted && !call.waiting {
+        if canceling && !call.interrupted && call.placed {
             out.send(call.callee, interrupt(call.invocation, mode, reason));
         }
     }

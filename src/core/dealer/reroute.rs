@@ -38,6 +38,7 @@ impl Dealer {
         if let Some(session) = context.sessions.get_mut(&callee) {
             session.invocations.remove(&call.invocation);
         }
+        call.placed = false;
         call.rare().tried.push(callee);
         if std::mem::take(&mut call.counted) {
             self.release(id, callee);
