@@ -86,16 +86,16 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn wishes() -> impl Strategy<Value = Wishes> {
     let flags = (any::<bool>(), any::<bool>(), 0..8_u8, any::<bool>());
-    (flags, 0..300_u64, 0..RKEYS.len()).prop_map(|((receive, progress, ppt, all), timeout, rkey)| {
-        Wishes {
+    (flags, 0..300_u64, 0..RKEYS.len()).prop_map(
+        |((receive, progress, ppt, all), timeout, rkey)| Wishes {
             receive_progress: receive,
             progress,
             passthru: ppt == 0,
             timeout,
             rkey,
             all,
-        }
-    })
+        },
+    )
 }
 
 /// The conversation, its peers and what the properties need to know of them.
