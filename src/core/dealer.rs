@@ -14,6 +14,7 @@ mod policies;
 mod registrations;
 mod reroute;
 mod streams;
+mod undelivered;
 mod waiting;
 
 use std::collections::{BTreeSet, VecDeque};

@@ -1,6 +1,7 @@
 //! A realm: the one state machine behind every session of it. Dispatches messages to broker and dealer, asks for
 //! permission, keeps the order of requests, and cleans up after sessions.
 
+mod arrival;
 mod lifecycle;
 mod reauthorize;
 mod requests;
