@@ -234,6 +234,13 @@ pub enum Report {
         session: SessionId,
         closed: bool,
     },
+    /// A payload does not fit the description of its procedure or topic (`validate`); told once a second for each.
+    Misfit {
+        uri: Uri,
+        path: String,
+        reason: String,
+        refused: bool,
+    },
 }
 
 /// The reused buffer of effects.

@@ -25,6 +25,7 @@ pub struct RealmPolicy {
     /// What happens to a subscriber whose queue is full (dropped or closed), unless its role says.
     pub slow: SlowPolicy,
     pub meta: MetaApi,
+    pub validate: Validation,
     /// The trust level of each role that has one; the others have 0. Empty: the realm tells none.
     pub trust: BTreeMap<String, u64>,
     pub limits: RealmLimits,
@@ -63,6 +64,18 @@ impl MetaApi {
     pub fn is_on(self) -> bool {
         self == Self::On
     }
+}
+
+/// The realm option `validate`: what becomes of payloads that do not fit their description (`RFL-05`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Validation {
+    /// They are not looked at.
+    #[default]
+    Off,
+    /// The log is told.
+    Warn,
+    /// They are refused.
+    Enforce,
 }
 
 /// The option `slow`: what happens to an EVENT whose subscriber has a full queue.

@@ -573,6 +573,14 @@ fn log(realm: &Realm, report: &Report) {
             info!(%session, %realm, "slow consumer: its queue is full, events are dropped");
         }
         Report::Changed { .. } => {}
+        Report::Misfit {
+            uri,
+            path,
+            reason,
+            refused,
+        } => {
+            warn!(%realm, %uri, path, refused, "a payload does not fit its description: {reason}");
+        }
         Report::Slow {
             session,
             closed: true,

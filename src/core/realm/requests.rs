@@ -68,6 +68,17 @@ impl Realm {
         }
     }
 
+    /// Whether the session may do this, as far as it can be said without asking anybody.
+    pub(in crate::core) fn may(&mut self, id: SessionId, subject: &Subject<'_>) -> bool {
+        let now = self.now.mono;
+        self.sessions.get_mut(&id).is_some_and(|session| {
+            matches!(
+                decide_on(&self.permissions, session, now, subject),
+                Some(Ok(_))
+            )
+        })
+    }
+
     /// Carries out a decided request.
     pub(super) fn perform(
         &mut self,
@@ -110,6 +121,14 @@ impl Realm {
             Err(_) if request.is_silent() => return,
             Err(refusal) => return out.refuse(id, request.code(), request.id(), refusal),
         };
+        if let Err(misfit) = self.check_payload(&request, out) {
+            if !request.is_silent() {
+                let (code, request) = (request.code(), request.id());
+                let refused = error(code, request, uris::INVALID_ARGUMENT, misfit.payload());
+                out.send(id, refused);
+            }
+            return;
+        }
         let limits = &self.policy.limits;
         if let Request::Call(call) = request {
             if call.procedure.is_wamp() {
@@ -184,6 +203,19 @@ impl Realm {
             Request::Call(_) | Request::Chunk(_) | Request::Publish(_) | Request::OnBehalf(..) => {}
         }
         self.tell_if(told, out);
+    }
+
+    /// `RFL-05`. What a passthru payload holds the router cannot know.
+    fn check_payload(&mut self, request: &Request, out: &mut Effects) -> Result<(), Misfit> {
+        match request {
+            Request::Call(m) if m.options.passthru.is_none() => {
+                self.fits(Kind::Procedure, &m.procedure, &m.payload, out)
+            }
+            Request::Publish(m) if m.options.passthru.is_none() => {
+                self.fits(Kind::Topic, &m.topic, &m.payload, out)
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn yield_(&mut self, id: SessionId, message: Yield, out: &mut Effects) {
@@ -280,9 +312,18 @@ fn decide(
     now: Duration,
     request: &Request,
 ) -> Option<Outcome> {
-    let Some(subject) = request.subject() else {
-        return Some(Ok(Disclosure::OnRequest));
-    };
+    match request.subject() {
+        Some(subject) => decide_on(permissions, session, now, &subject),
+        None => Some(Ok(Disclosure::OnRequest)),
+    }
+}
+
+fn decide_on(
+    permissions: &Permissions,
+    session: &mut Session,
+    now: Duration,
+    subject: &Subject<'_>,
+) -> Option<Outcome> {
     let role = session.role.as_deref();
     if subject.action == Action::Call
         && subject.uri.is_wamp()
@@ -309,7 +350,7 @@ fn decide(
                 uri,
                 match_policy,
                 ..
-            } = subject;
+            } = *subject;
             if let Some(verdict) = session.cached_verdict(now, action, match_policy, uri) {
                 return Some(outcome(&verdict, action, uri));
             }

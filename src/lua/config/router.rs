@@ -30,7 +30,6 @@ pub(super) const TOP: Fields<Draft> = Fields::of(
     &[
         "compat",
         "trusted_proxies",
-        "validate",
         "trust",
         "history",
         "retain",
