@@ -1,12 +1,14 @@
-//! The broker: subscriptions and the distribution of events (conformance sections 8 to 10).
+//! The broker: subscriptions and the distribution of events (conformance sections 8 to 11).
 //!
-//! Knows nothing of permissions; requests arrive here allowed. Retention, history and sharding will hook in at
-//! `publish` and `subscribe`.
+//! Knows nothing of permissions; requests arrive here allowed.
 
 mod audience;
+mod nodes;
 mod publish;
+mod retained;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
@@ -14,20 +16,27 @@ use rustc_hash::FxHashMap;
 use super::answers::Refusal;
 use super::patterns::PatternMap;
 use super::permissions::Role;
-use super::policy::{Action, Disclosure};
+use super::policy::{Action, Disclosure, RealmPolicy, Retention};
 use super::session::{Session, Sessions};
-use super::{Effect, Effects, uris};
+use super::{Effect, Effects, Now, Report, uris};
 use crate::wire::{
-    Audience, Disclosed, Event, EventDetails, Message, Payload, Publish, Published, Subscribe,
-    Subscribed, Unsubscribe, Unsubscribed, code,
+    Audience, Disclosed, Event, EventDetails, Message, Passthru, Payload, Publish, Published,
+    Subscribe, Subscribed, Unsubscribe, Unsubscribed, code,
 };
 use crate::words::{MatchPolicy, PublicationId, SessionId, SubscriptionId, Uri};
 
-/// All subscriptions of a realm.
+use nodes::Nodes;
+use retained::RetainedEvents;
+
+pub(super) use publish::Stamp;
+
+/// All subscriptions of a realm, and the events it keeps.
 #[derive(Debug, Default)]
 pub(super) struct Broker {
     subscriptions: FxHashMap<SubscriptionId, Subscription>,
     index: PatternMap<SubscriptionId>,
+    /// `None`: retention is off.
+    retained: Option<RetainedEvents>,
 }
 
 /// One subscription object: (match policy, topic) and its members (`SUB-02`).
@@ -36,9 +45,32 @@ struct Subscription {
     topic: Uri,
     match_policy: MatchPolicy,
     members: IndexSet<SessionId, rustc_hash::FxBuildHasher>,
+    /// There if some of the members have a node key (`SRD-01`).
+    nodes: Option<Box<Nodes>>,
 }
 
 impl Broker {
+    /// A new policy holds from now on.
+    pub(super) fn adopt(&mut self, policy: &RealmPolicy) {
+        match (&policy.retention, &mut self.retained) {
+            (Retention::Off, retained) => *retained = None,
+            (Retention::On(policy), Some(retained)) => retained.adopt(policy),
+            (Retention::On(policy), retained) => *retained = Some(RetainedEvents::new(policy)),
+        }
+    }
+
+    /// When something that is kept expires.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.retained.as_ref()?.next_expiry()
+    }
+
+    /// Forgets what has expired.
+    pub(super) fn expire(&mut self, now: Now) {
+        if let Some(retained) = &mut self.retained {
+            retained.expire(now.mono);
+        }
+    }
+
     pub(super) fn subscription_count(&self) -> usize {
         self.subscriptions.len()
     }
@@ -49,6 +81,7 @@ impl Broker {
         session: &mut Session,
         request: Subscribe,
         limit: usize,
+        now: Now,
         fresh_id: impl FnOnce() -> SubscriptionId,
         out: &mut Effects,
     ) {
@@ -75,8 +108,14 @@ impl Broker {
                 topic: request.topic.detached(),
                 match_policy: policy,
                 members: IndexSet::default(),
+                nodes: None,
             });
         subscription.members.insert(session.id);
+        Nodes::place(
+            &mut subscription.nodes,
+            session.id,
+            request.options.nkey.as_deref(),
+        );
         session.subscriptions.insert(id);
         out.send(
             session.id,
@@ -85,6 +124,30 @@ impl Broker {
                 subscription: id,
             }),
         );
+        if request.options.get_retained {
+            self.send_retained(id, session, now, out);
+        }
+    }
+
+    /// `RET-03`: behind SUBSCRIBED, in front of live events (`RET-13`).
+    fn send_retained(&self, id: SubscriptionId, session: &Session, now: Now, out: &mut Effects) {
+        let (Some(retained), Some(subscription)) = (&self.retained, self.subscriptions.get(&id))
+        else {
+            return;
+        };
+        let policy = subscription.match_policy;
+        let nodes = subscription.nodes.as_deref();
+        let hears = |rkey: &str| nodes.is_none_or(|nodes| nodes.choose(rkey).hears(&session.id));
+        let topic = &subscription.topic;
+        retained.for_each(policy, topic, session, now.mono, hears, |kept| {
+            let event = Event {
+                subscription: id,
+                publication: kept.publication,
+                details: kept.details(policy != MatchPolicy::Exact, true),
+                payload: kept.payload.clone(),
+            };
+            out.send(session.id, Message::Event(event));
+        });
     }
 
     pub(super) fn unsubscribe(
@@ -119,6 +182,7 @@ impl Broker {
             return;
         };
         subscription.members.swap_remove(&session);
+        Nodes::place(&mut subscription.nodes, session, None);
         if subscription.members.is_empty() {
             // SUB-11: a later SUBSCRIBE makes a new one.
             self.index

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use super::credentials::Principal;
+use super::policy::{RealmPolicy, Retention};
 use crate::wire::Welcome;
 use crate::words::{Dict, SessionId, Uri, Value};
 
 /// The router's name and version, as in `WELCOME.Details.agent`.
 pub const AGENT: &str = concat!("Perilune-", env!("CARGO_PKG_VERSION"));
 
-const BROKER: [&str; 4] = [
+const BROKER: [&str; 5] = [
     "publisher_identification",
     "publisher_exclusion",
     "subscriber_blackwhite_listing",
     "pattern_based_subscription",
+    "sharded_subscription",
 ];
 
 const DEALER: [&str; 6] = [
@@ -26,9 +28,18 @@ const DEALER: [&str; 6] = [
 ];
 
 /// `[2, session, {…}]` (`SES-02`, `SES-09`, `SES-10`).
-pub(super) fn welcome(session: SessionId, realm: &Uri, principal: &Arc<Principal>) -> Welcome {
+pub(super) fn welcome(
+    session: SessionId,
+    realm: &Uri,
+    principal: &Arc<Principal>,
+    policy: &RealmPolicy,
+) -> Welcome {
+    let mut broker = BROKER.to_vec();
+    if policy.retention != Retention::Off {
+        broker.push("event_retention"); // RET-12
+    }
     let roles = Dict::new()
-        .with("broker", announced(&BROKER))
+        .with("broker", announced(&broker))
         .with("dealer", announced(&DEALER));
     let mut details = Dict::new()
         .with("roles", roles)

@@ -212,6 +212,11 @@ pub enum Report {
         session: SessionId,
         closed: bool,
     },
+    /// The retained events have reached their bounds: so many more were not retained, this the last of them.
+    NotRetained {
+        count: usize,
+        topic: Uri,
+    },
 }
 
 /// The reused buffer of effects.

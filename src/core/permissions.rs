@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::SessionKind;
-use super::patterns::PatternMap;
+use super::patterns::{PatternMap, literal_start};
 use super::policy::{Action, Disclosure, RealmPolicy, RolePolicy, Rule};
 use crate::words::{MatchPolicy, Uri};
 
@@ -135,20 +135,6 @@ impl Rule {
             Action::Publish | Action::Subscribe => self.disclose_publisher,
         }
     }
-}
-
-fn literal_start(pattern: &str, policy: MatchPolicy) -> &str {
-    if policy == MatchPolicy::Prefix {
-        return pattern;
-    }
-    let mut end = 0;
-    for component in pattern.split_inclusive('.') {
-        if component == "." || component.is_empty() {
-            break;
-        }
-        end += component.len();
-    }
-    &pattern[..end]
 }
 
 /// What a request asks permission for.

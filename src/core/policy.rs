@@ -21,6 +21,9 @@ pub struct RealmPolicy {
     pub authorizer: bool,
     /// What happens to a subscriber whose queue is full (dropped or closed), unless its role says.
     pub slow: SlowPolicy,
+    pub retention: Retention,
+    /// Subscriptions whose events are kept (`HIS-14`).
+    pub history: Vec<HistoryPolicy>,
     pub limits: RealmLimits,
 }
 
@@ -46,6 +49,87 @@ pub enum SlowPolicy {
     #[default]
     Drop,
     Close,
+}
+
+/// Event retention (`retain`): on, within bounds, unless switched off.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Retention {
+    /// PUBLISH.Options.retain is ignored.
+    Off,
+    On(RetentionPolicy),
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self::On(RetentionPolicy::default())
+    }
+}
+
+/// The bounds of retention; `usize::MAX` / `None`: none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetentionPolicy {
+    /// Events.
+    pub limit: usize,
+    /// Octets of all of them.
+    pub size: usize,
+    pub ttl: Option<Duration>,
+    /// Other times to live for some topics; of the matching ones the most specific holds.
+    pub lifetimes: Vec<Lifetime>,
+}
+
+impl Default for RetentionPolicy {
+    fn default() -> Self {
+        Self {
+            limit: 100_000,
+            size: 256 << 20,
+            ttl: None,
+            lifetimes: Vec::new(),
+        }
+    }
+}
+
+/// How long retained events of some topics live.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lifetime {
+    pub uri: Uri,
+    pub match_policy: MatchPolicy,
+    pub ttl: Option<Duration>,
+}
+
+/// One topic or pattern whose events are kept; `usize::MAX` / `None`: no such bound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryPolicy {
+    pub uri: Uri,
+    pub match_policy: MatchPolicy,
+    /// The newest events, so many.
+    pub limit: usize,
+    /// Octets of them in memory.
+    pub size: usize,
+    pub ttl: Option<Duration>,
+    pub store: HistoryStore,
+}
+
+impl HistoryPolicy {
+    /// With the default bounds, in memory.
+    pub fn new(match_policy: MatchPolicy, uri: Uri) -> Self {
+        Self {
+            uri,
+            match_policy,
+            limit: 1_000,
+            size: 64 << 20,
+            ttl: None,
+            store: HistoryStore::Memory,
+        }
+    }
+}
+
+/// Where a history is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HistoryStore {
+    #[default]
+    Memory,
+    /// In memory, and on disk for the time after a restart.
+    Disk,
 }
 
 /// A role: rules first, then perhaps a function.

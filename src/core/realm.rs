@@ -8,13 +8,13 @@ mod verdicts;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 
 use super::answers::{Refusal, args_payload, goodbye, violation};
-use super::broker::Broker;
+use super::broker::{Broker, Stamp};
 use super::dealer::{CallContext, Dealer};
 use super::features;
 use super::pending::{Outcome, Pending, PendingState, Request, outcome};
@@ -23,7 +23,7 @@ use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
 use super::session::{Session, Sessions};
 use super::{
     AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Report, SessionKind, Then,
-    Ticket, Undelivered, Verdict, uris,
+    Ticket, Undelivered, Verdict, rendezvous, uris,
 };
 use crate::wire::{Cancel, Error, Message, Payload, Yield, code};
 use crate::words::{
@@ -38,6 +38,8 @@ pub struct Realm {
     sessions: Sessions,
     broker: Broker,
     dealer: Dealer,
+    /// The time of the step at hand.
+    now: Now,
     random: Box<dyn RngCore + Send>,
     /// Subscription and registration ids: one counter for both (`ID-05`).
     last_id: u64,
@@ -53,13 +55,19 @@ pub struct Realm {
 impl Realm {
     /// `random` draws publication ids and random callees; seed it for tests.
     pub fn new(uri: Uri, policy: Arc<RealmPolicy>, random: Box<dyn RngCore + Send>) -> Self {
+        let mut broker = Broker::default();
+        broker.adopt(&policy);
         Self {
             uri: uri.detached(),
             permissions: Permissions::new(&policy),
             policy,
             sessions: Sessions::default(),
-            broker: Broker::default(),
+            broker,
             dealer: Dealer::default(),
+            now: Now {
+                mono: Duration::ZERO,
+                wall: SystemTime::UNIX_EPOCH,
+            },
             random,
             last_id: 0,
             last_ticket: 0,
@@ -105,6 +113,7 @@ impl Realm {
 
     /// The one step: appends to `out` what has to be done about `input`, in order. Never blocks, never fails.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
+        self.now = now;
         match input {
             Input::Message { session, message } => self.message(now, session, message, out),
             Input::Join(join) => self.join(*join, out),
@@ -133,7 +142,8 @@ impl Realm {
     /// When to call `handle(Input::Timeout)` next, on the clock of [`Now::mono`].
     pub fn next_timeout(&self) -> Option<Duration> {
         let verdict = self.verdict_deadlines.first().map(|(at, _)| *at);
-        [self.dealer.next_deadline(), verdict]
+        let kept = self.broker.next_deadline();
+        [self.dealer.next_deadline(), verdict, kept]
             .into_iter()
             .flatten()
             .min()

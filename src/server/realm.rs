@@ -549,6 +549,10 @@ fn log(realm: &Realm, report: &Report) {
             info!(%session, %realm, "slow consumer: its queue is full, events are dropped");
         }
         Report::Changed { .. } => {}
+        Report::NotRetained { count, topic } => {
+            metrics::counter!("perilune_not_retained_total").increment(*count as u64);
+            warn!(%realm, %topic, count, "the retained events are at their limit (`retain`): not retained");
+        }
         Report::Slow {
             session,
             closed: true,

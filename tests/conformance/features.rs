@@ -14,6 +14,8 @@ fn feat_01_feat_02_feat_03_feat_04_feat_13_feat_15_feat_16_feat_17_feat_19_feat_
             "publisher_exclusion": true,
             "subscriber_blackwhite_listing": true,
             "pattern_based_subscription": true,
+            "sharded_subscription": true,
+            "event_retention": true,
         }},
         "dealer": {"features": {
             "progressive_call_results": true,

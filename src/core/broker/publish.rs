@@ -1,7 +1,11 @@
 //! Publications and the events that become of them.
 
+use std::sync::Arc;
+
 use super::audience::Lists;
+use super::retained::Retain;
 use super::*;
+use crate::core::kept::{KeptEvent, milliseconds};
 
 /// A publication on its way to its receivers.
 struct Publication<'a> {
@@ -9,20 +13,29 @@ struct Publication<'a> {
     topic: &'a Uri,
     payload: &'a Payload,
     publisher: Option<Box<Disclosed>>,
+    passthru: Option<&'a Passthru>,
+    rkey: Option<&'a str>,
     /// Who never receives it.
     excluded: Option<SessionId>,
     audience: Option<Lists<'a>>,
 }
 
+/// What every publication is given when it is accepted.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::core) struct Stamp {
+    pub(in crate::core) id: PublicationId,
+    pub(in crate::core) now: Now,
+}
+
 impl Broker {
     /// Accepts a publication of a session and sends it out. `disclosure` is what the permission says.
     pub(in crate::core) fn publish(
-        &self,
+        &mut self,
         sessions: &Sessions,
         publisher: &Session,
         request: &Publish,
         disclosure: Disclosure,
-        id: PublicationId,
+        stamp: Stamp,
         out: &mut Effects,
     ) {
         let options = &request.options;
@@ -41,24 +54,52 @@ impl Broker {
             // Before the events, so that a publisher with `exclude_me=false` sees it first (PUB-05).
             let published = Published {
                 request: request.request,
-                publication: id,
+                publication: stamp.id,
             };
             out.send(publisher.id, Message::Published(published));
         }
         let disclosed = options.disclose_me || disclosure == Disclosure::Always;
         let publication = Publication {
-            id,
+            id: stamp.id,
             topic: &request.topic,
             payload: &request.payload,
             publisher: disclosed.then(|| publisher.disclosed()),
+            passthru: options.passthru.as_deref(),
+            rkey: options.rkey.as_deref(),
             excluded: options.exclude_me.then_some(publisher.id),
             audience: options.audience.as_deref().map(Lists::new),
         };
+        if options.retain && self.retained.is_some() {
+            let event = publication.kept(options.audience.clone(), stamp.now);
+            self.retain(&publication, event.into(), stamp.now, out);
+        }
         self.distribute(
             &publication,
             |receiver| publication.reaches(receiver, sessions),
             out,
         );
+    }
+
+    fn retain(
+        &mut self,
+        publication: &Publication<'_>,
+        event: Arc<KeptEvent>,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let Some(retained) = &mut self.retained else {
+            return;
+        };
+        let retain = Retain {
+            event,
+            excluded: publication.excluded,
+            rkey: publication.rkey.map(str::to_owned),
+        };
+        if let Some(count) = retained.keep(retain, now.mono) {
+            let topic = publication.topic.detached();
+            let report = Report::NotRetained { count, topic };
+            out.list.push(Effect::Report(report));
+        }
     }
 
     /// The router publishes: no publisher, everybody is a receiver. `granted` goes, instead of `payload`, to roles
@@ -83,6 +124,8 @@ impl Broker {
             topic,
             payload,
             publisher: None,
+            passthru: None,
+            rkey: None,
             excluded: None,
             audience: None,
         };
@@ -107,8 +150,15 @@ impl Broker {
                 return;
             };
             let from = out.receivers.len();
-            out.receivers
-                .extend(subscription.members.iter().filter(|member| reaches(member)));
+            let receivers = subscription.members.iter().filter(|member| reaches(member));
+            match (publication.rkey, &subscription.nodes) {
+                (Some(rkey), Some(nodes)) => {
+                    let chosen = nodes.choose(rkey);
+                    out.receivers
+                        .extend(receivers.filter(|member| chosen.hears(member)));
+                }
+                _ => out.receivers.extend(receivers),
+            }
             let to = out.receivers.len();
             if from == to {
                 return;
@@ -116,6 +166,7 @@ impl Broker {
             let details = EventDetails {
                 publisher: publication.publisher.clone(),
                 topic: (policy != MatchPolicy::Exact).then(|| publication.topic.clone()),
+                passthru: publication.passthru.cloned().map(Box::new),
                 ..EventDetails::default()
             };
             let event = Event {
@@ -130,6 +181,19 @@ impl Broker {
 }
 
 impl Publication<'_> {
+    /// As it is kept for later receivers.
+    fn kept(&self, audience: Option<Box<Audience>>, now: Now) -> KeptEvent {
+        KeptEvent {
+            publication: self.id,
+            timestamp: milliseconds(now.wall),
+            topic: self.topic.detached(),
+            publisher: self.publisher.clone(),
+            audience,
+            passthru: self.passthru.cloned().map(Box::new),
+            payload: self.payload.detached(),
+        }
+    }
+
     fn reaches(&self, receiver: &SessionId, sessions: &Sessions) -> bool {
         self.excluded != Some(*receiver)
             && self.audience.as_ref().is_none_or(|audience| {

@@ -15,6 +15,7 @@ impl Realm {
                     id,
                     &self.uri,
                     &session.principal,
+                    &self.policy,
                 ))),
             );
         }
@@ -109,6 +110,7 @@ impl Realm {
 
     pub(super) fn adopt_policy(&mut self, policy: Arc<RealmPolicy>, out: &mut Effects) {
         self.permissions = Permissions::new(&policy);
+        self.broker.adopt(&policy);
         self.policy = policy;
         self.former_tickets = self.last_ticket;
         let mut gone = Vec::new();

@@ -58,7 +58,7 @@ impl Realm {
             return self.dealer.call(id, call, disclosure, &mut context);
         }
         if let Request::Publish(publish) = request {
-            let publication = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
+            let stamp = self.stamp();
             let Some(publisher) = self.sessions.get(&id) else {
                 return;
             };
@@ -67,7 +67,7 @@ impl Realm {
                 publisher,
                 &publish,
                 disclosure,
-                publication,
+                stamp,
                 out,
             );
         }
@@ -83,7 +83,7 @@ impl Realm {
             Request::Subscribe(m) => {
                 let fresh = || SubscriptionId::from_raw(fresh_id());
                 self.broker
-                    .subscribe(session, m, limits.subscriptions, fresh, out);
+                    .subscribe(session, m, limits.subscriptions, self.now, fresh, out);
             }
             Request::Register(m) => {
                 let fresh = || RegistrationId::from_raw(fresh_id());
@@ -93,6 +93,14 @@ impl Realm {
             Request::Unsubscribe(m) => self.broker.unsubscribe(session, m, out),
             Request::Unregister(m) => self.dealer.unregister(session, m, out),
             Request::Call(_) | Request::Publish(_) => {}
+        }
+    }
+
+    /// For a publication that is accepted in this step.
+    pub(super) fn stamp(&mut self) -> Stamp {
+        Stamp {
+            id: PublicationId::from_raw(self.random.random_range(1..=MAX_ID)),
+            now: self.now,
         }
     }
 
@@ -186,6 +194,14 @@ fn check_protocol(session: &mut Session, request: &Request, ids: RequestIds) -> 
         && publish.options.passthru.is_some()
     {
         return Err("PUBLISH uses payload passthru, which this router does not announce".into()); // PPT-04
+    }
+    let key = match request {
+        Request::Publish(publish) => publish.options.rkey.as_deref(),
+        Request::Subscribe(subscribe) => subscribe.options.nkey.as_deref(),
+        _ => None,
+    };
+    if key.is_some_and(|key| !rendezvous::is_key(key)) {
+        return Err("a node or routing key must have 1 to 255 octets".into()); // SRD-01, SRD-02
     }
     match ids {
         RequestIds::Any => Ok(()),

@@ -133,6 +133,7 @@ impl Realm {
 
     pub(super) fn timeout(&mut self, now: Now, out: &mut Effects) {
         self.dealer.expire(now.mono, &mut self.sessions, out);
+        self.broker.expire(now);
         while let Some((at, ticket)) = self.verdict_deadlines.first().copied() {
             if at > now.mono {
                 break;

@@ -25,18 +25,13 @@ pub(super) struct Draft {
     pub(super) undecided: Vec<UndecidedRole>,
 }
 
-pub(super) const TOP: Fields<Draft> = Fields::of(
-    &[TOP_KEYS],
-    &[
-        "compat",
-        "trusted_proxies",
-        "validate",
-        "trust",
-        "history",
-        "retain",
-        "meta",
-    ],
-);
+pub(super) const TOP: Fields<Draft> = Fields {
+    misplaced: |name| matches!(name, "history" | "retain").then_some("is a key of a realm"),
+    ..Fields::of(
+        &[TOP_KEYS],
+        &["compat", "trusted_proxies", "validate", "trust", "meta"],
+    )
+};
 
 const TOP_KEYS: &[Key<Draft>] = &[
     Key {
