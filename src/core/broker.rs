@@ -3,6 +3,7 @@
 //! Knows nothing of permissions; requests arrive here allowed.
 
 mod audience;
+mod history;
 mod nodes;
 mod publish;
 mod retained;
@@ -14,20 +15,24 @@ use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
 
 use super::answers::Refusal;
+use super::kept::milliseconds;
 use super::patterns::PatternMap;
 use super::permissions::Role;
 use super::policy::{Action, Disclosure, RealmPolicy, Retention};
 use super::session::{Session, Sessions};
 use super::{Effect, Effects, Now, Report, uris};
 use crate::wire::{
-    Audience, Disclosed, Event, EventDetails, Message, Passthru, Payload, Publish, Published,
-    Subscribe, Subscribed, Unsubscribe, Unsubscribed, code,
+    Audience, Disclosed, Event, EventDetails, Message, Payload, Publish, Subscribe, Subscribed,
+    Unsubscribe, Unsubscribed, code,
 };
 use crate::words::{MatchPolicy, PublicationId, SessionId, SubscriptionId, Uri};
 
+use history::{Histories, History};
 use nodes::Nodes;
+use publish::Publication;
 use retained::RetainedEvents;
 
+pub(super) use history::Query;
 pub(super) use publish::Stamp;
 
 /// All subscriptions of a realm, and the events it keeps.
@@ -37,6 +42,7 @@ pub(super) struct Broker {
     index: PatternMap<SubscriptionId>,
     /// `None`: retention is off.
     retained: Option<RetainedEvents>,
+    histories: Histories,
 }
 
 /// One subscription object: (match policy, topic) and its members (`SUB-02`).
@@ -47,27 +53,55 @@ struct Subscription {
     members: IndexSet<SessionId, rustc_hash::FxBuildHasher>,
     /// There if some of the members have a node key (`SRD-01`).
     nodes: Option<Box<Nodes>>,
+    /// There if its events are kept; such a subscription stays without members.
+    history: Option<Box<History>>,
+}
+
+impl Subscription {
+    fn new(match_policy: MatchPolicy, topic: &Uri) -> Self {
+        Self {
+            topic: topic.detached(),
+            match_policy,
+            members: IndexSet::default(),
+            nodes: None,
+            history: None,
+        }
+    }
 }
 
 impl Broker {
     /// A new policy holds from now on.
-    pub(super) fn adopt(&mut self, policy: &RealmPolicy) {
+    pub(super) fn adopt(
+        &mut self,
+        policy: &RealmPolicy,
+        now: Now,
+        fresh_id: impl FnMut() -> SubscriptionId,
+        out: &mut Effects,
+    ) {
         match (&policy.retention, &mut self.retained) {
             (Retention::Off, retained) => *retained = None,
             (Retention::On(policy), Some(retained)) => retained.adopt(policy),
             (Retention::On(policy), retained) => *retained = Some(RetainedEvents::new(policy)),
         }
+        self.adopt_histories(&policy.history, now, fresh_id, out);
     }
 
     /// When something that is kept expires.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        self.retained.as_ref()?.next_expiry()
+        let retained = self.retained.as_ref().and_then(RetainedEvents::next_expiry);
+        [retained, self.next_history_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Forgets what has expired.
-    pub(super) fn expire(&mut self, now: Now) {
+    pub(super) fn expire(&mut self, now: Now, out: &mut Effects) {
         if let Some(retained) = &mut self.retained {
             retained.expire(now.mono);
+        }
+        if self.next_history_expiry().is_some_and(|at| at <= now.mono) {
+            self.trim_histories(now, out);
         }
     }
 
@@ -104,12 +138,7 @@ impl Broker {
         let subscription = self
             .subscriptions
             .entry(id)
-            .or_insert_with(|| Subscription {
-                topic: request.topic.detached(),
-                match_policy: policy,
-                members: IndexSet::default(),
-                nodes: None,
-            });
+            .or_insert_with(|| Subscription::new(policy, &request.topic));
         subscription.members.insert(session.id);
         Nodes::place(
             &mut subscription.nodes,
@@ -183,8 +212,15 @@ impl Broker {
         };
         subscription.members.swap_remove(&session);
         Nodes::place(&mut subscription.nodes, session, None);
-        if subscription.members.is_empty() {
-            // SUB-11: a later SUBSCRIBE makes a new one.
+        self.delete_if_unused(id);
+    }
+
+    /// `SUB-11`: a later SUBSCRIBE makes a new one. `HIS-14`: one with a history stays.
+    fn delete_if_unused(&mut self, id: SubscriptionId) {
+        let Some(subscription) = self.subscriptions.get(&id) else {
+            return;
+        };
+        if subscription.members.is_empty() && subscription.history.is_none() {
             self.index
                 .remove(subscription.match_policy, &subscription.topic);
             self.subscriptions.remove(&id);

@@ -38,6 +38,9 @@ pub(super) fn welcome(
     if policy.retention != Retention::Off {
         broker.push("event_retention"); // RET-12
     }
+    if !policy.history.is_empty() {
+        broker.push("event_history");
+    }
     let roles = Dict::new()
         .with("broker", announced(&broker))
         .with("dealer", announced(&DEALER));

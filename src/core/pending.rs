@@ -10,7 +10,7 @@ use super::permissions::Subject;
 use super::policy::{Action, Disclosure};
 use super::{Ticket, Verdict, uris};
 use crate::wire::{Call, Publish, Register, Subscribe, Unregister, Unsubscribe, code};
-use crate::words::{RequestId, Uri};
+use crate::words::{MatchPolicy, RequestId, Uri};
 
 /// The six requests that share the client's counter (`ID-07`).
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Pending {
     /// `TMO-07`: when a CALL that still waits here times out; waiting counts towards its timeout.
     pub(super) call_timeout_at: Option<Duration>,
     pub(super) state: PendingState,
+    /// A call that is itself permitted, and needs a permission beyond that.
+    pub(super) about: Option<Box<About>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,28 @@ pub(super) enum PendingState {
     Asked { deadline: Duration },
     /// Decided, waiting for its turn.
     Decided(Outcome),
+    /// A publication that is on its way to the disk.
+    Storing,
+    /// It is there, or could not be written.
+    Stored(Result<(), String>),
+}
+
+/// The permission to subscribe to this, as far as a call needs it (`HIS-11`).
+#[derive(Debug)]
+pub(super) struct About {
+    pub(super) uri: Uri,
+    pub(super) match_policy: MatchPolicy,
+}
+
+impl About {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject {
+            action: Action::Subscribe,
+            uri: &self.uri,
+            match_policy: self.match_policy,
+            disclose_me: false,
+        }
+    }
 }
 
 /// What the permission check of one request came to.
@@ -111,13 +135,21 @@ impl Pending {
     pub(super) fn wake_at(&self) -> Option<Duration> {
         let deadline = match self.state {
             PendingState::Asked { deadline } => Some(deadline),
-            PendingState::Decided(_) => None,
+            PendingState::Decided(_) | PendingState::Storing | PendingState::Stored(_) => None,
         };
         [deadline, self.call_timeout_at].into_iter().flatten().min()
     }
 
     pub(super) fn is_asked(&self) -> bool {
         matches!(self.state, PendingState::Asked { .. })
+    }
+
+    /// What permission is waited for.
+    pub(super) fn subject(&self) -> Option<Subject<'_>> {
+        match &self.about {
+            Some(about) => Some(about.subject()),
+            None => self.request.subject(),
+        }
     }
 }
 

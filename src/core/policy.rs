@@ -33,6 +33,13 @@ impl RealmPolicy {
     pub fn has_role(&self, role: &str) -> bool {
         self.authorizer || self.roles.contains_key(role)
     }
+
+    /// The histories that are on disk.
+    pub fn histories_on_disk(&self) -> impl Iterator<Item = &HistoryPolicy> {
+        self.history
+            .iter()
+            .filter(|history| history.store == HistoryPlace::Disk)
+    }
 }
 
 /// The realm option `request_ids` (`ID-10`).
@@ -106,7 +113,7 @@ pub struct HistoryPolicy {
     /// Octets of them in memory.
     pub size: usize,
     pub ttl: Option<Duration>,
-    pub store: HistoryStore,
+    pub store: HistoryPlace,
 }
 
 impl HistoryPolicy {
@@ -118,14 +125,14 @@ impl HistoryPolicy {
             limit: 1_000,
             size: 64 << 20,
             ttl: None,
-            store: HistoryStore::Memory,
+            store: HistoryPlace::Memory,
         }
     }
 }
 
 /// Where a history is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum HistoryStore {
+pub enum HistoryPlace {
     #[default]
     Memory,
     /// In memory, and on disk for the time after a restart.

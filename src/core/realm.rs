@@ -1,6 +1,7 @@
 //! A realm: the one state machine behind every session of it. Dispatches messages to broker and dealer, asks for
 //! permission, keeps the order of requests, and cleans up after sessions.
 
+mod history;
 mod lifecycle;
 mod requests;
 mod undelivered;
@@ -18,12 +19,12 @@ use super::broker::{Broker, Stamp};
 use super::dealer::{CallContext, Dealer};
 use super::features;
 use super::pending::{Outcome, Pending, PendingState, Request, outcome};
-use super::permissions::{Decision, Permissions};
+use super::permissions::{Decision, Permissions, Subject};
 use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
 use super::session::{Session, Sessions};
 use super::{
-    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Report, SessionKind, Then,
-    Ticket, Undelivered, Verdict, rendezvous, uris,
+    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Record, Report, SessionKind,
+    Then, Ticket, Undelivered, Verdict, rendezvous, uris,
 };
 use crate::wire::{Cancel, Error, Message, Payload, Yield, code};
 use crate::words::{
@@ -55,14 +56,12 @@ pub struct Realm {
 impl Realm {
     /// `random` draws publication ids and random callees; seed it for tests.
     pub fn new(uri: Uri, policy: Arc<RealmPolicy>, random: Box<dyn RngCore + Send>) -> Self {
-        let mut broker = Broker::default();
-        broker.adopt(&policy);
-        Self {
+        let mut realm = Self {
             uri: uri.detached(),
             permissions: Permissions::new(&policy),
             policy,
             sessions: Sessions::default(),
-            broker,
+            broker: Broker::default(),
             dealer: Dealer::default(),
             now: Now {
                 mono: Duration::ZERO,
@@ -74,7 +73,10 @@ impl Realm {
             former_tickets: 0,
             tickets: FxHashMap::default(),
             verdict_deadlines: BTreeSet::new(),
-        }
+        };
+        // A new broker keeps nothing that its policy could make it write.
+        realm.adopt_broker_policy(&mut Effects::default());
+        realm
     }
 
     pub fn uri(&self) -> &Uri {
@@ -134,6 +136,8 @@ impl Realm {
                 granted,
             } => self.publish(&topic, &payload, granted.as_ref(), out),
             Input::Timeout => self.timeout(now, out),
+            Input::Restore(records) => self.restore(records, out),
+            Input::Stored { ticket, result } => self.stored(ticket, result, out),
             Input::Policy(policy) => self.adopt_policy(policy, out),
             Input::Close { reason, message } => self.close(&reason, message.as_deref(), out),
         }

@@ -11,9 +11,9 @@ use super::credentials::Principal;
 use super::dealer::CallKey;
 use super::pending::Pending;
 use super::permissions::Role;
-use super::policy::{Action, SlowPolicy};
+use super::policy::{Action, Disclosure, SlowPolicy};
 use super::{Join, SessionKind, Verdict};
-use crate::wire::{ClientFeatures, ClientRoles, Disclosed};
+use crate::wire::{ClientFeatures, ClientRoles, Disclosed, Publish};
 use crate::words::{
     Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
 };
@@ -99,6 +99,16 @@ impl Session {
             authid: self.principal.authid.clone(),
             authrole: self.principal.authrole.clone(),
         })
+    }
+
+    /// How it appears with a publication of its own, if it does; `disclosure` is what the permission says.
+    pub(super) fn disclosed_if(
+        &self,
+        publish: &Publish,
+        disclosure: Disclosure,
+    ) -> Option<Box<Disclosed>> {
+        let disclosed = publish.options.disclose_me || disclosure == Disclosure::Always;
+        disclosed.then(|| self.disclosed())
     }
 
     /// `ID-08`: 1, 2, 3 …, wrapping after 2^53.

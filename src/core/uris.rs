@@ -30,6 +30,8 @@ uris! {
     UNAVAILABLE = "wamp.error.unavailable"
     RUNTIME_ERROR = "wamp.error.runtime_error"
 
+    SUBSCRIPTION_GET_EVENTS = "wamp.subscription.get_events"
+
     SYSTEM_SHUTDOWN = "wamp.close.system_shutdown"
     CLOSE_REALM = "wamp.close.close_realm"
     GOODBYE_AND_OUT = "wamp.close.goodbye_and_out"

@@ -4,6 +4,7 @@ mod authentication;
 mod authorization;
 mod cancel_timeout;
 mod features;
+mod history;
 mod ids_and_uris;
 mod limits;
 mod lockout;

@@ -13,13 +13,20 @@ impl Realm {
         }
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => decide(&self.permissions, session, now.mono, &request),
+            Ok(()) => match request.subject() {
+                Some(subject) => decide(&self.permissions, session, now.mono, subject),
+                None => Some(Ok(Disclosure::OnRequest)),
+            },
         };
+        let first = session.pending.is_empty();
         match outcome {
-            Some(outcome) if session.pending.is_empty() => {
+            Some(outcome) if first && !self.waits_for_disk(&request, &outcome) => {
                 self.perform(now.mono, id, request, outcome, out)
             }
-            Some(outcome) => self.queue(now, id, request, PendingState::Decided(outcome), out),
+            Some(outcome) => {
+                self.queue(now, id, request, PendingState::Decided(outcome), out);
+                self.store_head(id, out);
+            }
             None => self.ask(now, id, request, out),
         }
     }
@@ -40,6 +47,9 @@ impl Realm {
         };
         let limits = &self.policy.limits;
         if let Request::Call(call) = request {
+            if call.procedure == uris::SUBSCRIPTION_GET_EVENTS {
+                return self.get_events(id, call, out);
+            }
             let in_flight = self
                 .sessions
                 .get(&id)
@@ -166,9 +176,9 @@ impl Realm {
         granted: Option<&Payload>,
         out: &mut Effects,
     ) {
-        let publication = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
+        let stamp = self.stamp();
         self.broker
-            .publish_internal(&self.sessions, topic, payload, granted, publication, out);
+            .publish_internal(&self.sessions, topic, payload, granted, stamp, out);
     }
 }
 
@@ -228,15 +238,12 @@ fn check_uri(request: &Request, policy: &RealmPolicy) -> Result<(), Refusal> {
 }
 
 /// The static decision or a cached verdict; `None`: a hook has to be asked.
-fn decide(
+pub(super) fn decide(
     permissions: &Permissions,
     session: &mut Session,
     now: Duration,
-    request: &Request,
+    subject: Subject<'_>,
 ) -> Option<Outcome> {
-    let Some(subject) = request.subject() else {
-        return Some(Ok(Disclosure::OnRequest));
-    };
     let role = session.role.as_deref();
     match permissions.decide(
         role,
@@ -258,15 +265,17 @@ fn decide(
     }
 }
 
-pub(super) fn asks_role(permissions: &Permissions, session: &Session, request: &Request) -> bool {
-    request.subject().is_some_and(|subject| {
-        let role = session.role.as_deref();
-        permissions.decide(
-            role,
-            session.kind,
-            subject.action,
-            subject.uri,
-            subject.match_policy,
-        ) == Decision::Ask { by_role: true }
-    })
+pub(super) fn asks_role(
+    permissions: &Permissions,
+    session: &Session,
+    subject: &Subject<'_>,
+) -> bool {
+    let role = session.role.as_deref();
+    permissions.decide(
+        role,
+        session.kind,
+        subject.action,
+        subject.uri,
+        subject.match_policy,
+    ) == Decision::Ask { by_role: true }
 }

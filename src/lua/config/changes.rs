@@ -35,6 +35,11 @@ pub fn changes_needing_restart(old: &Settings, new: &Settings) -> Vec<String> {
             ));
         }
     }
+    if let (Some(from), Some(to)) = (&old.data, &new.data)
+        && from != to
+    {
+        changes.push(format!("`data`: {} is still used", from.display()));
+    }
     changes
 }
 

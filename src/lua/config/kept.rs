@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mlua::Value;
 
-use crate::core::policy::{HistoryPolicy, HistoryStore, Lifetime, Retention, RetentionPolicy};
+use crate::core::policy::{HistoryPlace, HistoryPolicy, Lifetime, Retention, RetentionPolicy};
 use crate::words::{MatchPolicy, Uri, UriRules};
 
 use super::keys::{Fields, Key, Reads, Slot};
@@ -174,8 +174,8 @@ pub(super) const HISTORY: Fields<HistoryDraft> = Fields::of(
                 "`\"memory\"` or `\"disk\"`",
                 |history: &mut HistoryDraft, node| {
                     let store = node.word(&["memory", "disk"], |word| match word {
-                        "memory" => Some(HistoryStore::Memory),
-                        "disk" => Some(HistoryStore::Disk),
+                        "memory" => Some(HistoryPlace::Memory),
+                        "disk" => Some(HistoryPlace::Disk),
                         _ => None,
                     });
                     history.policy.store = store.unwrap_or_default();
