@@ -369,3 +369,146 @@ fn read(database: &Database, realm: &Uri) -> Result<Vec<Record>, redb::Error> {
     }
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+    use crate::core::KeptEvent;
+    use crate::core::policy::RealmPolicy;
+    use crate::server::clock::Clock;
+    use crate::server::hooks::HookSlot;
+    use crate::words::PublicationId;
+
+    /// A disk that is sometimes full.
+    #[derive(Debug)]
+    struct Disk {
+        inner: Arc<InMemoryBackend>,
+        full: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn refuse_if_full(&self) -> std::io::Result<()> {
+            match self.full.load(Relaxed) {
+                true => Err(std::io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> std::io::Result<u64> {
+            self.inner.len()
+        }
+        fn read(&self, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
+            self.inner.read(offset, len)
+        }
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.refuse_if_full()?;
+            self.inner.set_len(len)
+        }
+        fn sync_data(&self, eventual: bool) -> std::io::Result<()> {
+            self.refuse_if_full()?;
+            self.inner.sync_data(eventual)
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.refuse_if_full()?;
+            self.inner.write(offset, data)
+        }
+    }
+
+    fn record(number: u64, oldest: u64) -> Record {
+        let event = KeptEvent {
+            publication: PublicationId::from_raw(number + 1),
+            timestamp: number,
+            topic: "a".into(),
+            publisher: None,
+            audience: None,
+            passthru: None,
+            payload: Default::default(),
+        };
+        Record {
+            history: HistoryKey {
+                match_policy: MatchPolicy::Exact,
+                uri: "a".into(),
+            },
+            oldest,
+            event: Some((number, event.into())),
+        }
+    }
+
+    fn numbers(store: &HistoryStore, realm: &str) -> Vec<u64> {
+        let records = store.load(&realm.into()).expect("readable");
+        records
+            .into_iter()
+            .filter_map(|record| Some(record.event?.0))
+            .collect()
+    }
+
+    fn realm(name: &str) -> Arc<RealmHandle> {
+        RealmHandle::start(
+            name.into(),
+            Arc::new(RealmPolicy::default()),
+            Clock::start(),
+            HookSlot::default(),
+            Arc::default(),
+            Box::new(StdRng::seed_from_u64(1)),
+        )
+    }
+
+    #[tokio::test]
+    async fn events_come_back_by_realm_without_those_that_are_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = HistoryStore::open(folder.path()).expect("opens");
+        let (one, other) = (realm("one"), realm("other"));
+        let write = |realm, records| store.write(realm, records, None).expect("room");
+        for number in 0..10 {
+            write(&one, vec![record(number, number.saturating_sub(3))]);
+        }
+        write(&other, vec![record(7, 0)]);
+        assert_eq!(numbers(&store, "one"), [6, 7, 8, 9]);
+        assert_eq!(numbers(&store, "other"), [7]);
+        assert!(numbers(&store, "nobody").is_empty());
+        write(
+            &one,
+            vec![Record {
+                event: None,
+                ..record(0, 9)
+            }],
+        );
+        drop(store);
+        let store = HistoryStore::open(folder.path()).expect("opens again");
+        assert_eq!(numbers(&store, "one"), [9]);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_fails_what_is_written_and_nothing_else() {
+        let inner = Arc::new(InMemoryBackend::new());
+        let full = Arc::new(AtomicBool::new(false));
+        let disk = (inner.clone(), full.clone());
+        let open = move || {
+            let (inner, full) = disk.clone();
+            Builder::new().create_with_backend(Disk { inner, full })
+        };
+        let store = HistoryStore::start("test".into(), Box::new(open)).expect("opens");
+        let realm = realm("one");
+        let write = |number| store.write(&realm, vec![record(number, 0)], Some(Ticket(number)));
+        write(0).expect("room");
+        assert_eq!(numbers(&store, "one"), [0]);
+        full.store(true, Relaxed);
+        for number in 1..4 {
+            write(number).expect("room");
+        }
+        store.flush(Duration::from_secs(10));
+        full.store(false, Relaxed);
+        write(4).expect("room");
+        assert_eq!(numbers(&store, "one"), [0, 4]);
+        assert_eq!(store.waiting.load(Relaxed), 0);
+    }
+}
