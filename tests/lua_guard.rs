@@ -93,6 +93,31 @@ fn attack(compiled: bool, source: &str) -> ScriptError {
     error
 }
 
+#[test]
+fn a_pattern_ends_with_the_cpu_budget_before_its_steps_do() {
+    let options = VmOptions {
+        cpu: Duration::from_millis(1),
+        ..options()
+    };
+    let vm = Vm::new(&options, &[perilune::lua::pattern::install]).unwrap();
+    for call in [
+        r#"(("a"):rep(40)):find(("a-"):rep(40) .. "b")"#,
+        r#"(("a"):rep(5000)):gsub(".*.*.*b", "")"#,
+        r#"(("a"):rep(9e4)):find("[" .. ("b"):rep(1e3) .. "]")"#,
+    ] {
+        let error = fails(run(&vm, &format!("local s\nlocal at = {call}\nout = at")));
+        assert!(matches!(error.kind, ErrorKind::Time), "{call}: {error:?}");
+        let place = error.location.as_deref().unwrap_or_default();
+        assert!(place.contains("test.lua:2"), "{call}: {error:?}");
+    }
+    // Nor can it be caught.
+    let error = fails(run(
+        &vm,
+        r#"while true do pcall(string.find, ("a"):rep(40), ("a-"):rep(40) .. "b") end"#,
+    ));
+    assert!(matches!(error.kind, ErrorKind::Time), "{error:?}");
+}
+
 const SPINS: &[&str] = &[
     "while true do end",
     "local i = 0 while true do i = i + 1 end",

@@ -432,6 +432,22 @@ async fn sighup_reloads_everything_even_unwatched() {
 }
 
 #[tokio::test]
+async fn sighup_loads_an_added_script_once() {
+    let added = "local p = require 'perilune' local loads = p.shared('b'):incr('loads')\n\
+        p.register('a.b', function() return loads end)";
+    let app = App::of(&version(1)).flag("--no-watch").file("b.lua", added);
+    let both = App::of("").script("b.lua", "").configuration();
+    let router = app.start().await;
+    let mut peer = router.join().await;
+    router.save("perilune.lua", &both);
+    router.hang_up();
+    router.log.says("configuration reloaded").await;
+    let line = router.log.says("script reloaded").await;
+    assert!(line.contains("a.lua"), "{line}");
+    assert_eq!(peer.call("a.b", &[]).await, args("[1]"));
+}
+
+#[tokio::test]
 async fn hooks_are_replaced_and_cached_verdicts_dropped() {
     let deciding = |allow: bool| {
         format!(
@@ -604,4 +620,9 @@ async fn what_needs_a_restart_is_named_and_the_rest_holds() {
     router.log.says("127.0.0.1:7999").await;
     router.log.says("configuration reloaded").await;
     router.open().await.ticket("ann", "s").await.unwrap();
+    // Back to what is bound: nothing needs a restart any more.
+    let warnings = router.log.count("needs a restart");
+    router.save("perilune.lua", &listening("127.0.0.1:0", ANN));
+    router.log.says("configuration reloaded").await;
+    assert_eq!(router.log.count("needs a restart"), warnings);
 }

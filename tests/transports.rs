@@ -9,7 +9,9 @@ use perilune::server::settings::{Address, ListenerSettings, RealmSettings, Setti
 use perilune::server::{ListenError, Listener};
 use perilune::wire::{Goodbye, Invocation, Message, Payload, Serializer, Yield};
 use perilune::words::{Dict, Value};
-use support::{BoxedIo, Client, Ended, Kind, REALM, settings, soon, start, tcp, unix, uri};
+use support::{
+    BoxedIo, Client, Ended, Kind, REALM, Transport, settings, soon, start, tcp, unix, uri,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::rustls::{self, pki_types::CertificateDer};
 use tokio_tungstenite::tungstenite::protocol::Message as Frame;
@@ -107,6 +109,27 @@ async fn ses_14_ses_27_ws_06_shutdown_says_goodbye_to_everybody() {
 }
 
 #[tokio::test]
+async fn ses_14_nobody_is_admitted_while_open_sessions_end_their_work() {
+    let (router, address) = start(&settings()).await;
+    let mut callee = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let mut caller = Client::join(address, Kind::RawSocket, Serializer::Json).await;
+    callee.register("com.echo").await;
+    let mut silent = Client::open(tcp(address).await, Kind::WebSocket, Serializer::Json).await;
+    router.stop_admitting();
+    assert_eq!(silent.reason().await, "wamp.close.system_shutdown");
+    assert_eq!(silent.ended().await, Ended::Closed(1001));
+    let request = caller.call("com.echo", &[Value::Int(1)]).await;
+    callee.echo().await;
+    assert_eq!(caller.result(request).await, [Value::Int(1)]);
+    // A HELLO on a transport that had a session until now.
+    caller.goodbye("wamp.close.normal").await;
+    assert_eq!(caller.reason().await, "wamp.close.goodbye_and_out");
+    caller.send(&support::hello(REALM)).await;
+    assert_eq!(caller.reason().await, "wamp.close.system_shutdown");
+    assert_eq!(caller.ended().await, Ended::Eof);
+}
+
+#[tokio::test]
 async fn ses_29_a_client_that_never_says_goodbye_is_left() {
     let mut settings = settings();
     settings.limits.goodbye = Duration::from_millis(50);
@@ -145,6 +168,84 @@ async fn vio_01_violations_abort_and_close() {
     raw.send_octets(vec![0xC1]).await;
     assert_eq!(raw.reason().await, "wamp.error.protocol_violation");
     assert_eq!(raw.ended().await, Ended::Eof);
+}
+
+/// One frame on the wire, text or binary, whatever its octets are.
+async fn send_frame(client: &mut Client, octets: &[u8], is_text: bool) {
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame as Raw;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+    match &mut client.transport {
+        Transport::WebSocket(stream) => {
+            let kind = OpCode::Data(if is_text { Data::Text } else { Data::Binary });
+            let frame = Raw::message(octets.to_vec(), kind, true);
+            let sent = futures_util::SinkExt::send(stream.as_mut(), Frame::Frame(frame)).await;
+            sent.expect("sends");
+        }
+        Transport::RawSocket(_) => client.send_octets(octets.to_vec()).await,
+    }
+}
+
+/// A PUBLISH whose payload is a string that is not UTF-8, one that ends too early, and what is no message at all.
+fn undecodable(serializer: Serializer) -> [&'static [u8]; 3] {
+    match serializer {
+        Serializer::Json => [b"[16,1,{},\"a\",[\"\xFF\"]]", b"[16,1,{},\"a\"", b"\x00"],
+        Serializer::MsgPack => [
+            b"\x95\x10\x01\x80\xA1a\x91\xA1\xFF",
+            b"\x95\x10\x01\x80\xA1a",
+            b"\xC1",
+        ],
+        Serializer::Cbor => [
+            b"\x85\x10\x01\xA0\x61a\x81\x61\xFF",
+            b"\x85\x10\x01\xA0\x61a",
+            b"\x1C",
+        ],
+    }
+}
+
+#[tokio::test]
+async fn msg_15_vio_09_undecodable_octets_end_the_session_and_no_other() {
+    let (router, address) = start(&settings()).await;
+    let mut other = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    for (kind, serializer) in ways() {
+        let is_text = serializer == Serializer::Json;
+        for octets in undecodable(serializer) {
+            let way = format!("{kind:?} {serializer:?} {octets:02x?}");
+            for open in [true, false] {
+                let mut client = Client::open(tcp(address).await, kind, serializer).await;
+                if open {
+                    client.hello().await;
+                }
+                send_frame(&mut client, octets, is_text).await;
+                match client.next().await {
+                    Ok(Message::Abort(abort)) => {
+                        assert_eq!(&*abort.reason, "wamp.error.protocol_violation", "{way}");
+                        let closed = match (kind, octets.contains(&0xFF) && is_text) {
+                            (Kind::RawSocket, _) => Ended::Eof,
+                            // WebSocket has a code of its own for text that is not UTF-8.
+                            (Kind::WebSocket, true) => Ended::Closed(1007),
+                            (Kind::WebSocket, false) => Ended::Closed(1002),
+                        };
+                        assert_eq!(client.ended().await, closed, "{way}");
+                    }
+                    got => panic!("{way}: {got:?}"),
+                }
+            }
+        }
+        if kind == Kind::WebSocket {
+            // The right octets in the wrong kind of frame.
+            let mut client = Client::join(address, kind, serializer).await;
+            let mut octets = Vec::new();
+            let message = support::hello(REALM);
+            perilune::wire::encode(serializer, &message, &mut octets).expect("encodes");
+            send_frame(&mut client, &octets, !is_text).await;
+            assert_eq!(client.reason().await, "wamp.error.protocol_violation");
+            let Ended::Closed(1002 | 1007) = client.ended().await else {
+                panic!("{serializer:?} in the wrong frame")
+            };
+        }
+    }
+    other.subscribe("still.here").await;
+    assert_eq!(router.realm(REALM).unwrap().session_count(), 1);
 }
 
 #[tokio::test]
@@ -376,6 +477,33 @@ async fn ws_03_http_answers() {
     )
     .await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
+#[tokio::test]
+async fn rs_14_one_port_tells_what_is_spoken_by_the_first_octets() {
+    let (_router, address) = start(&settings()).await;
+    let mut web = Client::join(address, Kind::WebSocket, Serializer::Json).await;
+    let mut raw = Client::join(address, Kind::RawSocket, Serializer::MsgPack).await;
+    let answer = http(
+        address,
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // They meet in one realm.
+    web.register("com.echo").await;
+    let request = raw.call("com.echo", &[Value::Int(1)]).await;
+    web.echo().await;
+    assert_eq!(raw.result(request).await, [Value::Int(1)]);
+    // Also when the first octet comes alone.
+    let mut io = tcp(address).await;
+    io.write_all(&[0x7F]).await.unwrap();
+    io.flush().await.unwrap();
+    tokio::task::yield_now().await;
+    io.write_all(&[0xF1, 0, 0]).await.unwrap();
+    let mut reply = [0; 4];
+    soon(io.read_exact(&mut reply)).await.unwrap();
+    assert_eq!(reply, [0x7F, 0xB1, 0, 0]);
 }
 
 #[tokio::test]

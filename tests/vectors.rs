@@ -150,8 +150,11 @@ fn every_vector_is_accepted_or_refused_as_it_should() {
         let refused = name.starts_with("NON-STANDARD") || attributes["valid"] == false;
         for (serializer, octets) in octets(&vector) {
             let decoded = decode(serializer, &octets, NESTING);
+            // Whether a CALL may have a wrong option depends on the calls before it: it is told to the core.
+            let faulty =
+                matches!(&decoded, Ok(Message::Call(call)) if call.options.fault.is_some());
             assert_eq!(
-                decoded.is_err(),
+                decoded.is_err() || faulty,
                 refused,
                 "{name} ({serializer:?}): {decoded:?}"
             );
@@ -170,6 +173,9 @@ fn every_vector_decodes_to_its_attributes_and_is_encoded_alike() {
             let Ok(decoded) = decode(serializer, &octets, NESTING) else {
                 continue;
             };
+            if matches!(&decoded, Message::Call(call) if call.options.fault.is_some()) {
+                continue;
+            }
             for to in Serializer::ALL {
                 let mut out = b"before".to_vec();
                 encode(to, &decoded, &mut out).expect(name);

@@ -480,17 +480,42 @@ function p.authenticate(method, authenticator) end
 ---@field disclose? boolean names the caller or publisher to the other side; default: false
 ---@field cache? boolean|number seconds the answer holds for session, action and URI; true: with the session; default: false
 
+---A rule that the router applies by itself while it is cached: to every request of the session it covers.
+---@class perilune.verdict.rule
+---@field uri string URI or pattern; must cover what was asked
+---@field match? "exact"|"prefix"|"wildcard" default: "exact"
+---@field allow perilune.action[] what is allowed there; everything else is refused
+---@field disclose? { caller?: boolean, publisher?: boolean } true: always, false: never; default: as asked
+---@field cache? boolean|number seconds the rule holds for the session; true: as long as it lives; default: this once
+
 ---@alias perilune.action "call"|"register"|"publish"|"subscribe"
 
 ---@class perilune.authorize.options
 ---@field match "exact"|"prefix"|"wildcard" of a subscription or registration
 ---@field disclose_me boolean the client asks to be named
 
----@alias perilune.authorizer async fun(session: perilune.session, action: perilune.action, uri: string, options: perilune.authorize.options): boolean|perilune.verdict
+---@alias perilune.authorizer async fun(session: perilune.session, action: perilune.action, uri: string, options: perilune.authorize.options): boolean|perilune.verdict|perilune.verdict.rule
 
 ---Decides what no rule of the configuration decides. While loading only; one per realm.
 ---@param authorizer perilune.authorizer
 function p.authorize(authorizer) end
+
+---Whom a purge or recheck is about; what is absent does not matter.
+---@class perilune.whom
+---@field session? integer
+---@field authid? string
+---@field authrole? string
+
+---Forgets what authorizers said about these sessions (without an argument: all of the realm): their next request asks
+---again. In handlers.
+---@param whom? perilune.whom
+function p.purge(whom) end
+
+---Forgets as `p.purge`, and asks again about every subscription and registration these sessions hold. What is no longer
+---allowed is revoked: clients that know revocation get UNSUBSCRIBED or UNREGISTERED with the reason
+---"wamp.error.not_authorized". In handlers.
+---@param whom? perilune.whom
+function p.reauthorize(whom) end
 
 ---Runs the function at an event of this script's life or of its realm, in instance 1: "start" when a version is in,
 ---"reload" after it if there was one before, "shutdown" before the router ends, "join" and "leave" for each client.

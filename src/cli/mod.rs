@@ -1,8 +1,11 @@
 //! The command line: one `match` over the commands, nothing else.
 
 mod app;
+mod authz;
 mod bench;
 mod check;
+mod client;
+mod keygen;
 mod logging;
 mod serve;
 mod version;
@@ -10,6 +13,7 @@ mod version;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use client::ClientCommand;
 
 /// A WAMP v2 router whose logins, permissions and procedures are hot-reloaded Lua scripts.
 #[derive(Parser)]
@@ -28,6 +32,13 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Load configuration and scripts in a throw-away router and print every problem
     Check(check::CheckArgs),
+    /// Explain what is permitted to whom, and why
+    Authz(authz::AuthzArgs),
+    Call(client::CallArgs),
+    Publish(client::PublishArgs),
+    Subscribe(client::SubscribeArgs),
+    Register(client::RegisterArgs),
+    Keygen(keygen::KeygenArgs),
     /// Measure a running router
     Bench(bench::BenchArgs),
 }
@@ -42,6 +53,12 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Authz(args)) => authz::run(args),
+        Some(Command::Call(args)) => client::run(ClientCommand::Call(args)),
+        Some(Command::Publish(args)) => client::run(ClientCommand::Publish(args)),
+        Some(Command::Subscribe(args)) => client::run(ClientCommand::Subscribe(args)),
+        Some(Command::Register(args)) => client::run(ClientCommand::Register(args)),
+        Some(Command::Keygen(args)) => keygen::run(&args),
         Some(Command::Bench(args)) => bench::run(args),
         None => {
             eprintln!("{}", Cli::command().render_help());

@@ -1,13 +1,16 @@
 //! `perilune serve`: from the command line to a running router, and down again.
 
 use std::io::{self, Write};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::app;
@@ -63,13 +66,21 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     announce(app.as_ref(), &configuration);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = start_runtime()?;
     let code = runtime.block_on(serve(&args, app, configuration));
     // Tasks of peers that do not close their end must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code
+}
+
+/// With one core there is nobody to share the work with: the simple scheduler spares every message the bookkeeping.
+fn start_runtime() -> io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut runtime = match cores {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()
 }
 
 fn announce(app: Option<&PathBuf>, configuration: &Configuration) {
@@ -116,7 +127,9 @@ async fn serve(
             ..HostOptions::default()
         },
     );
-    let mut findings = tokio::task::block_in_place(|| host.load_all());
+    // On a thread of its own: the scheduler may have no other to go on with meanwhile.
+    let loading = host.clone();
+    let mut findings = spawn_blocking(move || loading.load_all()).await?;
     findings.extend(host.undecided(&configuration));
     for finding in &findings {
         error!("{finding:#}");
@@ -147,7 +160,8 @@ async fn serve(
     }
     until_stopped(&reloader).await?;
     info!("shutting down");
-    tokio::task::block_in_place(|| host.shutdown(SHUTDOWN_DRAIN));
+    router.stop_admitting();
+    spawn_blocking(move || host.shutdown(SHUTDOWN_DRAIN)).await?;
     router.shutdown().await;
     info!("stopped");
     Ok(ExitCode::SUCCESS)

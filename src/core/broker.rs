@@ -4,18 +4,20 @@
 
 mod audience;
 mod history;
+mod lookup;
 mod nodes;
 mod publish;
 mod retained;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
 
 use super::answers::Refusal;
 use super::kept::milliseconds;
+use super::meta::{Change, News};
 use super::patterns::PatternMap;
 use super::permissions::Role;
 use super::policy::{Action, Disclosure, RealmPolicy, Retention};
@@ -47,9 +49,10 @@ pub(super) struct Broker {
 
 /// One subscription object: (match policy, topic) and its members (`SUB-02`).
 #[derive(Debug)]
-struct Subscription {
+pub(super) struct Subscription {
     topic: Uri,
     match_policy: MatchPolicy,
+    created: SystemTime,
     members: IndexSet<SessionId, rustc_hash::FxBuildHasher>,
     /// There if some of the members have a node key (`SRD-01`).
     nodes: Option<Box<Nodes>>,
@@ -58,10 +61,11 @@ struct Subscription {
 }
 
 impl Subscription {
-    fn new(match_policy: MatchPolicy, topic: &Uri) -> Self {
+    fn new(match_policy: MatchPolicy, topic: &Uri, created: SystemTime) -> Self {
         Self {
             topic: topic.detached(),
             match_policy,
+            created,
             members: IndexSet::default(),
             nodes: None,
             history: None,
@@ -109,14 +113,14 @@ impl Broker {
         self.subscriptions.len()
     }
 
-    /// `limit`: subscriptions a session may hold.
+    /// `limit`: subscriptions a session may hold. `fresh`: id and time of a new subscription.
     pub(super) fn subscribe(
         &mut self,
         session: &mut Session,
         request: Subscribe,
         limit: usize,
         now: Now,
-        fresh_id: impl FnOnce() -> SubscriptionId,
+        fresh: impl FnOnce() -> (SubscriptionId, SystemTime),
         out: &mut Effects,
     ) {
         let policy = request.options.match_policy;
@@ -131,21 +135,36 @@ impl Broker {
                 Refusal::new(uris::UNAVAILABLE, text),
             );
         }
-        let id = existing.unwrap_or_else(fresh_id);
-        if existing.is_none() {
-            self.index.insert(policy, &request.topic, id);
+        // META-05: who watches the router's own topics is not itself an event there.
+        let told = !request.topic.is_wamp();
+        let id = match existing {
+            Some(id) => id,
+            None => {
+                let (id, created) = fresh();
+                let subscription = Subscription::new(policy, &request.topic, created);
+                self.index.insert(policy, &request.topic, id);
+                self.subscriptions.insert(id, subscription);
+                if told {
+                    out.news
+                        .push(News::subscription(session.id, id, Change::Created));
+                }
+                id
+            }
+        };
+        if !held {
+            if let Some(subscription) = self.subscriptions.get_mut(&id) {
+                subscription.members.insert(session.id);
+            }
+            session.subscriptions.insert(id);
+            if told {
+                out.news
+                    .push(News::subscription(session.id, id, Change::Joined));
+            }
         }
-        let subscription = self
-            .subscriptions
-            .entry(id)
-            .or_insert_with(|| Subscription::new(policy, &request.topic));
-        subscription.members.insert(session.id);
-        Nodes::place(
-            &mut subscription.nodes,
-            session.id,
-            request.options.nkey.as_deref(),
-        );
-        session.subscriptions.insert(id);
+        if let Some(subscription) = self.subscriptions.get_mut(&id) {
+            let nkey = request.options.nkey.as_deref();
+            Nodes::place(&mut subscription.nodes, session.id, nkey);
+        }
         out.send(
             session.id,
             Message::Subscribed(Subscribed {
@@ -190,7 +209,7 @@ impl Broker {
             let refusal = Refusal::new(uris::NO_SUCH_SUBSCRIPTION, text);
             return out.refuse(session.id, code::UNSUBSCRIBE, request.request, refusal);
         }
-        self.remove_member(request.subscription, session.id);
+        self.remove_member(request.subscription, session.id, out);
         out.send(
             session.id,
             Message::Unsubscribed(Unsubscribed::Answer {
@@ -199,31 +218,52 @@ impl Broker {
         );
     }
 
+    pub(super) fn pattern_of(&self, id: SubscriptionId) -> Option<(&Uri, MatchPolicy)> {
+        let subscription = self.subscriptions.get(&id)?;
+        Some((&subscription.topic, subscription.match_policy))
+    }
+
     /// The session is gone; its subscriptions end with it (`SUB-10`).
-    pub(super) fn leave(&mut self, session: &Session) {
-        for id in &session.subscriptions {
-            self.remove_member(*id, session.id);
+    pub(super) fn leave(&mut self, session: &Session, out: &mut Effects) {
+        let mut ids: Vec<SubscriptionId> = session.subscriptions.iter().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.remove_member(id, session.id, out);
         }
     }
 
-    fn remove_member(&mut self, id: SubscriptionId, session: SessionId) {
+    pub(super) fn remove_member(
+        &mut self,
+        id: SubscriptionId,
+        session: SessionId,
+        out: &mut Effects,
+    ) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else {
             return;
         };
         subscription.members.swap_remove(&session);
         Nodes::place(&mut subscription.nodes, session, None);
-        self.delete_if_unused(id);
+        let told = !subscription.topic.is_wamp();
+        if told {
+            out.news.push(News::subscription(session, id, Change::Left));
+        }
+        if self.delete_if_unused(id) && told {
+            out.news
+                .push(News::subscription(session, id, Change::Deleted));
+        }
     }
 
     /// `SUB-11`: a later SUBSCRIBE makes a new one. `HIS-14`: one with a history stays.
-    fn delete_if_unused(&mut self, id: SubscriptionId) {
+    fn delete_if_unused(&mut self, id: SubscriptionId) -> bool {
         let Some(subscription) = self.subscriptions.get(&id) else {
-            return;
+            return false;
         };
-        if subscription.members.is_empty() && subscription.history.is_none() {
+        let unused = subscription.members.is_empty() && subscription.history.is_none();
+        if unused {
             self.index
                 .remove(subscription.match_policy, &subscription.topic);
             self.subscriptions.remove(&id);
         }
+        unused
     }
 }

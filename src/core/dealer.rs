@@ -1,29 +1,36 @@
 //! The dealer: registrations and calls (conformance sections 12 to 16).
 //!
 //! Knows nothing of permissions; requests arrive here allowed. A call is in exactly one place, `calls`, and known
-//! by key to its caller and callee. Rerouting, progressive invocations and sharding will extend `OpenCall`.
+//! by key to its caller and callee. What few calls need (input in chunks, another attempt, a place in the queue)
+//! stands boxed in [`Rare`]: a plain call pays nothing for it.
 
 mod answers;
 mod calls;
 mod cancel;
 mod leave;
+mod lookup;
+mod policies;
 mod registrations;
+mod reroute;
+mod streams;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-use super::answers::{Refusal, error};
+use super::answers::Refusal;
+use super::meta::{Change, News};
 use super::patterns::PatternMap;
 use super::policy::{Disclosure, RealmLimits};
 use super::session::{Session, Sessions};
 use super::{Effects, Undelivered, uris};
 use crate::wire::{
-    Call, CallResult, Cancel, CancelMode, Error, Interrupt, Invocation, InvocationDetails,
-    InvocationPolicy, Message, Register, Registered, Unregister, Unregistered, Yield, code,
+    Call, CallResult, Cancel, CancelMode, ClientFeatures, Error, Interrupt, Invocation,
+    InvocationDetails, InvocationPolicy, Message, Passthru, Payload, Register, Registered,
+    Unregister, Unregistered, Yield, code,
 };
 use crate::words::{Id, MatchPolicy, RegistrationId, RequestId, SessionId, Uri};
 
@@ -37,14 +44,17 @@ pub(super) struct Dealer {
     index: PatternMap<RegistrationId>,
     calls: Slab<OpenCall>,
     deadlines: BTreeSet<(Duration, CallKey)>,
+    /// When the input arrived that is being handled.
+    now: Duration,
 }
 
 /// One registration object: (match policy, procedure), its policy and its callees in order of registration.
 #[derive(Debug)]
-struct Registration {
+pub(super) struct Registration {
     procedure: Uri,
     match_policy: MatchPolicy,
     policy: InvocationPolicy,
+    created: SystemTime,
     callees: Vec<Callee>,
     /// Round robin: index of the callee that is next (`SHR-07`).
     next: usize,
@@ -77,8 +87,72 @@ struct OpenCall {
     deadline: Option<Duration>,
     /// An INTERRUPT is out and the caller still waits (mode kill).
     interrupted: bool,
-    /// Callees that could not take the invocation.
-    refused: usize,
+    /// A progressive result went to the caller.
+    progressed: bool,
+    rare: Option<Box<Rare>>,
+}
+
+/// What only some calls have.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Callees that could not or would not take the invocation, the last one last.
+    tried: Vec<SessionId>,
+    /// What to send to another callee.
+    kept: Option<Parcel>,
+    /// The caller sends its input in chunks.
+    stream: Option<Stream>,
+}
+
+/// A call with progressive invocations (conformance section 13.2).
+#[derive(Debug, Default)]
+struct Stream {
+    /// Of the first INVOCATION; all others repeat them (`PCI-07`).
+    details: InvocationDetails,
+    /// INVOCATIONs sent to the present callee.
+    sent: usize,
+}
+
+/// What a caller gave that an INVOCATION carries.
+#[derive(Debug, Clone)]
+struct Parcel {
+    /// For prefix and wildcard registrations only.
+    procedure: Option<Uri>,
+    /// More chunks follow.
+    progress: bool,
+    passthru: Option<Box<Passthru>>,
+    payload: Payload,
+}
+
+impl Dealer {
+    /// Every input begins with this.
+    pub(super) fn set_time(&mut self, now: Duration) {
+        self.now = now;
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.now
+    }
+}
+
+impl OpenCall {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn stream(&mut self) -> Option<&mut Stream> {
+        self.rare.as_mut()?.stream.as_mut()
+    }
+}
+
+impl Parcel {
+    /// One that does not keep receive buffers alive.
+    fn detached(&self) -> Self {
+        Self {
+            procedure: self.procedure.as_ref().map(Uri::detached),
+            payload: self.payload.detached(),
+            ..self.clone()
+        }
+    }
 }
 
 /// Whether callees see who calls.

@@ -330,6 +330,7 @@ impl Handshake {
             roles,
             kind: SessionKind::Peer,
             peer: self.peer.clone(),
+            transport: "", // The driver knows.
         };
         Ok(Step::Join {
             realm,

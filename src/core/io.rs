@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use super::credentials::Principal;
 use super::kept::KeptEvent;
-use super::policy::{Action, RealmPolicy};
+use super::meta::News;
+use super::policy::{Action, RealmPolicy, Rule};
 use crate::wire::{ClientRoles, Event, Message, Payload};
 use crate::words::{MatchPolicy, SessionId, Uri};
 
@@ -63,6 +64,11 @@ pub enum Input {
         ticket: Ticket,
         result: Result<(), String>,
     },
+    /// Forgets what authorizers said about these sessions; the next request asks again.
+    Purge(SessionFilter),
+    /// As `Purge`, and asks again about every subscription and registration they hold; what is no longer allowed is
+    /// revoked.
+    Reauthorize(SessionFilter),
     /// GOODBYE to everybody, without meta events (`SES-35`).
     Close {
         reason: Uri,
@@ -79,6 +85,8 @@ pub struct Join {
     pub kind: SessionKind,
     /// For humans: the peer's address or the script's path.
     pub peer: String,
+    /// The kind of transport, `"websocket"` and so on; empty where there is none.
+    pub transport: &'static str,
 }
 
 /// What is at the other end of a session.
@@ -118,6 +126,14 @@ pub enum Undelivered {
     Unencodable,
 }
 
+/// Which sessions something is about; what is absent does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    pub session: Option<SessionId>,
+    pub authid: Option<String>,
+    pub authrole: Option<String>,
+}
+
 /// Names a history beyond the life of its subscription's id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HistoryKey {
@@ -147,6 +163,12 @@ pub enum Verdict {
         cache: CacheFor,
     },
     Deny {
+        cache: CacheFor,
+    },
+    /// A rule that decides this and, for as long as it is kept, whatever else it covers. One that does not cover what
+    /// was asked is a broken answer.
+    Rule {
+        rule: Box<Rule>,
         cache: CacheFor,
     },
     /// The authorizer broke, was full, or is gone (`AZ-02`); the text is for the log.
@@ -255,6 +277,8 @@ pub struct Effects {
     pub list: Vec<Effect>,
     /// Receivers of [`Effect::Event`], referred to by range.
     pub receivers: Vec<SessionId>,
+    /// What broker and dealer have to tell the world, not yet published as meta events.
+    pub(super) news: Vec<News>,
 }
 
 impl Effects {
@@ -262,5 +286,6 @@ impl Effects {
     pub fn clear(&mut self) {
         self.list.clear();
         self.receivers.clear();
+        self.news.clear();
     }
 }

@@ -14,6 +14,7 @@ pub struct KeptEvent {
     pub topic: Uri,
     /// There if the publisher was disclosed.
     pub publisher: Option<Box<Disclosed>>,
+    pub trustlevel: Option<u64>,
     /// Who may see it. In a history never with session ids.
     pub audience: Option<Box<Audience>>,
     pub passthru: Option<Box<Passthru>>,
@@ -47,6 +48,7 @@ impl KeptEvent {
     pub(super) fn details(&self, names_topic: bool, retained: bool) -> EventDetails {
         EventDetails {
             publisher: self.publisher.clone(),
+            trustlevel: self.trustlevel,
             topic: names_topic.then(|| self.topic.clone()),
             retained,
             passthru: self.passthru.clone(),

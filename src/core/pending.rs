@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use super::answers::Refusal;
-use super::permissions::Subject;
+use super::meta::OnBehalf;
+use super::permissions::{Decision, Subject};
 use super::policy::{Action, Disclosure};
 use super::{Ticket, Verdict, uris};
 use crate::wire::{Call, Publish, Register, Subscribe, Unregister, Unsubscribe, code};
@@ -19,8 +20,12 @@ pub(super) enum Request {
     Subscribe(Subscribe),
     Unsubscribe(Unsubscribe),
     Call(Call),
+    /// A further chunk of a progressive call; needs no permission of its own.
+    Chunk(Call),
     Register(Register),
     Unregister(Unregister),
+    /// What became of a CALL of the router's own procedure: it needs another permission.
+    OnBehalf(RequestId, Box<OnBehalf>),
 }
 
 /// One entry of a session's queue.
@@ -33,8 +38,6 @@ pub(super) struct Pending {
     /// `TMO-07`: when a CALL that still waits here times out; waiting counts towards its timeout.
     pub(super) call_timeout_at: Option<Duration>,
     pub(super) state: PendingState,
-    /// A call that is itself permitted, and needs a permission beyond that.
-    pub(super) about: Option<Box<About>>,
 }
 
 #[derive(Debug)]
@@ -49,24 +52,6 @@ pub(super) enum PendingState {
     Stored(Result<(), String>),
 }
 
-/// The permission to subscribe to this, as far as a call needs it (`HIS-11`).
-#[derive(Debug)]
-pub(super) struct About {
-    pub(super) uri: Uri,
-    pub(super) match_policy: MatchPolicy,
-}
-
-impl About {
-    pub(super) fn subject(&self) -> Subject<'_> {
-        Subject {
-            action: Action::Subscribe,
-            uri: &self.uri,
-            match_policy: self.match_policy,
-            disclose_me: false,
-        }
-    }
-}
-
 /// What the permission check of one request came to.
 pub(super) type Outcome = Result<Disclosure, Refusal>;
 
@@ -76,9 +61,10 @@ impl Request {
             Self::Publish(m) => m.request,
             Self::Subscribe(m) => m.request,
             Self::Unsubscribe(m) => m.request,
-            Self::Call(m) => m.request,
+            Self::Call(m) | Self::Chunk(m) => m.request,
             Self::Register(m) => m.request,
             Self::Unregister(m) => m.request,
+            Self::OnBehalf(request, _) => *request,
         }
     }
 
@@ -87,13 +73,13 @@ impl Request {
             Self::Publish(_) => code::PUBLISH,
             Self::Subscribe(_) => code::SUBSCRIBE,
             Self::Unsubscribe(_) => code::UNSUBSCRIBE,
-            Self::Call(_) => code::CALL,
+            Self::Call(_) | Self::Chunk(_) | Self::OnBehalf(..) => code::CALL,
             Self::Register(_) => code::REGISTER,
             Self::Unregister(_) => code::UNREGISTER,
         }
     }
 
-    /// What permission it needs; leaving needs none (`AZ-01`).
+    /// What permission it needs; leaving needs none (`AZ-01`), and going on neither (`PCI-19`).
     pub(super) fn subject(&self) -> Option<Subject<'_>> {
         match self {
             Self::Publish(m) => Some(Subject {
@@ -120,7 +106,22 @@ impl Request {
                 match_policy: m.options.match_policy,
                 disclose_me: m.options.disclose_caller,
             }),
-            Self::Unsubscribe(_) | Self::Unregister(_) => None,
+            Self::OnBehalf(_, deed) => Some(deed.subject()),
+            Self::Chunk(_) | Self::Unsubscribe(_) | Self::Unregister(_) => None,
+        }
+    }
+
+    /// Whether it is the CALL of this id, not yet answered.
+    pub(super) fn is_call(&self, id: RequestId) -> bool {
+        match self {
+            Self::Call(call) => call.request == id,
+            Self::OnBehalf(request, _) => *request == id,
+            Self::Publish(_)
+            | Self::Subscribe(_)
+            | Self::Unsubscribe(_)
+            | Self::Chunk(_)
+            | Self::Register(_)
+            | Self::Unregister(_) => false,
         }
     }
 
@@ -143,19 +144,33 @@ impl Pending {
     pub(super) fn is_asked(&self) -> bool {
         matches!(self.state, PendingState::Asked { .. })
     }
+}
 
-    /// What permission is waited for.
-    pub(super) fn subject(&self) -> Option<Subject<'_>> {
-        match &self.about {
-            Some(about) => Some(about.subject()),
-            None => self.request.subject(),
-        }
+/// The verdict as it holds for what was asked: a rule about something else is a broken answer.
+pub(super) fn fitting(verdict: Verdict, uri: &Uri, policy: MatchPolicy) -> Verdict {
+    match verdict {
+        Verdict::Rule { rule, .. } if !rule.covers(uri, policy) => Verdict::Failed(format!(
+            "the authorizer answered with a rule for {} {:?}, which does not cover {} {uri:?}",
+            rule.match_policy.as_str(),
+            rule.uri,
+            policy.as_str(),
+        )),
+        verdict => verdict,
+    }
+}
+
+/// What a rule's decision means; nobody is asked again.
+pub(super) fn decided(decision: Decision, action: Action, uri: &Uri) -> Outcome {
+    match decision {
+        Decision::Allow(disclosure) => Ok(disclosure),
+        Decision::Deny | Decision::Ask { .. } => Err(Refusal::not_authorized(action.as_str(), uri)),
     }
 }
 
 /// What a verdict means for a request about `uri`.
 pub(super) fn outcome(verdict: &Verdict, action: Action, uri: &Uri) -> Outcome {
     match verdict {
+        Verdict::Rule { rule, .. } => decided(rule.decide(action), action, uri),
         Verdict::Allow { disclose: true, .. } => Ok(Disclosure::Always),
         Verdict::Allow {
             disclose: false, ..

@@ -1,13 +1,17 @@
 //! Who may do what: rules first, then the role's function, then the realm's authorizer, else no (`AZ-*`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use slab::Slab;
 
 use super::SessionKind;
+use super::credentials::Principal;
 use super::patterns::{PatternMap, literal_start};
 use super::policy::{Action, Disclosure, RealmPolicy, RolePolicy, Rule};
-use crate::words::{MatchPolicy, Uri};
+use crate::words::{Id, MatchPolicy, SessionId, Uri, UriRules};
 
 /// A role made ready for lookups.
 #[derive(Debug)]
@@ -15,6 +19,8 @@ pub(super) struct Role {
     rules: PatternMap<usize>,
     list: Vec<Rule>,
     function: bool,
+    /// Some of the rules have placeholders: what they say differs from session to session.
+    placeholders: bool,
 }
 
 /// The outcome of the static part.
@@ -49,8 +55,12 @@ impl Permissions {
     }
 
     /// The role a session keeps at hand; looked up again when the policy changes.
-    pub(super) fn role(&self, name: &str) -> Option<Arc<Role>> {
-        self.roles.get(name).cloned()
+    pub(super) fn role(&self, principal: &Principal, session: SessionId) -> Option<Arc<Role>> {
+        let role = self.roles.get(&principal.authrole)?;
+        Some(match role.placeholders {
+            true => Arc::new(role.for_session(principal, session)),
+            false => role.clone(),
+        })
     }
 
     /// Decides for a session of this role. A script is trusted unless its role is configured, and exempt from the
@@ -68,10 +78,7 @@ impl Permissions {
         }
         match role {
             Some(role) => match role.rule(uri, policy) {
-                Some(rule) if rule.allow.contains(action) => {
-                    Decision::Allow(rule.disclosure(action))
-                }
-                Some(_) => Decision::Deny,
+                Some(rule) => rule.decide(action),
                 None if role.function => Decision::Ask { by_role: true },
                 None if self.authorizer && !kind.is_trusted() => Decision::Ask { by_role: false },
                 None => Decision::Deny,
@@ -98,22 +105,31 @@ impl Role {
             rules,
             list: policy.rules.clone(),
             function: policy.function,
+            placeholders: policy.rules.iter().any(|rule| rule.uri.contains('{')),
         }
+    }
+
+    /// The role as it holds for one session: placeholders filled in. A rule whose placeholder cannot be filled is left
+    /// out, so it allows nothing.
+    fn for_session(&self, principal: &Principal, session: SessionId) -> Self {
+        let mut role = Self {
+            rules: PatternMap::default(),
+            list: self.list.clone(),
+            function: self.function,
+            placeholders: true,
+        };
+        for (index, rule) in role.list.iter_mut().enumerate() {
+            if let Some(uri) = fill_placeholders(&rule.uri, principal, session) {
+                rule.uri = uri.as_ref().into();
+                role.rules.insert(rule.match_policy, &rule.uri, index);
+            }
+        }
+        role
     }
 
     /// The most specific rule for a URI, or for all that a pattern may stand for (`AZ-09`).
     fn rule(&self, uri: &str, policy: MatchPolicy) -> Option<&Rule> {
-        let index = match policy {
-            MatchPolicy::Exact => self.rules.best_match(uri).map(|(_, index)| index),
-            MatchPolicy::Prefix | MatchPolicy::Wildcard => {
-                // A prefix rule covers a pattern only as far as the pattern's text is literal.
-                let literal = literal_start(uri, policy);
-                self.rules
-                    .lookup(policy, uri)
-                    .or_else(|| self.rules.longest_prefix(literal))
-            }
-        };
-        index.map(|index| &self.list[index])
+        covering(&self.rules, uri, policy).map(|index| &self.list[index])
     }
 
     /// Whether a rule of its own, reserved-space pattern covers this reserved topic: what catch-all rules never
@@ -128,12 +144,167 @@ impl Role {
     }
 }
 
+/// The most specific of many rules for a URI or a pattern.
+fn covering(rules: &PatternMap<usize>, uri: &str, policy: MatchPolicy) -> Option<usize> {
+    match policy {
+        MatchPolicy::Exact => rules.best_match(uri).map(|(_, index)| index),
+        MatchPolicy::Prefix | MatchPolicy::Wildcard => {
+            // A prefix rule covers a pattern only as far as the pattern's text is literal.
+            let literal = literal_start(uri, policy);
+            rules
+                .lookup(policy, uri)
+                .or_else(|| rules.longest_prefix(literal))
+        }
+    }
+}
+
+/// Puts a session's own values for the placeholders of a rule. `None`: the value is no single component of a URI
+/// (an authid with a dot would reach into names of others), or the placeholder is unknown.
+fn fill_placeholders<'u>(
+    uri: &'u str,
+    principal: &Principal,
+    session: SessionId,
+) -> Option<Cow<'u, str>> {
+    if !uri.contains('{') {
+        return Some(uri.into());
+    }
+    let mut filled = String::with_capacity(uri.len() + 16);
+    let mut rest = uri;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}')?;
+        filled.push_str(before);
+        let value: Cow<'_, str> = match name {
+            "authid" => principal.authid.as_str().into(),
+            "authrole" => principal.authrole.as_str().into(),
+            "session" => session.value().to_string().into(),
+            _ => return None,
+        };
+        let component =
+            !value.contains('.') && UriRules::Loose.check(&value, MatchPolicy::Exact).is_ok();
+        filled.push_str(component.then_some(&*value)?);
+        rest = after;
+    }
+    filled.push_str(rest);
+    Some(filled.into())
+}
+
+/// The rules an authorizer gave out for one session, each for a time (`AZ-06`).
+#[derive(Debug, Default)]
+pub(super) struct LearnedRules {
+    index: PatternMap<usize>,
+    list: Slab<(Rule, Option<Duration>)>,
+}
+
+/// Rules kept per session; beyond it the session is asked about again.
+const LEARNED_RULES: usize = 1_000;
+
+impl LearnedRules {
+    /// Adds a rule, or replaces the one for the same pattern.
+    pub(super) fn learn(&mut self, rule: Rule, until: Option<Duration>) {
+        if let Some(known) = self.index.lookup(rule.match_policy, &rule.uri) {
+            self.list[known] = (rule, until);
+            return;
+        }
+        if self.list.len() >= LEARNED_RULES {
+            *self = Self::default();
+        }
+        let (policy, uri) = (rule.match_policy, rule.uri.detached());
+        let index = self.list.insert((rule, until));
+        self.index.insert(policy, &uri, index);
+    }
+
+    /// What the most specific rule that still holds says.
+    pub(super) fn decide(
+        &mut self,
+        now: Duration,
+        action: Action,
+        uri: &str,
+        policy: MatchPolicy,
+    ) -> Option<Decision> {
+        while let Some(index) = covering(&self.index, uri, policy) {
+            let (rule, until) = &self.list[index];
+            if until.is_none_or(|until| now < until) {
+                return Some(rule.decide(action));
+            }
+            self.index.remove(rule.match_policy, &rule.uri);
+            self.list.remove(index);
+        }
+        None
+    }
+}
+
 impl Rule {
+    /// Whether it speaks about this URI, or about all that this pattern may stand for.
+    pub fn covers(&self, uri: &str, policy: MatchPolicy) -> bool {
+        let mut alone = PatternMap::default();
+        alone.insert(self.match_policy, &self.uri, 0);
+        covering(&alone, uri, policy).is_some()
+    }
+
+    pub(super) fn decide(&self, action: Action) -> Decision {
+        match self.allow.contains(action) {
+            true => Decision::Allow(self.disclosure(action)),
+            false => Decision::Deny,
+        }
+    }
+
     fn disclosure(&self, action: Action) -> Disclosure {
         match action {
             Action::Call | Action::Register => self.disclose_caller,
             Action::Publish | Action::Subscribe => self.disclose_publisher,
         }
+    }
+}
+
+/// Who decides about a request, and what the static part says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Explanation {
+    /// The rule with this index of the session's role, placeholders filled in.
+    Rule {
+        index: usize,
+        rule: Box<Rule>,
+        allowed: bool,
+    },
+    /// The role's own function is asked.
+    RoleFunction,
+    /// The realm's `p.authorize` is asked.
+    Authorizer,
+    /// No rule matches, and there is nobody to ask: refused.
+    Nobody,
+}
+
+/// Explains what [`Permissions::decide`] does for a peer's session.
+pub fn explain(
+    policy: &RealmPolicy,
+    principal: &Principal,
+    session: SessionId,
+    action: Action,
+    (uri, match_policy): (&str, MatchPolicy),
+) -> Explanation {
+    let permissions = Permissions::new(policy);
+    let role = permissions.role(principal, session);
+    let deciding = role
+        .as_ref()
+        .and_then(|role| covering(&role.rules, uri, match_policy).map(|index| (role, index)));
+    if let Some((role, index)) = deciding {
+        let rule = Box::new(role.list[index].clone());
+        let allowed = rule.allow.contains(action);
+        return Explanation::Rule {
+            index,
+            rule,
+            allowed,
+        };
+    }
+    match permissions.decide(
+        role.as_deref(),
+        SessionKind::Peer,
+        action,
+        uri,
+        match_policy,
+    ) {
+        Decision::Ask { by_role: true } => Explanation::RoleFunction,
+        Decision::Ask { by_role: false } => Explanation::Authorizer,
+        Decision::Allow(_) | Decision::Deny => Explanation::Nobody,
     }
 }
 

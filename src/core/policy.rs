@@ -15,6 +15,9 @@ pub const SCRIPT_ROLE: &str = "script";
 pub struct RealmPolicy {
     pub uris: UriRules,
     pub request_ids: RequestIds,
+    /// Of callers with progressive invocations: a CALL whose id is used up, and not by such a call of the last
+    /// minute, is a violation instead of being ignored (`PCI-14`).
+    pub strict_continuations: bool,
     pub auth: AuthPolicy,
     pub roles: BTreeMap<String, Arc<RolePolicy>>,
     /// A script of the realm has called `p.authorize`.
@@ -24,6 +27,9 @@ pub struct RealmPolicy {
     pub retention: Retention,
     /// Subscriptions whose events are kept (`HIS-14`).
     pub history: Vec<HistoryPolicy>,
+    pub meta: MetaApi,
+    /// The trust level of each role that has one; the others have 0. Empty: the realm tells none.
+    pub trust: BTreeMap<String, u64>,
     pub limits: RealmLimits,
 }
 
@@ -40,6 +46,11 @@ impl RealmPolicy {
             .iter()
             .filter(|history| history.store == HistoryPlace::Disk)
     }
+
+    /// What subscribers and callees are told about peers of this role (`PTL-01`, `CTL-01`); `None`: nothing.
+    pub fn trustlevel(&self, role: &str) -> Option<u64> {
+        (!self.trust.is_empty()).then(|| self.trust.get(role).copied().unwrap_or(0))
+    }
 }
 
 /// The realm option `request_ids` (`ID-10`).
@@ -48,6 +59,20 @@ pub enum RequestIds {
     #[default]
     Any,
     Strict,
+}
+
+/// The realm option `meta`: whether there are the router's own procedures and events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MetaApi {
+    #[default]
+    On,
+    Off,
+}
+
+impl MetaApi {
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
 }
 
 /// The option `slow`: what happens to an EVENT whose subscriber has a full queue.
@@ -148,6 +173,9 @@ pub struct RolePolicy {
     pub slow: Option<SlowPolicy>,
 }
 
+/// What may stand in braces in a rule's `uri`: the session's own value is put there.
+pub const PLACEHOLDERS: [&str; 3] = ["authid", "authrole", "session"];
+
 /// One permission rule; of the matching ones the most specific decides (`AZ-04`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
@@ -225,9 +253,13 @@ pub enum Disclosure {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RealmLimits {
     pub calls_in_flight: usize,
+    /// Calls and further chunks of calls that wait for a callee, per registration.
+    pub call_queue: usize,
     pub pending_verdicts: usize,
     pub subscriptions: usize,
     pub registrations: usize,
+    /// Of one session.
+    pub testaments: usize,
     /// Given to calls that name no timeout.
     pub call_timeout: Option<Duration>,
     /// Longer timeouts are cut to this.
@@ -240,9 +272,11 @@ impl Default for RealmLimits {
     fn default() -> Self {
         Self {
             calls_in_flight: 10_000,
+            call_queue: 1_000,
             pending_verdicts: 256,
             subscriptions: 10_000,
             registrations: 10_000,
+            testaments: 32,
             call_timeout: None,
             max_call_timeout: Some(Duration::from_secs(600)),
             hook: Duration::from_secs(5),

@@ -3,54 +3,62 @@
 
 mod history;
 mod lifecycle;
+mod reauthorize;
 mod requests;
 mod undelivered;
 mod verdicts;
+
+pub(super) use lifecycle::Farewell;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use self::reauthorize::Recheck;
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 
 use super::answers::{Refusal, args_payload, goodbye, violation};
 use super::broker::{Broker, Stamp};
 use super::dealer::{CallContext, Dealer};
-use super::features;
-use super::pending::{Outcome, Pending, PendingState, Request, outcome};
+use super::pending::{Outcome, Pending, PendingState, Request, decided, fitting, outcome};
 use super::permissions::{Decision, Permissions, Subject};
 use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
 use super::session::{Session, Sessions};
+use super::streams::Chunk;
 use super::{
-    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Record, Report, SessionKind,
-    Then, Ticket, Undelivered, Verdict, rendezvous, uris,
+    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Record, Report, SessionFilter,
+    SessionKind, Then, Ticket, Undelivered, Verdict, rendezvous, uris,
 };
-use crate::wire::{Cancel, Error, Message, Payload, Yield, code};
+use super::{features, meta};
+use crate::wire::{Call, Cancel, Error, Message, Payload, Yield, code};
 use crate::words::{
-    Id, MAX_ID, MatchPolicy, PublicationId, RegistrationId, SessionId, SubscriptionId, Uri,
+    Id, MAX_ID, MatchPolicy, PublicationId, RegistrationId, RequestId, SessionId, SubscriptionId,
+    Uri,
 };
 
 /// The routing state of one realm: its sessions, broker, dealer and permissions. Owned by one caller at a time.
 pub struct Realm {
-    uri: Uri,
-    policy: Arc<RealmPolicy>,
-    permissions: Permissions,
-    sessions: Sessions,
-    broker: Broker,
-    dealer: Dealer,
-    /// The time of the step at hand.
-    now: Now,
-    random: Box<dyn RngCore + Send>,
+    pub(super) uri: Uri,
+    pub(super) policy: Arc<RealmPolicy>,
+    pub(super) permissions: Permissions,
+    pub(super) sessions: Sessions,
+    pub(super) broker: Broker,
+    pub(super) dealer: Dealer,
+    /// The time of the input being handled.
+    pub(super) now: Now,
+    pub(super) random: Box<dyn RngCore + Send>,
     /// Subscription and registration ids: one counter for both (`ID-05`).
-    last_id: u64,
-    last_ticket: u64,
+    pub(super) last_id: u64,
+    pub(super) last_ticket: u64,
     /// Verdicts up to this ticket were asked of an authorizer since replaced: they hold, but not for later (`AZ-07`).
-    former_tickets: u64,
+    pub(super) former_tickets: u64,
     /// The session of every pending request.
-    tickets: FxHashMap<Ticket, SessionId>,
+    pub(super) tickets: FxHashMap<Ticket, SessionId>,
     /// When to look at a pending request again: its hook is too slow, or its call timed out.
-    verdict_deadlines: BTreeSet<(Duration, Ticket)>,
+    pub(super) verdict_deadlines: BTreeSet<(Duration, Ticket)>,
+    /// Authorizers are asked whether these are still allowed.
+    rechecks: FxHashMap<Ticket, Recheck>,
 }
 
 impl Realm {
@@ -73,6 +81,7 @@ impl Realm {
             former_tickets: 0,
             tickets: FxHashMap::default(),
             verdict_deadlines: BTreeSet::new(),
+            rechecks: FxHashMap::default(),
         };
         // A new broker keeps nothing that its policy could make it write.
         realm.adopt_broker_policy(&mut Effects::default());
@@ -105,7 +114,7 @@ impl Realm {
 
     /// Requests that wait for a verdict, or behind one that does.
     pub fn pending_count(&self) -> usize {
-        self.tickets.len()
+        self.tickets.len() + self.rechecks.len()
     }
 
     /// Points in time the realm wants to be woken at.
@@ -116,6 +125,7 @@ impl Realm {
     /// The one step: appends to `out` what has to be done about `input`, in order. Never blocks, never fails.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
         self.now = now;
+        self.dealer.set_time(now.mono);
         match input {
             Input::Message { session, message } => self.message(now, session, message, out),
             Input::Join(join) => self.join(*join, out),
@@ -139,6 +149,8 @@ impl Realm {
             Input::Restore(records) => self.restore(records, out),
             Input::Stored { ticket, result } => self.stored(ticket, result, out),
             Input::Policy(policy) => self.adopt_policy(policy, out),
+            Input::Purge(filter) => self.purge(&filter),
+            Input::Reauthorize(filter) => self.reauthorize(now, &filter, out),
             Input::Close { reason, message } => self.close(&reason, message.as_deref(), out),
         }
     }
@@ -162,7 +174,7 @@ impl Realm {
             Message::Register(m) => self.request(now, id, Request::Register(m), out),
             Message::Unregister(m) => self.request(now, id, Request::Unregister(m), out),
             // These answer or withdraw something already admitted: never queued behind a verdict.
-            Message::Yield(m) => self.yield_(now, id, m, out),
+            Message::Yield(m) => self.yield_(id, m, out),
             Message::Error(m) => self.error(id, m, out),
             Message::Cancel(m) => self.cancel(id, &m, out),
             Message::Goodbye(_) => self.goodbye(id, out),

@@ -9,13 +9,15 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::credentials::Principal;
 use super::dealer::CallKey;
+use super::meta::Testaments;
 use super::pending::Pending;
-use super::permissions::Role;
-use super::policy::{Action, Disclosure, SlowPolicy};
-use super::{Join, SessionKind, Verdict};
-use crate::wire::{ClientFeatures, ClientRoles, Disclosed, Publish};
+use super::permissions::{Decision, LearnedRules, Role};
+use super::policy::{Action, Rule, SlowPolicy};
+use super::streams::Streams;
+use super::{Join, SessionFilter, SessionKind, Verdict};
+use crate::wire::{ClientFeatures, ClientRoles, Disclosed};
 use crate::words::{
-    Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
+    Dict, Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
 };
 
 /// The sessions of a realm by id.
@@ -31,23 +33,34 @@ pub(super) struct Session {
     /// The compiled role; `None` if the realm configures no such role.
     pub(super) role: Option<Arc<Role>>,
     pub(super) slow: SlowPolicy,
+    /// As in [`Join`], for the meta API.
+    pub(super) peer: String,
+    pub(super) transport: &'static str,
+    /// What `wamp.session.modify_details` has added.
+    pub(super) details: Dict,
+    pub(super) testaments: Testaments,
     pub(super) subscriptions: FxHashSet<SubscriptionId>,
     pub(super) registrations: FxHashSet<RegistrationId>,
     /// Open calls this session made.
     pub(super) calls: FxHashMap<RequestId, CallKey>,
+    /// Of these, and of those before: the ones with progressive invocations.
+    pub(super) streams: Streams,
     /// Open invocations this session serves.
     pub(super) invocations: FxHashMap<RequestId, CallKey>,
     /// Invocations whose call was skipped without an INTERRUPT (`PCR-11`).
     pub(super) skipped: FxHashSet<RequestId>,
     /// The last INVOCATION.Request issued to this session; ids start at 1 (`ID-08`).
     pub(super) last_invocation: u64,
-    /// The last request id taken from it, for `request_ids = "strict"`.
+    /// The last request id taken from it under `request_ids = "strict"`, else the highest of a CALL (`PCI-08`).
     last_request: u64,
     /// Requests waiting for a verdict, and those behind them, in order of arrival (`ORD-05`).
     pub(super) pending: VecDeque<Pending>,
     pub(super) paused: bool,
     /// By a hash with a random key, since the peer chooses the URIs (see `patterns`).
     verdicts: HashMap<(Action, MatchPolicy, Uri), CachedVerdict, RandomState>,
+    learned: LearnedRules,
+    /// EVENT and INVOCATION carry it for what this session publishes and calls (`PTL-01`, `CTL-01`).
+    pub(super) trustlevel: Option<u64>,
     /// When the world was last told that this subscriber is slow.
     told_slow: Option<Duration>,
 }
@@ -73,9 +86,14 @@ impl Session {
             kind: join.kind,
             role,
             slow,
+            peer: join.peer,
+            transport: join.transport,
+            details: Dict::new(),
+            testaments: Testaments::default(),
             subscriptions: FxHashSet::default(),
             registrations: FxHashSet::default(),
             calls: FxHashMap::default(),
+            streams: Streams::default(),
             invocations: FxHashMap::default(),
             skipped: FxHashSet::default(),
             last_invocation: 0,
@@ -83,6 +101,8 @@ impl Session {
             pending: VecDeque::new(),
             paused: false,
             verdicts: HashMap::default(),
+            learned: LearnedRules::default(),
+            trustlevel: None,
             told_slow: None,
         }
     }
@@ -101,16 +121,6 @@ impl Session {
         })
     }
 
-    /// How it appears with a publication of its own, if it does; `disclosure` is what the permission says.
-    pub(super) fn disclosed_if(
-        &self,
-        publish: &Publish,
-        disclosure: Disclosure,
-    ) -> Option<Box<Disclosed>> {
-        let disclosed = publish.options.disclose_me || disclosure == Disclosure::Always;
-        disclosed.then(|| self.disclosed())
-    }
-
     /// `ID-08`: 1, 2, 3 …, wrapping after 2^53.
     pub(super) fn next_invocation(&mut self) -> RequestId {
         self.last_invocation = following(self.last_invocation);
@@ -127,6 +137,21 @@ impl Session {
         }
         self.last_request = expected;
         Ok(())
+    }
+
+    /// Whether the id lies at or below the watermark of `PCI-08`.
+    pub(super) fn has_passed(&self, request: RequestId) -> bool {
+        request.value() <= self.last_request
+    }
+
+    /// A CALL is taken under any request ids.
+    pub(super) fn note_call(&mut self, request: RequestId) {
+        self.last_request = self.last_request.max(request.value());
+    }
+
+    /// What it announced as caller.
+    pub(super) fn caller(&self) -> ClientFeatures {
+        self.features.caller.unwrap_or_default()
     }
 
     /// Whether a full queue is to be reported now: at most once per second.
@@ -178,8 +203,39 @@ impl Session {
         self.verdicts.insert(key, CachedVerdict { verdict, until });
     }
 
+    /// What a rule says that an authorizer gave out for this session.
+    pub(super) fn learned(
+        &mut self,
+        now: Duration,
+        action: Action,
+        policy: MatchPolicy,
+        uri: &Uri,
+    ) -> Option<Decision> {
+        self.learned.decide(now, action, uri, policy)
+    }
+
+    pub(super) fn learn(&mut self, rule: Rule, until: Option<Duration>) {
+        self.learned.learn(rule, until);
+    }
+
     pub(super) fn forget_verdicts(&mut self) {
         self.verdicts.clear();
+        self.learned = LearnedRules::default();
+    }
+
+    pub(super) fn is_in(&self, filter: &SessionFilter) -> bool {
+        let SessionFilter {
+            session,
+            authid,
+            authrole,
+        } = filter;
+        session.is_none_or(|session| session == self.id)
+            && authid
+                .as_ref()
+                .is_none_or(|authid| *authid == self.principal.authid)
+            && authrole
+                .as_ref()
+                .is_none_or(|role| *role == self.principal.authrole)
     }
 }
 

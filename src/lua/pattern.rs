@@ -2,12 +2,17 @@
 //!
 //! LuaJIT matches patterns in C loops which no hook interrupts, so an exponential pattern would stop a whole VM
 //! thread. This matcher follows the reference (Lua 5.1 manual, 5.4.1, as LuaJIT implements it) item by item, quirks
-//! included, but counts its steps and gives up with "pattern too complex".
+//! included, but counts its steps and gives up with "pattern too complex", or earlier if the script's CPU budget is
+//! used up.
 
-use super::raw;
+use super::{guard, raw};
 
 /// Steps one call of `find`, `match`, `gmatch`'s iterator or `gsub` may take: some 30-50 ms.
 pub const MAX_STEPS: u64 = 10_000_000;
+/// After how many steps the guard is asked again whether the CPU budget is used up: some 50 µs.
+const LOOK_EVERY: u64 = 16_384;
+/// Characters of a pattern that are looked at in the time of one step.
+const CHARS_PER_STEP: usize = 8;
 /// Captures in one pattern (LuaJIT's `LUA_MAXCAPTURES`).
 const MAX_CAPTURES: usize = 32;
 /// Nesting of the matcher (LuaJIT's `LJ_MAX_XLEVEL`).
@@ -35,6 +40,8 @@ pub(super) enum PatternError {
     TooDeep,
     #[error("pattern too complex (it took more than {MAX_STEPS} steps)")]
     TooManySteps,
+    #[error("{}", raw::watchdog::TIME_LIMIT)]
+    OverBudget,
     #[error("invalid capture index")]
     CaptureIndex,
     #[error("too many captures")]
@@ -68,7 +75,10 @@ pub(super) struct Matcher<'a> {
     pattern: &'a [u8],
     level: usize,
     depth: u32,
+    /// Those left.
     steps: u64,
+    /// The guard is asked when fewer are left.
+    look_at: u64,
     captures: [Slot; MAX_CAPTURES],
 }
 
@@ -87,6 +97,7 @@ impl<'a> Matcher<'a> {
             level: 0,
             depth: 0,
             steps: MAX_STEPS,
+            look_at: MAX_STEPS - LOOK_EVERY,
             captures: [Slot::Open(0); MAX_CAPTURES],
         }
     }
@@ -184,7 +195,20 @@ impl<'a> Matcher<'a> {
             .steps
             .checked_sub(steps as u64)
             .ok_or(PatternError::TooManySteps)?;
+        if self.steps < self.look_at {
+            return self.look();
+        }
         Ok(())
+    }
+
+    /// The hook that ends a slice over its budget fires between Lua's instructions only, so a match must ask.
+    #[cold]
+    fn look(&mut self) -> Result<(), PatternError> {
+        self.look_at = self.steps.saturating_sub(LOOK_EVERY);
+        match guard::over_budget() {
+            true => Err(PatternError::OverBudget),
+            false => Ok(()),
+        }
     }
 
     /// Matches the pattern from `p` on the subject from `s`; gives the end of the match.
@@ -237,6 +261,7 @@ impl<'a> Matcher<'a> {
                 _ => {}
             }
             let end = self.class_end(p)?;
+            self.charge((end - p) / CHARS_PER_STEP)?;
             let fits = self.fits(s, p, end);
             match self.item(end) {
                 b'?' => {
@@ -365,6 +390,7 @@ impl<'a> Matcher<'a> {
             return Err(PatternError::Frontier);
         }
         let end = self.class_end(p)?;
+        self.charge(2 * (end - p) / CHARS_PER_STEP)?;
         let before = if s == 0 { 0 } else { self.subject[s - 1] };
         let here = self.subject.get(s).copied().unwrap_or(0);
         let edge = !self.in_set(before, p, end - 1) && self.in_set(here, p, end - 1);
@@ -372,11 +398,13 @@ impl<'a> Matcher<'a> {
     }
 
     fn max_expand(&mut self, s: usize, p: usize, end: usize) -> Step {
+        // A long set takes time for each character of the subject.
+        let each = 1 + (end - p) / CHARS_PER_STEP;
         let mut count = 0;
         while self.fits(s + count, p, end) {
             count += 1;
+            self.charge(each)?;
         }
-        self.charge(count)?;
         loop {
             if let Some(found) = self.step(s + count, end + 1)? {
                 return Ok(Some(found));
@@ -393,6 +421,7 @@ impl<'a> Matcher<'a> {
             if let Some(found) = self.step(s, end + 1)? {
                 return Ok(Some(found));
             }
+            self.charge((end - p) / CHARS_PER_STEP)?;
             if !self.fits(s, p, end) {
                 return Ok(None);
             }
@@ -616,6 +645,11 @@ mod tests {
             r#"for x in (("a"):rep(5000)):gmatch(".*.*.*b") do end"#,
             r#"return (("a"):rep(1e6)):find(("a"):rep(5e5) .. "b", 1, true)"#,
             r#"return (("("):rep(1e5)):find("%b()")"#,
+            // Few steps, but each through a long set.
+            r#"return (("a"):rep(1e5)):find("[" .. ("b"):rep(1e5) .. "]")"#,
+            r#"return (("a"):rep(1e5)):find("[^" .. ("b"):rep(1e5) .. "]*$")"#,
+            r#"return (("a"):rep(1e5)):find("[^" .. ("b"):rep(1e5) .. "]-$")"#,
+            r#"return (("a"):rep(1e5)):find("%f[" .. ("b"):rep(1e5) .. "]")"#,
         ] {
             let error = lua.load(code).exec().unwrap_err().to_string();
             assert!(error.contains("pattern too complex"), "{code}: {error}");

@@ -1,7 +1,8 @@
 //! One task per connection: reads, decodes, feeds the realm, and writes what the realm put into the outbox.
 //!
-//! The task is the only one that touches the socket; nobody else ever waits for it. What one read brings goes to
-//! the realm in few locks, what has gathered meanwhile goes out in one write. Between two reads an idle connection
+//! Nobody else ever waits for the socket; who routes a message to an idle connection may write it there on the spot
+//! (`Outbox::write_now`). What one read brings goes to the realm in few locks, what has gathered meanwhile goes out in
+//! one write. Between two reads an idle connection
 //! keeps no buffer: octets arrive in a buffer of the thread and are cut into messages at once.
 
 mod login;
@@ -28,6 +29,7 @@ use super::router::Shared;
 use super::seats::Seat;
 use super::settings::RouterLimits;
 use super::stream::Stream;
+use super::timer::timer;
 use crate::core::{AuthFailure, Granted, Handshake, Input, Refusal, Then};
 use crate::words::SessionId;
 
@@ -139,6 +141,8 @@ impl Connection {
     fn new(shared: Arc<Shared>, parts: Parts) -> Self {
         let handshake = Handshake::new(parts.transport.peer_name(), shared.seed());
         let buffered = !parts.ahead.is_empty();
+        let (io, socket) = parts.io.share();
+        parts.outbox.attach(socket);
         Self {
             limits: shared.limits(),
             reader: FrameReader::new(parts.format.framing, parts.message),
@@ -152,7 +156,7 @@ impl Connection {
             writing: Vec::new(),
             written: 0,
             flushed: true,
-            timer: Box::pin(tokio::time::sleep_until(parts.hello_by)),
+            timer: timer(parts.hello_by),
             deadline: Some(parts.hello_by),
             rearmed: true,
             idle: Idle {
@@ -162,7 +166,7 @@ impl Connection {
                 ponged: false,
             },
             close_code: None,
-            io: parts.io,
+            io,
             outbox: parts.outbox,
             seat: parts.seat,
             format: parts.format,
@@ -179,15 +183,17 @@ impl Connection {
                 self.rearmed = !has_budget_remaining();
                 self.poll_timer(cx);
             }
-            let wrote = self.poll_write(cx);
             let answered = self.poll_answer(cx);
-            let read = self.poll_read(cx);
-            match (wrote, read) {
+            // Writing comes last, so that one look into the outbox sees what reading has led to. What it finds there
+            // may in turn allow to read on.
+            let moved = self
+                .poll_read(cx)
+                .and_then(|read| Ok(self.poll_write(cx)? | read));
+            match moved {
                 _ if matches!(self.stage, Stage::Over) => return Poll::Ready(()),
-                (Ok(wrote), Ok(read)) if wrote || read || answered => {}
-                (Ok(_), Ok(_)) if self.rearmed => {}
-                (Ok(_), Ok(_)) => return Poll::Pending,
-                (Err(error), _) | (_, Err(error)) => {
+                Ok(moved) if moved || answered || self.rearmed => {}
+                Ok(_) => return Poll::Pending,
+                Err(error) => {
                     debug!(peer = %self.transport.peer_name(), "connection lost: {error}");
                     return Poll::Ready(());
                 }
@@ -200,7 +206,7 @@ impl Connection {
 
 // Writing.
 impl Connection {
-    /// Writes what waits, and looks at the flags. True: something has changed.
+    /// Writes what waits, and looks at the flags. True: they, or the end of the queue, call for another round.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut progress = false;
         loop {
@@ -211,6 +217,9 @@ impl Connection {
                 self.outbox.look(cx.waker())
             };
             progress |= self.obey(flags);
+            if flags.busy {
+                return Ok(progress);
+            }
             if self.writing.is_empty() {
                 if !self.flushed {
                     match Pin::new(&mut self.io).poll_flush(cx)? {
@@ -229,7 +238,6 @@ impl Connection {
                 Poll::Ready(octets) => {
                     self.written += octets;
                     self.flushed = false;
-                    progress = true;
                 }
                 Poll::Pending => return Ok(progress),
             }
@@ -276,8 +284,9 @@ impl Connection {
 
 // Stages.
 impl Connection {
-    /// Acts on what others have left in the outbox. True: the stage has changed.
+    /// Acts on what others have left in the outbox. True: the stage has changed, or reading goes on.
     fn obey(&mut self, flags: Flags) -> bool {
+        let resumed = self.paused && !flags.paused;
         self.paused = flags.paused;
         if let Some(then) = flags.end {
             self.session_ended(then);
@@ -293,7 +302,7 @@ impl Connection {
                 self.refuse(&Refusal::ShuttingDown);
                 true
             }
-            _ => false,
+            _ => resumed,
         }
     }
 
@@ -403,6 +412,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.outbox.attach(None);
         self.leave();
         self.forget_login();
     }

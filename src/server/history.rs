@@ -124,9 +124,9 @@ impl HistoryStore {
         }))
     }
 
-    /// The database file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The data folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
     }
 
     /// All events of a realm, each history from old to new. Blocks.
@@ -429,6 +429,7 @@ mod tests {
             timestamp: number,
             topic: "a".into(),
             publisher: None,
+            trustlevel: None,
             audience: None,
             passthru: None,
             payload: Default::default(),

@@ -3,19 +3,20 @@
 mod clock;
 mod connection;
 mod files;
-mod frames;
+pub(crate) mod frames;
 mod history;
 mod hooks;
 mod http;
 mod listener;
 mod outbox;
-mod rawsocket;
+pub(crate) mod rawsocket;
 mod realm;
 mod router;
 mod seats;
 mod session_ids;
 pub mod settings;
 mod stream;
+mod timer;
 mod tls;
 mod websocket;
 

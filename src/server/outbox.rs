@@ -1,13 +1,16 @@
 //! What waits to be written to one connection, and the flags that reach its task from outside.
 //!
-//! Anybody may append, nobody ever waits: what has no room comes back to the sender. The connection's task is the
-//! only one that takes. Octets are whole frames, ready for the socket.
+//! Anybody may append, nobody ever waits: what has no room comes back to the sender. The connection's task takes what
+//! waits and writes it. Waking a task for one message costs as much as routing it, though; so who has put a message
+//! into an empty outbox may write it at once ([`Outbox::write_now`]), and the task takes nothing meanwhile. Octets are
+//! whole frames, ready for the socket.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use super::frames::Header;
@@ -17,6 +20,8 @@ use crate::words::SessionId;
 
 /// Buffers up to this size stay with an idle connection.
 const KEPT: usize = 1024;
+/// Up to this size a message is written by who routed it.
+const AT_ONCE: usize = 16 << 10;
 
 /// The octets that wait in all queues of the router (`limits.queues_total`).
 #[derive(Debug)]
@@ -91,6 +96,8 @@ pub(crate) struct Flags {
     /// No more may be read for now (`pending_verdicts`).
     pub(crate) paused: bool,
     pub(crate) stop: Option<Stop>,
+    /// Somebody else is writing to the socket; he wakes the task.
+    pub(crate) busy: bool,
 }
 
 pub(crate) struct Outbox {
@@ -103,8 +110,12 @@ struct Inner {
     /// Whose octets these are, once somebody has logged in.
     session: Option<(Weak<RealmHandle>, SessionId)>,
     waiting: Vec<u8>,
-    /// Octets that the task has taken and not written yet.
+    /// Octets that have been taken and not written yet, by the task or in [`Outbox::write_now`].
     in_flight: usize,
+    /// What [`Outbox::write_now`] could not write of what it took: comes before all that waits.
+    begun: Vec<u8>,
+    /// Where others than the task may write to.
+    socket: Option<Arc<OwnedWriteHalf>>,
     flags: Flags,
     waker: Option<Waker>,
 }
@@ -148,6 +159,64 @@ impl Outbox {
     /// Appends octets that are whole frames already.
     pub(crate) fn push_frame(&self, frame: &[u8], room: Room) -> Result<Option<Waker>, Full> {
         self.push(Header::new(&[]), frame, room)
+    }
+
+    /// Where [`Outbox::write_now`] writes to; nowhere, if every octet has to pass through the task (TLS).
+    pub(crate) fn attach(&self, socket: Option<Arc<OwnedWriteHalf>>) {
+        self.inner.lock().socket = socket;
+    }
+
+    /// Instead of waking the task by the `waker` that [`Outbox::push`] gave: writes what waits, if that is little and
+    /// the socket takes it without waiting. The lock is free meanwhile; others append and the task reads on.
+    pub(crate) fn write_now(&self, waker: Waker) {
+        let Some((socket, octets)) = self.begin() else {
+            return waker.wake();
+        };
+        // An error is the task's to find.
+        let written = socket.try_write(&octets).unwrap_or(0);
+        self.finish(octets, written, waker);
+    }
+
+    /// Takes what waits out of the task's hands.
+    fn begin(&self) -> Option<(Arc<OwnedWriteHalf>, Vec<u8>)> {
+        let mut inner = self.inner.lock();
+        let octets = inner.waiting.len();
+        if inner.in_flight > 0 || octets == 0 || octets > AT_ONCE {
+            return None;
+        }
+        let socket = inner.socket.clone()?;
+        inner.flags.busy = true;
+        inner.in_flight = octets;
+        Some((socket, std::mem::take(&mut inner.waiting)))
+    }
+
+    /// Gives the socket back to the task, and wakes it if there is anything left to do.
+    fn finish(&self, mut octets: Vec<u8>, written: usize, waker: Waker) {
+        let mut inner = self.inner.lock();
+        inner.flags.busy = false;
+        inner.in_flight = octets.len() - written;
+        if inner.in_flight > 0 {
+            octets.drain(..written);
+            inner.begun = octets;
+        } else if inner.waiting.capacity() == 0 {
+            octets.clear();
+            shrink(&mut octets);
+            inner.waiting = octets;
+        }
+        // A waker is there already: the task has been here and left again, as it was not its turn.
+        let awaited = inner.waker.is_some();
+        let wake = match awaited || inner.in_flight > 0 || !inner.waiting.is_empty() {
+            true => Some(waker),
+            false => {
+                inner.waker = Some(waker);
+                None
+            }
+        };
+        drop(inner);
+        self.queues.sub(written);
+        if let Some(waker) = wake {
+            waker.wake();
+        }
     }
 
     /// Tells the task that the session has ended.
@@ -197,6 +266,13 @@ impl Outbox {
     /// remembered until something happens.
     pub(crate) fn take(&self, writing: &mut Vec<u8>, waker: &Waker) -> Flags {
         let mut inner = self.inner.lock();
+        if inner.flags.busy {
+            return inner.look(waker);
+        }
+        if !inner.begun.is_empty() {
+            *writing = std::mem::take(&mut inner.begun);
+            return inner.look(waker);
+        }
         let written = inner.in_flight;
         writing.clear();
         std::mem::swap(&mut inner.waiting, writing);
@@ -263,6 +339,9 @@ fn shrink(buffer: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
     fn outbox(total: usize) -> (Arc<Queues>, Outbox) {
@@ -298,6 +377,97 @@ mod tests {
         assert_eq!(push(&outbox, 60, 100), Ok(()));
         drop(outbox);
         assert_eq!(queues.excess(), 0);
+    }
+
+    /// Counts how often a task would have been woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// An outbox with a task that waits, its socket, and the peer's.
+    async fn connected() -> (Outbox, Arc<Woken>, Waker, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (_, write) = listener.accept().await.unwrap().0.into_split();
+        write.writable().await.unwrap();
+        let (_, outbox) = outbox(usize::MAX);
+        outbox.attach(Some(Arc::new(write)));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        outbox.take(&mut Vec::new(), &waker);
+        (outbox, woken, waker, peer)
+    }
+
+    #[tokio::test]
+    async fn who_puts_into_an_empty_outbox_may_write() {
+        let (outbox, woken, _, mut peer) = connected().await;
+        for _ in 0..2 {
+            let waker = outbox.push_frame(b"hello", Room::UpTo(5)).unwrap();
+            outbox.write_now(waker.unwrap());
+            let mut got = [0; 5];
+            peer.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"hello");
+            assert_eq!((outbox.len(), woken.0.load(Relaxed)), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_task_takes_nothing_while_somebody_writes() {
+        let (outbox, woken, task, _peer) = connected().await;
+        let waker = outbox.push_frame(b"first", Room::Always).unwrap().unwrap();
+        let (_, octets) = outbox.begin().unwrap();
+        let mut writing = Vec::new();
+        assert!(outbox.take(&mut writing, &task).busy);
+        let second = outbox.push_frame(b"second", Room::Always).unwrap();
+        assert!(second.is_none() && writing.is_empty() && outbox.begin().is_none());
+        assert_eq!(outbox.len(), 11);
+
+        outbox.finish(octets, 3, waker);
+        assert_eq!((outbox.len(), woken.0.load(Relaxed)), (8, 1));
+        assert!(!outbox.take(&mut writing, &task).busy);
+        assert_eq!((&writing[..], outbox.len()), (&b"st"[..], 8));
+        outbox.take(&mut writing, &task);
+        assert_eq!((&writing[..], outbox.len()), (&b"second"[..], 6));
+        outbox.take(&mut writing, &task);
+        assert_eq!((writing.len(), outbox.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_came_meanwhile_is_woken() {
+        let (outbox, woken, task, _peer) = connected().await;
+        let waker = outbox.push_frame(b"first", Room::Always).unwrap().unwrap();
+        let (_, octets) = outbox.begin().unwrap();
+        assert!(outbox.take(&mut Vec::new(), &task).busy);
+        outbox.finish(octets, 5, waker);
+        assert_eq!((outbox.len(), woken.0.load(Relaxed)), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_is_the_tasks() {
+        let (outbox, woken, _, mut peer) = connected().await;
+        let (mut sent, mut number) = (Vec::new(), 0_u32);
+        while woken.0.load(Relaxed) == 0 {
+            let frame: Vec<u8> = (0..1000).flat_map(|_| number.to_be_bytes()).collect();
+            number += 1;
+            let waker = outbox.push_frame(&frame, Room::Always).unwrap();
+            outbox.write_now(waker.unwrap());
+            sent.extend(frame);
+        }
+        let left = outbox.len();
+        assert!(left > 0);
+        let mut writing = Vec::new();
+        outbox.take(&mut writing, Waker::noop());
+        let mut got = vec![0; sent.len() - left];
+        peer.read_exact(&mut got).await.unwrap();
+        got.extend(writing);
+        assert!(got == sent, "octets are lost or out of order");
     }
 
     #[test]

@@ -114,6 +114,8 @@ struct Encoded {
 /// What is done once the lock is free.
 #[derive(Default)]
 struct Afterwards {
+    /// The first whose outbox has got something, and the waker of its task.
+    first: Option<(Arc<Outbox>, Waker)>,
     wakers: Vec<Waker>,
     questions: Vec<AuthorizeRequest>,
     changes: Vec<SessionChange>,
@@ -228,9 +230,7 @@ impl RealmHandle {
         if earlier {
             self.rearmed.notify_one();
         }
-        for waker in afterwards.wakers.drain(..) {
-            waker.wake();
-        }
+        afterwards.wake(own.is_some());
         if !(afterwards.changes.is_empty() && afterwards.questions.is_empty()) {
             self.ask(afterwards);
         }
@@ -329,6 +329,30 @@ async fn keep_time(realm: Weak<RealmHandle>, rearmed: Arc<Notify>, clock: Clock)
     }
 }
 
+impl Afterwards {
+    fn received(&mut self, outbox: &Arc<Outbox>, waker: Option<Waker>) {
+        match waker {
+            Some(waker) if self.first.is_none() => self.first = Some((outbox.clone(), waker)),
+            waker => self.wakers.extend(waker),
+        }
+    }
+
+    /// Wakes all tasks; or writes right away what a connection's task has put into one other's outbox. With several
+    /// receivers the tasks share the work. Threads of scripts do not write: their priority is lower, and a message
+    /// half written would wait for them.
+    fn wake(&mut self, by_task: bool) {
+        if let Some((outbox, waker)) = self.first.take() {
+            match by_task && self.wakers.is_empty() {
+                true => outbox.write_now(waker),
+                false => waker.wake(),
+            }
+        }
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
 impl Drop for RealmHandle {
     fn drop(&mut self) {
         self.rearmed.notify_one();
@@ -423,7 +447,7 @@ impl RealmStep<'_> {
                 match self.state.encoded.put(outbox, format, room, encode) {
                     Ok(waker) => {
                         if self.own != Some(to) {
-                            self.afterwards.wakers.extend(waker);
+                            self.afterwards.received(outbox, waker);
                         }
                         Ok(())
                     }
@@ -457,7 +481,7 @@ impl RealmStep<'_> {
                             .put(outbox, format, Room::UpTo(format.queue), encode);
                     put.map(|waker| {
                         if self.own != Some(to) {
-                            self.afterwards.wakers.extend(waker);
+                            self.afterwards.received(outbox, waker);
                         }
                     })
                 }

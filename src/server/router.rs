@@ -202,16 +202,20 @@ impl Router {
             .collect()
     }
 
-    /// Stops accepting, says GOODBYE to everybody, and waits for theirs, but not for long.
-    pub async fn shutdown(&self) {
+    /// Stops accepting connections and logins (`SES-14`); open sessions go on.
+    pub fn stop_admitting(&self) {
         let shared = &self.shared;
-        if shared.shutting_down.swap(true, Relaxed) {
-            return;
-        }
+        shared.shutting_down.store(true, Relaxed);
         for task in shared.tasks.lock().drain(..) {
             task.abort();
         }
         shared.seats.stop_all();
+    }
+
+    /// Stops admitting, says GOODBYE to everybody, and waits for theirs, but not for long.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        self.stop_admitting();
         for realm in self.realms() {
             realm.close(uris::SYSTEM_SHUTDOWN, "the router is shutting down");
         }
@@ -280,9 +284,14 @@ impl Shared {
 
     /// A data folder that comes with a new configuration. (Another one needs a restart.)
     fn open_data(&self, folder: Option<&Path>) {
-        let Some(folder) = folder.filter(|_| self.store.get().is_none()) else {
+        let Some(folder) = folder else { return };
+        if let Some(store) = self.store.get() {
+            if store.folder() != folder {
+                let used = store.folder().display();
+                warn!("configuration: `data`: {used} is still used (needs a restart)");
+            }
             return;
-        };
+        }
         match HistoryStore::open(folder) {
             Ok(store) => drop(self.store.set(store)),
             Err(error) => error!("histories on disk are not stored: {error}"),

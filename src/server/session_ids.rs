@@ -35,13 +35,18 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::words::Id;
 
     #[test]
-    fn id_02_a_live_id_is_not_drawn_again() {
+    fn id_02_id_03_a_live_id_is_drawn_again() {
         let ids = SessionIds::default();
         let first = ids.draw(&mut StdRng::seed_from_u64(7));
+        // The same dice: the first throw is taken, so it is the second one that counts.
         let second = ids.draw(&mut StdRng::seed_from_u64(7));
         assert_ne!(first, second);
+        let mut dice = StdRng::seed_from_u64(7);
+        let thrown = [(); 2].map(|()| dice.random_range(1..=MAX_ID));
+        assert_eq!([first, second].map(Id::value), thrown);
         ids.release(first);
         assert_eq!(ids.draw(&mut StdRng::seed_from_u64(7)), first);
     }

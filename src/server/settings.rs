@@ -104,6 +104,16 @@ pub struct RealmSettings {
     pub policy: RealmPolicy,
     pub scripts: Vec<ScriptSettings>,
     pub host: RealmHostLimits,
+    /// Where each role of `policy` is written.
+    pub role_places: BTreeMap<String, RolePlaces>,
+}
+
+/// Where a role is written, as `file:line`, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RolePlaces {
+    /// One for each rule.
+    pub rules: Vec<String>,
+    pub function: Option<String>,
 }
 
 /// Realm limits that the script host enforces.

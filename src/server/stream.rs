@@ -1,11 +1,15 @@
 //! A connection's octets, whatever carries them.
 
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
@@ -19,6 +23,8 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 pub(crate) enum Io {
     Tcp(TcpStream),
+    /// Plain TCP that others may write to as well.
+    Shared(OwnedReadHalf, Arc<OwnedWriteHalf>),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
@@ -36,6 +42,35 @@ impl Stream {
         debug_assert!(self.ahead.is_empty());
         self.ahead = octets;
     }
+
+    /// Lets others write, where the octets go to the socket as they are. They must agree on whose turn it is.
+    pub(crate) fn share(self) -> (Self, Option<Arc<OwnedWriteHalf>>) {
+        let Io::Tcp(io) = self.io else {
+            return (self, None);
+        };
+        let (read, write) = io.into_split();
+        let write = Arc::new(write);
+        let shared = Self {
+            ahead: self.ahead,
+            io: Io::Shared(read, write.clone()),
+        };
+        (shared, Some(write))
+    }
+}
+
+/// `OwnedWriteHalf::poll_write` for one that is shared.
+fn poll_write_shared(
+    io: &OwnedWriteHalf,
+    cx: &mut Context<'_>,
+    octets: &[u8],
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(io.as_ref().poll_write_ready(cx))?;
+        match io.try_write(octets) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return Poll::Ready(outcome),
+        }
+    }
 }
 
 impl AsyncRead for Stream {
@@ -52,6 +87,7 @@ impl AsyncRead for Stream {
         }
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
+            Io::Shared(io, _) => Pin::new(io).poll_read(cx, buffer),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buffer),
             Io::Unix(io) => Pin::new(io).poll_read(cx, buffer),
         }
@@ -66,6 +102,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, octets),
+            Io::Shared(_, io) => poll_write_shared(io, cx, octets),
             Io::Tls(io) => Pin::new(io).poll_write(cx, octets),
             Io::Unix(io) => Pin::new(io).poll_write(cx, octets),
         }
@@ -74,6 +111,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Io::Shared(..) => Poll::Ready(Ok(())),
             Io::Tls(io) => Pin::new(io).poll_flush(cx),
             Io::Unix(io) => Pin::new(io).poll_flush(cx),
         }
@@ -82,6 +120,10 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Shared(_, io) => {
+                let socket: &TcpStream = (**io).as_ref();
+                Poll::Ready(SockRef::from(socket).shutdown(Shutdown::Write))
+            }
             Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
         }

@@ -2,6 +2,8 @@
 //!
 //! Whether a message may come from this peer in its state is the core's question, not this one's (`MSG-13`).
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
 
 use super::walk::{Walk, if_on, wrong};
@@ -439,22 +441,24 @@ fn call<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Call> {
     let request = w.id("CALL.Request")?;
     let mut options = CallOptions::default();
     w.dict("CALL.Options", |w, key| {
-        match key {
-            "receive_progress" => {
-                options.receive_progress = w.flag("CALL.Options.receive_progress")?
-            }
-            "progress" => options.progress = w.flag("CALL.Options.progress")?,
-            "disclose_me" => options.disclose_me = w.flag("CALL.Options.disclose_me")?,
-            "timeout" => {
-                options.timeout = w
-                    .optional_number("CALL.Options.timeout")?
-                    .unwrap_or_default()
-            }
-            "rkey" => options.rkey = w.optional_string("CALL.Options.rkey")?,
-            "runmode" => options.runmode = w.optional_string("CALL.Options.runmode")?,
-            key => return w.passthru(key, &mut options.passthru),
+        if key == "progress" {
+            options.progress = w.flag("CALL.Options.progress")?;
+            return Ok(true);
         }
-        Ok(true)
+        // Whether a wrong type matters depends on what the call is: see `CallOptions::fault`.
+        if w.is_composite()? {
+            if CALL_OPTIONS.contains(&key) {
+                options.fault = Some(format!("CALL.Options.{key} is a list or dict").into());
+            }
+            return Ok(false);
+        }
+        match call_option(w, key, &mut options) {
+            Err(fault @ DecodeError::WrongType { .. }) => {
+                options.fault = Some(fault.to_string().into());
+                Ok(true)
+            }
+            result => result,
+        }
     })?;
     options.passthru = if_on(options.passthru);
     Ok(Call {
@@ -463,6 +467,39 @@ fn call<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Call> {
         procedure: w.uri("CALL.Procedure")?,
         payload: w.payload()?,
     })
+}
+
+/// The options of CALL besides `progress`.
+const CALL_OPTIONS: [&str; 9] = [
+    "receive_progress",
+    "disclose_me",
+    "timeout",
+    "rkey",
+    "runmode",
+    "ppt_scheme",
+    "ppt_serializer",
+    "ppt_cipher",
+    "ppt_keyid",
+];
+
+fn call_option<'a>(
+    w: &mut Walk<'a, impl TokenReader<'a>>,
+    key: &str,
+    options: &mut CallOptions,
+) -> Result<bool> {
+    match key {
+        "receive_progress" => options.receive_progress = w.flag("CALL.Options.receive_progress")?,
+        "disclose_me" => options.disclose_me = w.flag("CALL.Options.disclose_me")?,
+        "timeout" => {
+            options.timeout = w
+                .optional_number("CALL.Options.timeout")?
+                .unwrap_or_default()
+        }
+        "rkey" => options.rkey = w.optional_string("CALL.Options.rkey")?,
+        "runmode" => options.runmode = w.optional_string("CALL.Options.runmode")?,
+        key => return w.passthru(key, &mut options.passthru),
+    }
+    Ok(true)
 }
 
 fn cancel<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Cancel> {
@@ -532,6 +569,16 @@ fn register<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Register> {
                 options.forward_timeout = w.flag("REGISTER.Options.forward_timeout")?
             }
             "nkey" => options.nkey = w.optional_string("REGISTER.Options.nkey")?,
+            "concurrency" => {
+                let field = "REGISTER.Options.concurrency";
+                let most = w.optional_number(field)?;
+                options.concurrency = match most.map(|most| u32::try_from(most)) {
+                    Some(Ok(0)) => return wrong(field, "an integer from 1 on"),
+                    Some(Ok(most)) => NonZeroU32::new(most),
+                    // More than anybody will ever serve at once.
+                    Some(Err(_)) | None => None,
+                };
+            }
             _ => return Ok(false),
         }
         Ok(true)

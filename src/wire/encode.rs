@@ -471,6 +471,8 @@ fn write_register(w: &mut impl TokenWriter, register: &Register) -> Rest<'static
         text(w, "invoke", shared.then(|| options.invoke.as_str()));
         flag(w, "disclose_caller", options.disclose_caller);
         flag(w, "forward_timeout", options.forward_timeout);
+        let concurrency = options.concurrency.map(|most| u64::from(most.get()));
+        number(w, "concurrency", concurrency);
         text(w, "nkey", options.nkey.as_deref());
     });
     w.str(&register.procedure);

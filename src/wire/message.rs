@@ -3,6 +3,8 @@
 //! Option and detail dicts are typed structs here; nobody inside the router looks up `"acknowledge"`. Fields
 //! default to what an absent key means. Unknown keys are ignored at decoding and never forwarded (`MSG-08/09`).
 
+use std::num::NonZeroU32;
+
 use super::Payload;
 use crate::words::{
     Dict, MatchPolicy, PublicationId, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
@@ -334,6 +336,9 @@ pub struct CallOptions {
     pub rkey: Option<String>,
     pub runmode: Option<String>,
     pub passthru: Option<Box<Passthru>>,
+    /// What is wrong with an option other than `progress`. A violation, unless the CALL is a further chunk of a
+    /// progressive one, of which the other options do not count (`PCI-06`). Never written.
+    pub fault: Option<Box<str>>,
 }
 
 /// `[49, CALL.Request|id, Options|dict]`
@@ -395,6 +400,8 @@ pub struct RegisterOptions {
     pub disclose_caller: bool,
     pub forward_timeout: bool,
     pub nkey: Option<String>,
+    /// Open invocations this callee takes at once (no option of the protocol text; autobahn sends it).
+    pub concurrency: Option<NonZeroU32>,
 }
 
 /// REGISTER.Options.invoke; absent is single.

@@ -245,6 +245,14 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
         }
     }
 
+    /// Whether the next value is a list or dict.
+    pub(super) fn is_composite(&mut self) -> Result<bool> {
+        Ok(matches!(
+            self.reader.peek()?,
+            Kind::List { .. } | Kind::Map { .. }
+        ))
+    }
+
     /// Entry of a dict: a boolean; absent if null (`OPT-03`).
     #[inline]
     pub(super) fn optional_flag(&mut self, field: &'static str) -> Result<Option<bool>> {

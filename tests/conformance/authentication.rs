@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac};
 use perilune::core::credentials::{AuthMethod, AuthPolicy, Salt, Secret};
-use perilune::core::{AuthFailure, Granted, Refusal, Step, cra};
-use perilune::wire::{Challenge, Hello};
+use perilune::core::{AuthFailure, Granted, Input, Join, Refusal, Step, cra};
+use perilune::wire::{Challenge, Hello, Message};
 use perilune::words::{Dict, Value};
+use sha2::Sha256;
 
 use crate::login::{
     self, Door, aborted, anonymous, asked, authenticate, challenged, hello, joined, number,
-    refused, tickets, with_function,
+    refused, said, tickets, with_function,
 };
+use crate::support::{Conversation, Json, json, text_of};
 
 const DENIED: &str = "wamp.error.authentication_denied";
 const FAILED: &str = "wamp.error.authentication_failed";
@@ -48,7 +53,45 @@ fn granted(role: &str) -> Granted {
     }
 }
 
+/// The realm's answer to an admission.
+fn welcomed(join: Join) -> Json {
+    let mut realm = Conversation::new();
+    let session = join.session;
+    realm.input(Input::Join(Box::new(join)));
+    realm.heard(session)
+}
+
 // Common
+
+#[test]
+fn auth_01_what_the_client_offers_arrives() {
+    let extra = json!({"door": "back", "tries": [1, 2]});
+    let offer = |methods: Json| {
+        json!([1, login::REALM, {
+            "roles": {"caller": {}}, "authmethods": methods, "authid": "ann", "authextra": extra,
+        }])
+    };
+    let auth = with_function(login::cra(None), AuthMethod::Ticket);
+    let mut door = Door::new(auth);
+    // In the client's order of preference, not in the router's.
+    for (methods, taken) in [
+        (json!(["wampcra", "ticket"]), "wampcra"),
+        (json!(["ticket", "wampcra"]), "ticket"),
+    ] {
+        let step = said(door.reconnect(), offer(methods));
+        assert_eq!(challenged(step).method, taken);
+    }
+    let question = asked(door.authenticate("t1cket"));
+    assert_eq!(question.authid.as_deref(), Some("ann"));
+    assert_eq!(question.authextra.text("door"), Some("back"));
+    assert_eq!(
+        question.authextra.lookup("tries"),
+        Some(&Value::List(vec![Value::Int(1), Value::Int(2)]))
+    );
+    for methods in [json!("ticket"), json!([1]), json!({"ticket": true})] {
+        login::violation(said(door.reconnect(), offer(methods)));
+    }
+}
 
 #[test]
 fn auth_02_first_offered_method_of_the_realm_is_taken() {
@@ -83,6 +126,64 @@ fn auth_04_no_usable_method_is_aborted() {
         let step = door.reconnect().hello(hello(offered, None));
         aborted(step, "wamp.error.authentication_required");
     }
+}
+
+#[test]
+fn auth_05_hello_challenge_authenticate_and_the_answer() {
+    let hello = json!([1, login::REALM, {
+        "roles": {"caller": {}}, "authmethods": ["ticket"], "authid": "joe",
+    }]);
+    for (ticket, admitted) in [("t1cket", true), ("wrong", false)] {
+        let mut door = Door::new(tickets());
+        let challenge = challenged(said(&mut door, hello.clone()));
+        assert_eq!(
+            text_of(&Message::Challenge(challenge)),
+            json!([4, "ticket", {}])
+        );
+        let step = said(&mut door, json!([5, ticket, {}]));
+        if admitted {
+            let welcome = welcomed(joined(step));
+            assert_eq!(
+                (&welcome[0], &welcome[2]["authid"]),
+                (&json!(2), &json!("joe"))
+            );
+        } else {
+            let abort = text_of(&Message::Abort(refused(step).abort()));
+            assert_eq!((&abort[0], &abort[2]), (&json!(3), &json!(DENIED)));
+        }
+    }
+}
+
+#[test]
+fn auth_06_welcome_tells_who_the_client_became() {
+    let mut door = Door::new(with_function(AuthPolicy::default(), AuthMethod::Ticket));
+    let mut wish = hello(&["ticket"], Some("joe"));
+    wish.authrole = Some("admin".into());
+    challenged(door.hello(wish));
+    asked(door.authenticate("t1cket"));
+    let join = joined(door.answer(Ok(Granted {
+        authid: Some("joseph".into()),
+        extra: Dict::new().with("floor", 2_i64),
+        ..granted("resident")
+    })));
+    let session = number(join.session);
+    let welcome = welcomed(join);
+    assert_eq!((&welcome[0], &welcome[1]), (&json!(2), &json!(session)));
+    for (key, became) in [
+        ("realm", json!("realm1")),
+        ("authid", json!("joseph")),
+        ("authrole", json!("resident")),
+        ("authmethod", json!("ticket")),
+        ("authprovider", json!("lua")),
+        ("authextra", json!({"floor": 2})),
+    ] {
+        assert_eq!(welcome[2][key], became, "{key}");
+    }
+    let plain = welcomed(joined(
+        Door::new(anonymous("guest")).hello(hello(&[], None)),
+    ));
+    assert_eq!(plain[2]["authmethod"], "anonymous");
+    assert!(plain[2].get("authextra").is_none(), "{plain}");
 }
 
 #[test]
@@ -264,6 +365,25 @@ fn user_removed_during_the_login_is_denied() {
     );
 }
 
+#[test]
+fn auth_12_the_realm_comes_before_everything_else() {
+    // Each of these would be refused otherwise, or asked something.
+    for (methods, authid) in [
+        (&["ticket"][..], Some("joe")),
+        (&["ticket"], None),
+        (&["wampcra"], Some("nobody")),
+        (&["x-unknown"], None),
+        (&[], None),
+    ] {
+        let mut door = Door::new(with_function(tickets(), AuthMethod::Anonymous));
+        let elsewhere = Hello {
+            realm: Some("com.other".into()),
+            ..hello(methods, authid)
+        };
+        aborted(door.hello(elsewhere), "wamp.error.no_such_realm");
+    }
+}
+
 // Anonymous
 
 #[test]
@@ -428,6 +548,24 @@ fn vec_cra_2_non_ascii_text_is_signed_as_utf_8() {
         signature.expose(),
         b"OtXsnqB+w2BxN9yJ5obJ1w2FEk3gAKMiRYnm1qVvnLw="
     );
+}
+
+#[test]
+fn cra_04_unsalted_key_is_the_secret_as_utf_8() {
+    for secret in ["secret-42", "größer", "🌙", "not Base64!", ""] {
+        let mut auth = login::cra(None);
+        let users = auth.wampcra.as_mut().expect("users");
+        users.get_mut("joe").expect("joe").key = Secret::new(secret);
+        let mut door = Door::new(auth);
+        let challenge = challenged(door.hello(hello(&["wampcra"], Some("joe"))));
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
+        mac.update(text(&challenge).as_bytes());
+        let signature = STANDARD.encode(mac.finalize().into_bytes());
+        assert_eq!(
+            joined(door.authenticate(&signature)).principal.authid,
+            "joe"
+        );
+    }
 }
 
 #[test]
@@ -630,4 +768,40 @@ fn static_users_come_before_the_function() {
     challenged(door.hello(hello(&["wampcra"], Some("joe"))));
     let mut door = Door::new(with_function(anonymous("guest"), AuthMethod::Anonymous));
     joined(door.hello(hello(&[], None)));
+}
+
+#[test]
+fn dyn_05_authprovider_tells_the_table_from_the_function() {
+    // Joe stands in the table, ann is the function's.
+    let mut door = Door::new(with_function(tickets(), AuthMethod::Ticket));
+    challenged(door.hello(hello(&["ticket"], Some("joe"))));
+    assert_eq!(
+        joined(door.authenticate("t1cket")).principal.authprovider,
+        "static"
+    );
+    challenged(door.reconnect().hello(hello(&["ticket"], Some("ann"))));
+    asked(door.authenticate("x"));
+    let join = joined(door.answer(Ok(granted("resident"))));
+    assert_eq!(join.principal.authprovider, "lua");
+
+    let mut door = Door::new(with_function(login::cra(None), AuthMethod::WampCra));
+    for (authid, provider) in [("joe", "static"), ("ann", "lua")] {
+        let key = Secret::new("secret-42");
+        let step = door.reconnect().hello(hello(&["wampcra"], Some(authid)));
+        let challenge = challenged(match step {
+            Step::Ask(_) => door.answer(Ok(Granted {
+                secret: Some(key.clone()),
+                ..granted("resident")
+            })),
+            step => step,
+        });
+        assert_eq!(json(&challenge)["authprovider"], provider);
+        let join = joined(door.authenticate(&signature(&key, &challenge)));
+        assert_eq!(join.principal.authprovider, provider);
+    }
+
+    let mut door = Door::new(with_function(AuthPolicy::default(), AuthMethod::Anonymous));
+    asked(door.hello(hello(&[], None)));
+    let join = joined(door.answer(Ok(granted("guest"))));
+    assert_eq!(join.principal.authprovider, "lua");
 }

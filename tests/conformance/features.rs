@@ -3,7 +3,8 @@
 use crate::support::*;
 
 #[test]
-fn feat_01_feat_02_feat_03_feat_04_feat_13_feat_15_feat_16_feat_17_feat_19_feat_20_announced() {
+fn feat_01_feat_02_feat_03_feat_04_feat_12_feat_13_feat_14_feat_15_feat_16_feat_17_feat_19_feat_20_feat_25_announced()
+ {
     let mut realm = Conversation::new();
     let joe = realm.join_raw("joe", USER, &[], false);
     let welcome = realm.heard(joe);
@@ -16,6 +17,10 @@ fn feat_01_feat_02_feat_03_feat_04_feat_13_feat_15_feat_16_feat_17_feat_19_feat_
             "pattern_based_subscription": true,
             "sharded_subscription": true,
             "event_retention": true,
+            "subscription_revocation": true,
+            "session_meta_api": true,
+            "subscription_meta_api": true,
+            "payload_passthru_mode": true,
         }},
         "dealer": {"features": {
             "progressive_call_results": true,
@@ -24,6 +29,13 @@ fn feat_01_feat_02_feat_03_feat_04_feat_13_feat_15_feat_16_feat_17_feat_19_feat_
             "caller_identification": true,
             "pattern_based_registration": true,
             "shared_registration": true,
+            "registration_revocation": true,
+            "testament_meta_api": true,
+            "session_meta_api": true,
+            "registration_meta_api": true,
+            "progressive_call_invocations": true,
+            "call_reroute": true,
+            "payload_passthru_mode": true,
         }},
     });
     assert_eq!(welcome[2]["roles"], features);

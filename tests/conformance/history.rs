@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use perilune::core::policy::{Action, HistoryPlace, HistoryPolicy, RealmPolicy};
+use perilune::core::policy::{Action, HistoryPlace, HistoryPolicy, MetaApi, RealmPolicy};
 use perilune::core::{CacheFor, HistoryKey, Input, Record, Ticket};
 use perilune::words::MatchPolicy;
 
@@ -115,6 +115,46 @@ fn his_01_his_02_his_03_events_in_order_of_arrival_as_dicts() {
         ]
     );
     assert_eq!(got[0]["details"]["publisher_authid"], "ann");
+}
+
+#[test]
+fn his_01_without_the_meta_api_too() {
+    let mut realm = Conversation::with(|policy| {
+        policy.history = vec![history("a.b", MatchPolicy::Exact)];
+        policy.meta = MetaApi::Off;
+    });
+    let ann = realm.join("ann");
+    publish(&mut realm, ann, "a.b", 1);
+    let subscription = realm.subscribe(ann, "a.b");
+    assert_eq!(values(&mut realm, ann, subscription, json!({})), [1]);
+}
+
+#[test]
+fn his_14_visible_in_the_meta_api_without_meta_events_of_its_own() {
+    let mut realm = exact();
+    let (ann, joe) = (realm.join("ann"), realm.join("joe"));
+    let ask = |realm: &mut Conversation, procedure: &str, args: Json| {
+        realm.call(ann, json!({}), procedure, args);
+        realm.heard(ann)[3][0].clone()
+    };
+    let id = ask(&mut realm, "wamp.subscription.lookup", json!(["a.b"]));
+    assert!(id.is_number());
+    let all = ask(&mut realm, "wamp.subscription.list", json!([]));
+    assert_eq!(all["exact"], json!([id]));
+    realm.subscribe_with(ann, json!({"match": "prefix"}), "wamp.subscription.");
+    assert_eq!(realm.subscribe(joe, "a.b"), id);
+    let request = realm.next_request(joe);
+    realm.says(joe, json!([34, request, id]));
+    let topics: Vec<Json> = realm
+        .all_heard(ann)
+        .iter()
+        .map(|event| event[3]["topic"].clone())
+        .collect();
+    let expected = [
+        "wamp.subscription.on_subscribe",
+        "wamp.subscription.on_unsubscribe",
+    ];
+    assert_eq!(topics, expected, "neither created nor deleted");
 }
 
 #[test]
@@ -305,8 +345,9 @@ fn his_11_who_may_not_subscribe_gets_nothing() {
     let joe = realm.join("joe");
     let [open, secret] = ["open", "secret"].map(|topic| realm.subscribe(joe, topic));
     let all = realm.subscribe_with(joe, json!({"match": "prefix"}), "");
+    let ann = realm.join("ann");
     for topic in ["open", "secret"] {
-        publish(&mut realm, joe, topic, 1);
+        publish(&mut realm, ann, topic, 1);
     }
     let guest = realm.join_as("guest", "guest", &[]);
     assert_eq!(values(&mut realm, guest, open, json!({})), [1]);

@@ -116,7 +116,7 @@ fn limit_queue_of_a_callee_tries_the_next_one() {
     for (policy, order) in [
         ("first", [0, 1, 2]),
         ("roundrobin", [0, 1, 2]),
-        ("last", [2, 0, 1]),
+        ("last", [2, 1, 0]),
     ] {
         let mut realm = Conversation::new();
         let callees: Vec<Peer> = ["a", "b", "c"].map(|name| realm.join(name)).into();

@@ -18,6 +18,8 @@ use perilune::words::{Dict, Id, MAX_ID, SessionId, Uri};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
+use crate::support::{self, Json};
+
 pub(crate) const REALM: &str = "com.example.home";
 
 /// 2026-01-15T09:30:00.123Z
@@ -235,6 +237,14 @@ pub(crate) fn cra(salt: Option<Salt>) -> AuthPolicy {
 pub(crate) fn with_function(mut auth: AuthPolicy, method: AuthMethod) -> AuthPolicy {
     auth.hooks.insert(method);
     auth
+}
+
+/// The peer says this in its wire form; what cannot be decoded is refused, as in the server.
+pub(crate) fn said(door: &mut Door, message: Json) -> Step {
+    match support::parse(&message) {
+        Ok(message) => door.send(message),
+        Err(text) => Step::Refuse(Refusal::Undecodable(text)),
+    }
 }
 
 #[track_caller]

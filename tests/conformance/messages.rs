@@ -31,6 +31,91 @@ fn msg_04_arguments_stand_before_kwargs() {
     assert_eq!((&event[4], &event[5]), (&json!([]), &json!({"k": 1})));
 }
 
+/// Whether a key of Options or Details has the form of the protocol's own keys, or of an implementation's.
+fn well_formed(key: &str, own: bool) -> bool {
+    let rest = match key.strip_prefix('_') {
+        Some(rest) if own => rest,
+        None if !own && key.starts_with(|c: char| c.is_ascii_lowercase()) => key,
+        _ => return false,
+    };
+    rest.len() >= 3
+        && rest
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// Every key the protocol defines for what a router sends, as far as the router sends it.
+const PREDEFINED: [&str; 21] = [
+    "agent",
+    "authextra",
+    "authid",
+    "authmethod",
+    "authprovider",
+    "authrole",
+    "caller",
+    "caller_authid",
+    "caller_authrole",
+    "message",
+    "mode",
+    "procedure",
+    "progress",
+    "publisher",
+    "publisher_authid",
+    "publisher_authrole",
+    "realm",
+    "reason",
+    "receive_progress",
+    "roles",
+    "topic",
+];
+
+#[test]
+fn msg_07_keys_of_the_router_have_the_form_of_option_names() {
+    let mut realm = Conversation::new();
+    let features = ["call_canceling", "progressive_call_results"];
+    let joe = realm.join_raw("joe", USER, &features, false);
+    let ann = realm.join_raw("ann", USER, &features, false);
+    realm.says(joe, json!([32, 1, {"match": "prefix"}, "a"]));
+    realm.says(joe, json!([64, 2, {"match": "prefix"}, "p"]));
+    realm.says(ann, json!([16, 1, {"disclose_me": true}, "a.b"]));
+    let options = json!({"disclose_me": true, "receive_progress": true});
+    realm.says(ann, json!([48, 2, options, "p.q"]));
+    realm.progresses(joe, 1, json!([]));
+    realm.says(ann, json!([49, 2, {"mode": "killnowait"}]));
+    realm.says(ann, json!([48, 3, {}, "no.such"]));
+    realm.says(ann, json!([70, 9, {}]));
+    realm.kill(joe, "wamp.close.killed");
+
+    let mut heard = realm.all_heard(joe);
+    heard.extend(realm.all_heard(ann));
+    let codes: std::collections::BTreeSet<u64> =
+        heard.iter().filter_map(|m| m[0].as_u64()).collect();
+    assert_eq!(codes, [2, 3, 6, 8, 33, 36, 50, 65, 68, 69].into());
+    let mut keys = std::collections::BTreeSet::new();
+    for message in &heard {
+        let dicts = message.as_array().into_iter().flatten();
+        keys.extend(
+            dicts
+                .filter_map(Json::as_object)
+                .flat_map(|d| d.keys().cloned()),
+        );
+    }
+    for key in &keys {
+        let own = !PREDEFINED.contains(&&**key);
+        assert!(well_formed(key, own), "{key}");
+    }
+    for key in [
+        "caller",
+        "publisher",
+        "topic",
+        "procedure",
+        "mode",
+        "progress",
+    ] {
+        assert!(keys.contains(key), "{key} is among {keys:?}");
+    }
+}
+
 #[test]
 fn msg_08_msg_09_unknown_options_are_ignored_and_not_forwarded() {
     let mut realm = Conversation::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use perilune::core::Report;
-use perilune::core::policy::{Lifetime, RealmPolicy, Retention, RetentionPolicy};
+use perilune::core::policy::{Lifetime, MetaApi, RealmPolicy, Retention, RetentionPolicy};
 use perilune::words::MatchPolicy;
 
 use crate::support::*;
@@ -193,7 +193,7 @@ fn ret_07_exclude_me_counts_too() {
 
 #[test]
 fn ret_08_patterns_get_one_event_per_topic_oldest_first() {
-    let mut realm = Conversation::new();
+    let mut realm = Conversation::with(|policy| policy.meta = MetaApi::Off);
     let ann = realm.join("ann");
     for (topic, value) in [
         ("s.x.t", 1),

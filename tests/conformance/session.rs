@@ -9,9 +9,10 @@ use perilune::wire::{
 use perilune::words::{Dict, RequestId, SessionId};
 
 use crate::login::{
-    Door, aborted, anonymous, asked, authenticate, challenged, hello, joined, refused, tickets,
-    violation, with_function,
+    Door, REALM, aborted, anonymous, asked, authenticate, challenged, hello, joined, refused, said,
+    tickets, violation, with_function,
 };
+use crate::support::json;
 
 fn subscribe() -> Message {
     let request = RequestId::from_raw(1);
@@ -62,6 +63,31 @@ fn ses_01_hello_without_authentication_is_admitted_at_once() {
     assert_eq!(join.kind, SessionKind::Peer);
     assert!(join.roles.caller.is_some() && join.roles.callee.is_none());
     assert_eq!(join.peer, "192.0.2.7:4711");
+}
+
+#[test]
+fn ses_04_one_role_of_the_four_is_enough() {
+    for role in ["publisher", "subscriber", "caller", "callee"] {
+        for entry in [json!({}), json!({"features": {"call_timeout": true}})] {
+            let join = joined(said(
+                &mut Door::new(anonymous("guest")),
+                json!([1, REALM, {"roles": {role: entry}}]),
+            ));
+            let announced = [
+                ("publisher", join.roles.publisher),
+                ("subscriber", join.roles.subscriber),
+                ("caller", join.roles.caller),
+                ("callee", join.roles.callee),
+            ];
+            for (name, features) in announced {
+                assert_eq!(features.is_some(), name == role, "{name} of {role}");
+            }
+        }
+        for entry in [json!(null), json!(true), json!([1]), json!("features")] {
+            let hello = json!([1, REALM, {"roles": {role: entry}}]);
+            violation(said(&mut Door::new(anonymous("guest")), hello));
+        }
+    }
 }
 
 #[test]

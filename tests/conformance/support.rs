@@ -195,6 +195,7 @@ impl Conversation {
                 SessionKind::Peer
             },
             peer: "test".into(),
+            transport: "websocket",
         })));
         session
     }
@@ -209,16 +210,15 @@ impl Conversation {
         {
             self.last_request.insert(peer, request);
         }
-        match parse(&message) {
-            Ok(message) => self.input(Input::Message {
-                session: peer,
-                message,
-            }),
-            Err(text) => self.input(Input::Violation {
-                session: peer,
-                text,
-            }),
-        }
+        self.says_octets(peer, &message.to_string());
+    }
+
+    /// Says what may be no JSON at all.
+    pub(crate) fn says_octets(&mut self, session: Peer, text: &str) {
+        self.input(match parsed(text) {
+            Ok(message) => Input::Message { session, message },
+            Err(text) => Input::Violation { session, text },
+        });
     }
 
     /// The next request id of this peer, taken.
@@ -313,6 +313,10 @@ impl Conversation {
     /// The next question to the authorizer.
     pub(crate) fn asked(&mut self) -> AuthorizeRequest {
         self.questions.pop_front().expect("a question is asked")
+    }
+
+    pub(crate) fn try_asked(&mut self) -> Option<AuthorizeRequest> {
+        self.questions.pop_front()
     }
 
     pub(crate) fn nothing_asked(&self) {
@@ -504,12 +508,18 @@ impl Conversation {
     }
 }
 
-fn parse(message: &Json) -> Result<Message, String> {
-    let octets = Bytes::from(message.to_string());
+/// A message from its wire form.
+pub(crate) fn parse(message: &Json) -> Result<Message, String> {
+    parsed(&message.to_string())
+}
+
+fn parsed(text: &str) -> Result<Message, String> {
+    let octets = Bytes::from(text.to_owned());
     decode(Serializer::Json, &octets, NESTING).map_err(|error| error.to_string())
 }
 
-fn text_of(message: &Message) -> Json {
+/// A message in its wire form.
+pub(crate) fn text_of(message: &Message) -> Json {
     let mut octets = Vec::new();
     encode(Serializer::Json, message, &mut octets).expect("the realm's messages can be encoded");
     serde_json::from_slice(&octets).expect("valid JSON")

@@ -1,7 +1,9 @@
 //! Closing and protocol violations on established sessions (chapters 5.2 to 5.4, and what is not announced).
 
+use perilune::core::policy::RequestIds;
 use perilune::core::{Input, Report, Then};
 
+use crate::login;
 use crate::support::*;
 
 /// A session says this and is thrown out; another one does not notice.
@@ -22,6 +24,69 @@ fn violates(message: Json) {
 #[test]
 fn vio_01_vio_13_abort_dispose_ignore() {
     violates(json!([70, 1, {}]));
+}
+
+#[test]
+fn vio_02_what_other_chapters_call_violations() {
+    for (id, message) in [
+        ("URI-21", r#"[32,1,{},7]"#),
+        ("ID-13", r#"[32,-1,{},"a"]"#),
+        ("MSG-01", r#"{"type":32}"#),
+        ("MSG-02", r#"[7,1]"#),
+        ("MSG-03", r#"[32,1,{}]"#),
+        ("MSG-06", r#"[32,1,{"match":"exact","match":"exact"},"a"]"#),
+        ("MSG-13", r#"[33,1,1]"#),
+        ("MSG-15", r#"[32,1,{},"a""#),
+        ("OPT-01", r#"[32,1,{"match":1},"a"]"#),
+        ("SES-19", r#"[1,"realm1",{"roles":{"caller":{}}}]"#),
+        ("SES-21", r#"[2,1,{"roles":{}}]"#),
+        ("SES-22", r#"[5,"signature",{}]"#),
+        ("PCI-03", r#"[48,1,{"progress":true},"a"]"#),
+        ("PPT-03", r#"[48,1,{"ppt_scheme":"x_mine"},"a",["x"]]"#),
+        ("PPT-04", r#"[16,1,{"ppt_scheme":"x_mine"},"a",["x"]]"#),
+        ("SER-07", r#"[32,1,{},"a"] [32,2,{},"b"]"#),
+    ] {
+        let mut realm = Conversation::new();
+        let (joe, ann) = (realm.join("joe"), realm.join("ann"));
+        realm.says_octets(joe, message);
+        let abort = realm.heard(joe);
+        assert_eq!(
+            (&abort[0], &abort[2]),
+            (&json!(3), &json!("wamp.error.protocol_violation")),
+            "{id}"
+        );
+        assert_eq!(realm.ended(joe), Some(Then::CloseViolation), "{id}");
+        realm.lives(ann);
+    }
+    // PPT-05: in YIELD.
+    let mut realm = Conversation::new();
+    let (callee, caller) = (realm.join("callee"), realm.join("caller"));
+    realm.register(callee, "a");
+    realm.call(caller, json!({}), "a", json!([]));
+    realm.invoked(callee);
+    realm.says_octets(callee, r#"[70,1,{"ppt_scheme":"x_mine"},["x"]]"#);
+    realm.violated(callee);
+    // ID-09: where request ids are strict.
+    let mut realm = Conversation::with(|policy| policy.request_ids = RequestIds::Strict);
+    let joe = realm.join("joe");
+    realm.says_octets(joe, r#"[32,2,{},"a"]"#);
+    realm.violated(joe);
+    // SES-05, 18, 20 and 23: before there is a session.
+    let hello = json!([1, login::REALM, {
+        "roles": {"caller": {}}, "authmethods": ["ticket"], "authid": "joe",
+    }]);
+    for (said_before, message) in [
+        (None, json!([1, login::REALM, {"roles": {}}])),
+        (None, json!([32, 1, {}, "a"])),
+        (Some(&hello), hello.clone()),
+        (Some(&hello), json!([32, 1, {}, "a"])),
+    ] {
+        let mut door = login::Door::new(login::tickets());
+        if let Some(hello) = said_before {
+            login::challenged(login::said(&mut door, hello.clone()));
+        }
+        login::violation(login::said(&mut door, message));
+    }
 }
 
 #[test]
@@ -151,11 +216,11 @@ fn opt_02_opt_03_null_and_absent_are_the_default() {
 #[test]
 fn pci_03_progressive_invocations_are_not_announced() {
     let mut realm = Conversation::new();
-    let callee = realm.join("callee");
-    let caller = realm.join_with(
-        "caller",
+    let callee = realm.join_with(
+        "callee",
         &["progressive_call_invocations", "call_canceling"],
     );
+    let caller = realm.join("caller");
     realm.register(callee, "a");
     realm.says(caller, json!([48, 1, {"progress": true}, "a"]));
     realm.violated(caller);
@@ -166,7 +231,7 @@ fn pci_03_progressive_invocations_are_not_announced() {
 fn ppt_03_ppt_04_payload_passthru_is_not_announced() {
     for code in [48, 16] {
         let mut realm = Conversation::new();
-        let joe = realm.join_with("joe", &["payload_passthru_mode"]);
+        let joe = realm.join("joe");
         realm.says(joe, json!([code, 1, {"ppt_scheme": "wamp"}, "a"]));
         realm.violated(joe);
     }

@@ -397,3 +397,85 @@ end)
         args(r#"[false,"wamp.error.not_authorized"]"#)
     );
 }
+
+/// Answers with rules, and does what the changeable `policy` says.
+const RULES: &str = r#"
+local p = require "perilune"
+local policy = p.shared("policy")
+local function asked(uri) policy:incr("asked " .. uri) end
+p.authorize(function(session, action, uri)
+  if uri:find("^do%.") then return true end
+  asked(uri)
+  if policy:get("closed") then return false end
+  if uri:find("^home%.") then
+    return { uri = "home.", match = "prefix", allow = { "call", "subscribe" }, cache = 60 }
+  end
+  if uri == "odd.allow" then return { uri = uri, allow = true } end
+  if uri == "odd.match" then return { uri = uri, match = "glob", allow = { "call" } } end
+  if uri == "odd.other" then return { uri = "elsewhere", allow = { "call" } } end
+  return { allow = true, cache = true }
+end)
+p.register("home.door", function() return "open" end)
+p.register("home.window", function() return "shut" end)
+p.register("do.close", function() policy:set("closed", true) end)
+p.register("do.purge", function(call) p.purge { authid = call.args[1] } end)
+p.register("do.reauthorize", function() p.reauthorize() end)
+p.register("do.count", function(call) return policy:get("asked " .. call.args[1]) or 0 end)
+p.register("do.misuse", function()
+  local ok, text = pcall(p.purge, { user = "joe" })
+  return ok, tostring(text)
+end)
+"#;
+
+fn ruling() -> App {
+    impatient("1s", r#"anonymous = { role = "user" }"#, "user = {}", RULES)
+}
+
+#[tokio::test]
+async fn az_06_an_authorizer_may_answer_with_a_rule() {
+    let router = ruling().start().await;
+    let mut peer = router.join().await;
+    peer.call("home.door", &[]).await;
+    peer.call("home.window", &[]).await;
+    for (uri, asked) in [("home.door", 1), ("home.window", 0)] {
+        let count = peer.call("do.count", &[uri.into()]).await;
+        assert_eq!(count, [Value::Int(asked)], "{uri}");
+    }
+    let refused = peer.try_publish("home.door", &[]).await.unwrap_err();
+    assert_eq!(refused, "wamp.error.not_authorized");
+    for procedure in ["odd.allow", "odd.match", "odd.other"] {
+        let (uri, _) = peer.call_fails(procedure, &[]).await;
+        assert_eq!(uri, "wamp.error.authorization_failed", "{procedure}");
+    }
+}
+
+#[tokio::test]
+async fn purge_and_reauthorize_look_again() {
+    let router = ruling().start().await;
+    let mut peer = router.join().await;
+    peer.subscribe("t.topic").await;
+    peer.call("home.door", &[]).await;
+    let misuse = peer.call("do.misuse", &[]).await;
+    assert_eq!(misuse[0], Value::Bool(false));
+    assert!(misuse[1].as_str().unwrap().contains("user"), "{misuse:?}");
+    peer.call("do.purge", &["nobody".into()]).await;
+    peer.call("home.door", &[]).await;
+    assert_eq!(
+        peer.call("do.count", &["home.door".into()]).await,
+        args("[1]")
+    );
+    peer.call("do.purge", &[]).await;
+    peer.call("home.door", &[]).await;
+    assert_eq!(
+        peer.call("do.count", &["home.door".into()]).await,
+        args("[2]")
+    );
+    // From now on nothing is allowed: what is held goes.
+    peer.call("do.close", &[]).await;
+    peer.call("do.reauthorize", &[]).await;
+    let (uri, _) = peer.call_fails("home.door", &[]).await;
+    assert_eq!(uri, "wamp.error.not_authorized");
+    // Asked once for SUBSCRIBE, once more by `p.reauthorize`.
+    let count = peer.call("do.count", &["t.topic".into()]).await;
+    assert_eq!(count, args("[2]"));
+}

@@ -24,7 +24,9 @@ p.register("a.loowy_error", function()
 end)
 p.register("a.plain_error", function() error("secret internals") end)
 p.register("a.nil_error", function() local x = nil; return x.y end)
-p.register("a.table_error", function() error({ code = 5 }) end)
+p.register("a.table_error", function()
+  error({ code = 5, [1] = "first", [true] = {}, text = ("long "):rep(30), what = print })
+end)
 p.register("a.nil_raised", function() error(nil) end)
 "#;
 
@@ -109,9 +111,9 @@ async fn plain_errors_tell_the_caller_little_and_the_log_everything() {
     let router = App::of(ANSWERS).start().await;
     let mut peer = router.join().await;
     for procedure in [
+        "a.table_error",
         "a.plain_error",
         "a.nil_error",
-        "a.table_error",
         "a.nil_raised",
     ] {
         let (uri, said) = peer.call_fails(procedure, &[]).await;
@@ -121,6 +123,17 @@ async fn plain_errors_tell_the_caller_little_and_the_log_everything() {
             assert!(!said.contains(internal), "{procedure}: {said}");
         }
     }
+    let line = router.log.says("[1] = \"first\"").await;
+    for entry in [
+        "code = 5",
+        "[true] = {…}",
+        "text = \"long ",
+        "long …",
+        "what = function",
+    ] {
+        assert!(line.contains(entry), "{entry}: {line}");
+    }
+    assert!(line.len() < 500, "{line}");
     let line = router.log.says("secret internals").await;
     assert!(line.contains("a.lua:17:"), "{line}");
     router.log.says("stack traceback").await;
@@ -346,4 +359,25 @@ end)
         caller.call(procedure, &[]).await;
         assert_eq!(caller.call("a.left", &[]).await, args("[0]"), "{procedure}");
     }
+}
+
+#[tokio::test]
+async fn what_a_handler_registers_past_its_deadline_is_not_kept() {
+    let late = r#"
+local p = require "perilune"
+p.register("a.late", function()
+  local began = os.clock()
+  while os.clock() - began < 0.03 do end
+  p.register("a.x", function() end)
+end)
+p.register("a.again", function() return (pcall(p.register, "a.x", function() end)) end)
+"#;
+    let router = App::new()
+        .configured_script(r#"{ "late.lua", deadline = "10ms" }"#, "late.lua", late)
+        .start()
+        .await;
+    let mut peer = router.join().await;
+    let (uri, _) = peer.call_fails("a.late", &[]).await;
+    assert_eq!(uri, "perilune.error.script_time_limit");
+    assert_eq!(peer.call("a.again", &[]).await, args("[true]"));
 }

@@ -3,18 +3,15 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use perilune::wire::*;
 use perilune::words::{Dict, RequestId, Value};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use tokio::sync::Notify;
 
-use super::{Client, Kind, REALM, soon, tcp, uri};
+use super::program::{self, Lines, Program};
+use super::{Client, Kind, REALM, tcp, uri};
 
 /// An application to be: `realm1`, anonymous guests who may do everything, and some scripts.
 #[derive(Default)]
@@ -79,7 +76,8 @@ impl App {
         self
     }
 
-    fn configuration(&self) -> String {
+    /// The text of its `perilune.lua`.
+    pub fn configuration(&self) -> String {
         if let Some(config) = &self.config {
             return config.clone();
         }
@@ -106,45 +104,36 @@ impl App {
     /// Runs it until it listens.
     pub async fn start(self) -> Running {
         let mut running = self.spawn();
-        match soon(running.first_line()).await {
-            Some(address) => running.address = address,
-            None => panic!("it did not start:\n{}", running.log.text()),
-        }
+        running.address = running.program.address().await;
         running
     }
 
     /// Runs it and expects that it does not start; hands back what it says.
     pub async fn refused(self) -> String {
         let mut running = self.spawn();
-        let status = soon(running.child.wait()).await.expect("ends");
+        let status = running.program.ended().await;
         assert_eq!(status.code(), Some(3), "{}", running.log.text());
-        soon(running.log.until(|log| log.ended.then_some(()))).await;
+        running.log.lines.ended().await;
         running.log.text()
     }
 
     fn spawn(&self) -> Running {
         let dir = self.written();
-        let listen: &[_] = match self.configured_listeners {
-            true => &[],
-            false => &["--listen", "127.0.0.1:0"],
-        };
-        let mut child = Command::new(env!("CARGO_BIN_EXE_perilune"))
-            .arg("serve")
-            .arg(dir.path())
-            .args(listen)
-            .args(&self.flags)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("runs");
-        let log = Log::default();
-        tokio::spawn(log.clone().collect(child.stderr.take().expect("piped")));
+        let mut command = program::perilune();
+        command.arg("serve").arg(dir.path());
+        if !self.configured_listeners {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command.args(&self.flags);
+        let program = Program::start(command);
         Running {
             address: "127.0.0.1:1".parse().unwrap(),
             dir,
-            log,
-            child,
+            log: Log {
+                lines: program.log.clone(),
+                seen: Arc::default(),
+            },
+            program,
         }
     }
 }
@@ -155,70 +144,30 @@ fn write(dir: &Path, name: &str, text: &str) {
     std::fs::write(path, text).expect("writes");
 }
 
-/// What the program said on stderr so far.
-#[derive(Clone, Default)]
-pub struct Log(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    said: Mutex<Said>,
-    more: Notify,
-}
-
-#[derive(Default)]
-struct Said {
-    lines: Vec<String>,
+/// What the program said on stderr so far, read from the top to the bottom.
+#[derive(Clone)]
+pub struct Log {
+    lines: Arc<Lines>,
     /// Lines before this one have been waited for.
-    seen: usize,
-    ended: bool,
+    seen: Arc<Mutex<usize>>,
 }
 
 impl Log {
-    async fn collect(self, stderr: tokio::process::ChildStderr) {
-        let mut lines = BufReader::new(stderr).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            self.0.said.lock().lines.push(line);
-            self.0.more.notify_waiters();
-        }
-        self.0.said.lock().ended = true;
-        self.0.more.notify_waiters();
-    }
-
     pub fn text(&self) -> String {
-        self.0.said.lock().lines.join("\n")
+        self.lines.text()
     }
 
     /// How many lines say this.
     pub fn count(&self, text: &str) -> usize {
-        let said = self.0.said.lock();
-        said.lines.iter().filter(|line| line.contains(text)).count()
-    }
-
-    async fn until<T>(&self, mut look: impl FnMut(&mut Said) -> Option<T>) -> T {
-        loop {
-            let more = self.0.more.notified();
-            tokio::pin!(more);
-            more.as_mut().enable();
-            if let Some(found) = look(&mut self.0.said.lock()) {
-                return found;
-            }
-            more.await;
-        }
+        self.lines.count_with(text)
     }
 
     /// The next line that says this, behind those found before.
     pub async fn says(&self, text: &str) -> String {
-        let found = self.until(|said| {
-            let at = said.lines[said.seen..]
-                .iter()
-                .position(|line| line.contains(text))?;
-            said.seen += at + 1;
-            Some(said.lines[said.seen - 1].clone())
-        });
-        match tokio::time::timeout(super::PATIENCE, found).await {
-            Ok(line) => line,
-            Err(_) => panic!("the log never says {text:?}:\n{}", self.text()),
-        }
+        let seen = *self.seen.lock();
+        let (line, seen) = self.lines.find_after(seen, &[text]).await;
+        *self.seen.lock() = seen;
+        line
     }
 }
 
@@ -227,7 +176,7 @@ pub struct Running {
     pub address: SocketAddr,
     pub log: Log,
     dir: TempDir,
-    child: Child,
+    program: Program,
 }
 
 impl Drop for Running {
@@ -239,15 +188,6 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Where it listens; `None` if it ends first.
-    async fn first_line(&mut self) -> Option<SocketAddr> {
-        let stdout = self.child.stdout.take().expect("piped");
-        let mut lines = BufReader::new(stdout).lines();
-        let line = lines.next_line().await.ok()??;
-        let address = line.strip_prefix("listening on ws://")?;
-        address.strip_suffix("/ws")?.parse().ok()
-    }
-
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -272,23 +212,15 @@ impl Running {
 
     /// SIGHUP
     pub fn hang_up(&self) {
-        self.signal("HUP");
+        self.program.signal("-HUP");
     }
 
     /// SIGTERM; waits for the end and hands back the exit code.
     pub async fn terminate(mut self) -> Option<i32> {
-        self.signal("TERM");
-        let code = soon(self.child.wait()).await.expect("ends").code();
-        soon(self.log.until(|log| log.ended.then_some(()))).await;
+        self.program.signal("-TERM");
+        let code = self.program.ended().await.code();
+        self.log.lines.ended().await;
         code
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
-        let kill = std::process::Command::new("kill")
-            .args(["-s", name, &pid])
-            .status();
-        assert!(kill.expect("kill runs").success());
     }
 
     /// An anonymous session over WebSocket and MsgPack.

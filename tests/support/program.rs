@@ -53,8 +53,14 @@ pub fn perilune() -> Command {
 /// Lines that a program has printed so far.
 #[derive(Default)]
 pub struct Lines {
-    lines: Mutex<Vec<String>>,
+    said: Mutex<Said>,
     more: Notify,
+}
+
+#[derive(Default)]
+struct Said {
+    lines: Vec<String>,
+    ended: bool,
 }
 
 impl Lines {
@@ -64,11 +70,31 @@ impl Lines {
         tokio::spawn(async move {
             let mut lines = BufReader::new(pipe).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                filling.lines.lock().push(line);
+                filling.said.lock().lines.push(line);
                 filling.more.notify_waiters();
             }
+            filling.said.lock().ended = true;
+            filling.more.notify_waiters();
         });
         all
+    }
+
+    /// Waits until what has been printed, and whether that is all, satisfies somebody.
+    async fn until<T>(&self, mut look: impl FnMut(&[String], bool) -> Option<T>) -> Option<T> {
+        let found = async {
+            loop {
+                let more = self.more.notified();
+                let found = {
+                    let said = self.said.lock();
+                    look(&said.lines, said.ended)
+                };
+                if let Some(found) = found {
+                    return found;
+                }
+                more.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.ok()
     }
 
     /// Waits for a line that has all of these in it.
@@ -78,35 +104,42 @@ impl Lines {
 
     /// Waits for such a line behind the first `count` lines.
     pub async fn with_after(&self, count: usize, parts: &[&str]) -> String {
-        let found = async {
-            loop {
-                let more = self.more.notified();
-                let found = self
-                    .lines
-                    .lock()
-                    .iter()
-                    .skip(count)
-                    .find(|line| parts.iter().all(|part| line.contains(part)))
-                    .cloned();
-                if let Some(line) = found {
-                    return line;
-                }
-                more.await;
-            }
-        };
-        match tokio::time::timeout(PATIENCE, found).await {
-            Ok(line) => line,
-            Err(_) => panic!("no line with {parts:?} in:\n{}", self.text()),
+        self.find_after(count, parts).await.0
+    }
+
+    /// Waits for such a line; with it comes how many there are up to it.
+    pub async fn find_after(&self, count: usize, parts: &[&str]) -> (String, usize) {
+        let found = self.until(|lines, _| {
+            let at = lines[count..]
+                .iter()
+                .position(|line| parts.iter().all(|part| line.contains(part)))?;
+            Some((lines[count + at].clone(), count + at + 1))
+        });
+        match found.await {
+            Some(found) => found,
+            None => panic!("no line with {parts:?} in:\n{}", self.text()),
         }
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&self) {
+        let ended = self.until(|_, ended| ended.then_some(())).await;
+        assert!(ended.is_some(), "goes on: {}", self.text());
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.lines.lock().len()
+        self.said.lock().lines.len()
+    }
+
+    /// How many have this in them.
+    pub fn count_with(&self, part: &str) -> usize {
+        let said = self.said.lock();
+        said.lines.iter().filter(|line| line.contains(part)).count()
     }
 
     pub fn text(&self) -> String {
-        self.lines.lock().join("\n")
+        self.said.lock().lines.join("\n")
     }
 }
 

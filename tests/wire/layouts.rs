@@ -344,6 +344,12 @@ fn opt_01_opt_03_known_options_are_typed_and_null_is_absent() {
         ),
         ("[64,1,{%},\"a\"]", "forward_timeout", &["true"], &["1"]),
         (
+            "[64,1,{%},\"a\"]",
+            "concurrency",
+            &["1", "8", "5000000000"],
+            &["0", "-1", "1.5", "\"1\"", "true"],
+        ),
+        (
             "[48,1,{%},\"a\"]",
             "timeout",
             &["0", "100", "100.0"],
@@ -375,13 +381,33 @@ fn opt_01_opt_03_known_options_are_typed_and_null_is_absent() {
         }
         assert_eq!(with("null"), json(&layout.replace('%', "")), "{key} null");
         for bad in *bad {
-            assert!(
-                matches!(with(bad), Err(DecodeError::WrongType { .. })),
-                "{key} {bad}: {:?}",
-                with(bad)
-            );
+            let decoded = with(bad);
+            let refused = match &decoded {
+                // The core's to judge.
+                Ok(Message::Call(call)) => call.options.fault.is_some(),
+                other => matches!(other, Err(DecodeError::WrongType { .. })),
+            };
+            assert!(refused, "{key} {bad}: {decoded:?}");
         }
     }
+}
+
+#[test]
+fn pci_06_what_is_wrong_with_an_option_of_call_is_told_not_refused() {
+    for (options, faulty) in [
+        (r#""timeout":"x","disclose_me":true"#, true),
+        (r#""timeout":{"a":[1]},"rkey":"k""#, true),
+        (r#""ppt_cipher":[1]"#, true),
+        (r#""unknown":{"a":[1]}"#, false),
+    ] {
+        let Ok(Message::Call(call)) = json(&format!(r#"[48,1,{{{options}}},"a",[7]]"#)) else {
+            panic!("{options}")
+        };
+        assert_eq!(call.options.fault.is_some(), faulty, "{options}");
+        assert_eq!(call.payload.args(), Some(&b"[7]"[..]));
+    }
+    assert!(json(r#"[48,1,{"progress":1},"a"]"#).is_err());
+    assert!(json(r#"[48,1,{"progress":[]},"a"]"#).is_err());
 }
 
 #[test]

@@ -157,6 +157,7 @@ impl Side {
             roles: ClientRoles::default(),
             kind: SessionKind::Peer,
             peer: String::new(),
+            transport: "",
         })));
     }
 

@@ -10,7 +10,7 @@ mod query;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::publish::Records;
+use super::publish::{Publisher, Records};
 use super::*;
 use crate::core::kept::KeptEvent;
 use crate::core::policy::{HistoryPlace, HistoryPolicy};
@@ -32,8 +32,7 @@ pub(super) struct Histories {
 /// An acknowledged publication that is being written.
 #[derive(Debug)]
 struct Storing {
-    publisher: SessionId,
-    disclosed: Option<Box<Disclosed>>,
+    publisher: Publisher,
     request: Publish,
     stamp: Stamp,
     /// Where it stands in which history.
@@ -182,7 +181,7 @@ impl Broker {
             let subscription = self
                 .subscriptions
                 .entry(id)
-                .or_insert_with(|| Subscription::new(policy.match_policy, &policy.uri));
+                .or_insert_with(|| Subscription::new(policy.match_policy, &policy.uri, now.wall));
             match &mut subscription.history {
                 Some(history) if history.policy.store == policy.store => {
                     history.policy = policy.clone();
@@ -269,8 +268,8 @@ impl Broker {
         ticket: Ticket,
         out: &mut Effects,
     ) {
-        let disclosed = publisher.disclosed_if(request, disclosure);
-        let publication = Publication::new(publisher.id, disclosed.clone(), request, stamp);
+        let publisher = Publisher::of(publisher, request, disclosure);
+        let publication = Publication::new(publisher.clone(), request, stamp);
         let mut entries = Vec::new();
         let mut records = Vec::new();
         let histories = &mut self.histories;
@@ -291,8 +290,7 @@ impl Broker {
             subscription.history = Some(history);
         });
         let storing = Storing {
-            publisher: publisher.id,
-            disclosed,
+            publisher,
             request: request.clone(),
             stamp,
             entries,
@@ -327,21 +325,21 @@ impl Broker {
                 history.octets -= entry.event.octets();
             }
         }
-        let present = sessions.contains_key(&storing.publisher);
+        let publisher = storing.publisher.session;
+        let present = sessions.contains_key(&publisher);
         let request = &storing.request;
         if let Err(text) = result {
             if present {
                 let text = format!("the event could not be stored: {text}");
                 let refusal = Refusal::new(uris::UNAVAILABLE, text);
-                out.refuse(storing.publisher, code::PUBLISH, request.request, refusal);
+                out.refuse(publisher, code::PUBLISH, request.request, refusal);
             }
             return;
         }
         if present {
-            out.published(storing.publisher, request.request, storing.stamp.id);
+            out.published(publisher, request.request, storing.stamp.id);
         }
-        let publication =
-            Publication::new(storing.publisher, storing.disclosed, request, storing.stamp);
+        let publication = Publication::new(storing.publisher, request, storing.stamp);
         self.send_out(&publication, sessions, Records::InMemory, out);
     }
 

@@ -17,6 +17,7 @@ pub(super) struct Publication<'a> {
     topic: &'a Uri,
     payload: &'a Payload,
     publisher: Option<Box<Disclosed>>,
+    trustlevel: Option<u64>,
     /// There unless the router itself publishes.
     options: Option<&'a PublishOptions>,
     /// Who never receives it.
@@ -24,6 +25,26 @@ pub(super) struct Publication<'a> {
     audience: Option<Lists<'a>>,
     /// As it is kept for later receivers, once somebody keeps it.
     kept: OnceCell<Arc<KeptEvent>>,
+}
+
+/// Whose a publication is, and as whom receivers see it.
+#[derive(Debug, Clone)]
+pub(super) struct Publisher {
+    pub(super) session: SessionId,
+    disclosed: Option<Box<Disclosed>>,
+    trustlevel: Option<u64>,
+}
+
+impl Publisher {
+    /// `disclosure` is what the permission says.
+    pub(super) fn of(session: &Session, request: &Publish, disclosure: Disclosure) -> Self {
+        let disclosed = request.options.disclose_me || disclosure == Disclosure::Always;
+        Self {
+            session: session.id,
+            disclosed: disclosed.then(|| session.disclosed()),
+            trustlevel: session.trustlevel,
+        }
+    }
 }
 
 /// What every publication is given when it is accepted.
@@ -69,8 +90,8 @@ impl Broker {
             // Before the events, so that a publisher with `exclude_me=false` sees it first (PUB-05).
             out.published(publisher.id, request.request, stamp.id);
         }
-        let disclosed = publisher.disclosed_if(request, disclosure);
-        let publication = Publication::new(publisher.id, disclosed, request, stamp);
+        let publisher = Publisher::of(publisher, request, disclosure);
+        let publication = Publication::new(publisher, request, stamp);
         self.send_out(&publication, sessions, Records::Everywhere, out);
     }
 
@@ -131,6 +152,7 @@ impl Broker {
             topic,
             payload,
             publisher: None,
+            trustlevel: None,
             options: None,
             excluded: None,
             audience: None,
@@ -222,21 +244,17 @@ impl Subscription {
 }
 
 impl<'a> Publication<'a> {
-    /// Of a session, which is disclosed or not.
-    pub(super) fn new(
-        publisher: SessionId,
-        disclosed: Option<Box<Disclosed>>,
-        request: &'a Publish,
-        stamp: Stamp,
-    ) -> Self {
+    /// Of a session.
+    pub(super) fn new(publisher: Publisher, request: &'a Publish, stamp: Stamp) -> Self {
         let options = &request.options;
         Self {
             stamp,
             topic: &request.topic,
             payload: &request.payload,
-            publisher: disclosed,
+            publisher: publisher.disclosed,
+            trustlevel: publisher.trustlevel,
             options: Some(options),
-            excluded: options.exclude_me.then_some(publisher),
+            excluded: options.exclude_me.then_some(publisher.session),
             audience: options.audience.as_deref().map(Lists::new),
             kept: OnceCell::new(),
         }
@@ -249,6 +267,7 @@ impl<'a> Publication<'a> {
     fn details(&self, policy: MatchPolicy) -> EventDetails {
         EventDetails {
             publisher: self.publisher.clone(),
+            trustlevel: self.trustlevel,
             topic: (policy != MatchPolicy::Exact).then(|| self.topic.clone()),
             passthru: self.options.and_then(|options| options.passthru.clone()),
             ..EventDetails::default()
@@ -263,6 +282,7 @@ impl<'a> Publication<'a> {
                 timestamp: milliseconds(self.stamp.now.wall),
                 topic: self.topic.detached(),
                 publisher: self.publisher.clone(),
+                trustlevel: self.trustlevel,
                 audience: self.options.and_then(|options| options.audience.clone()),
                 passthru: self.options.and_then(|options| options.passthru.clone()),
                 payload: self.payload.detached(),

@@ -7,7 +7,6 @@ impl Dealer {
     /// `Err`: a protocol violation of the callee.
     pub(in crate::core) fn yield_(
         &mut self,
-        now: Duration,
         callee: &SessionId,
         message: Yield,
         sessions: &mut Sessions,
@@ -18,28 +17,50 @@ impl Dealer {
             return Ok(());
         };
         let call = &mut self.calls[key];
+        if message.passthru.is_some()
+            && !sessions
+                .get(&call.caller)
+                .is_some_and(|caller| caller.caller().payload_passthru_mode)
+        {
+            self.refuse_passthru(key, callee, message.request, sessions, out);
+            return Ok(());
+        }
+        let (caller, request) = (call.caller, call.request);
         if message.progress {
             if !call.progress {
                 return Ok(()); // PCR-07: nobody asked for it.
             }
-            if let (Some(deadline), Some(timeout)) = (call.deadline, call.timeout) {
-                self.deadlines.remove(&(deadline, key));
-                call.deadline = Some(now + timeout); // PCR-09: the time between two results.
-                self.deadlines.insert((now + timeout, key));
-            }
+            call.progressed = true;
+            self.restart_timer(key);
         }
-        let (caller, request) = (call.caller, call.request);
         if !message.progress {
             self.finish(key, sessions);
         }
         let result = CallResult {
             request,
             progress: message.progress,
-            passthru: None,
+            passthru: message.passthru,
             payload: message.payload,
         };
         out.send(caller, Message::Result(result));
         Ok(())
+    }
+
+    /// `PPT-07`: both ends are told that the caller cannot read such a result.
+    #[cold]
+    fn refuse_passthru(
+        &mut self,
+        key: CallKey,
+        callee: &SessionId,
+        request: RequestId,
+        sessions: &mut Sessions,
+        out: &mut Effects,
+    ) {
+        let uri = uris::FEATURE_NOT_SUPPORTED;
+        let text = "the caller does not know payload passthru mode";
+        let refusal = Refusal::new(uri.clone(), text);
+        out.refuse(*callee, code::YIELD, request, refusal);
+        self.fail(key, uri, text, sessions, out);
     }
 
     /// ERROR(68) from a callee. `uri_valid`: whether its error URI obeys the realm's rules (`URI-19`).
@@ -48,19 +69,30 @@ impl Dealer {
         callee: &SessionId,
         message: Error,
         uri_valid: bool,
-        sessions: &mut Sessions,
-        out: &mut Effects,
+        context: &mut CallContext<'_>,
     ) -> Result<(), String> {
+        let (sessions, out) = (&mut *context.sessions, &mut *context.out);
         let Some(key) = self.invocation(callee, message.request, sessions)? else {
             self.late_answer(callee, message.request, false, sessions, out);
             return Ok(());
         };
+        let reroutes = message.error == uris::UNAVAILABLE
+            && !self.calls[key].interrupted // CAN-21
+            && sessions
+                .get(callee)
+                .is_some_and(|callee| callee.callee().call_reroute);
+        if reroutes {
+            self.reroute(key, context);
+            return Ok(());
+        }
         let call = self.finish(key, sessions);
         if uri_valid {
-            out.send(
-                call.caller,
-                error(code::CALL, call.request, message.error, message.payload),
-            );
+            let error = Error {
+                request_type: code::CALL,
+                request: call.request,
+                ..message
+            };
+            out.send(call.caller, Message::Error(error));
         } else {
             let text = format!(
                 "the callee answered with an invalid error URI, {:?}",

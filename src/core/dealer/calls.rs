@@ -1,5 +1,6 @@
 //! From CALL to INVOCATION.
 
+use super::policies::Seat;
 use super::*;
 
 impl Dealer {
@@ -39,12 +40,18 @@ impl Dealer {
         let Some(registration) = self.registrations.get_mut(&id) else {
             return;
         };
-        let chosen = registration.choose(context.random);
-        let callee = registration.callees[chosen];
+        let seat = registration.choose(context.random);
+        let rare = call.options.progress.then(|| {
+            let stream = Some(Stream::default());
+            Box::new(Rare {
+                stream,
+                ..Rare::default()
+            })
+        });
         let open = OpenCall {
             caller,
             request: call.request,
-            callee: callee.session,
+            callee: seat.session,
             invocation: call.request, // replaced by `issue`
             registration: id,
             disclosure: CallerDisclosure {
@@ -57,71 +64,94 @@ impl Dealer {
             timeout: context.limits.timeout_of(&call),
             deadline: None,
             interrupted: false,
-            refused: 0,
+            progressed: false,
+            rare,
         };
         let key = self.calls.insert(open);
         if let Some(session) = context.sessions.get_mut(&caller) {
             session.calls.insert(call.request, key);
         }
-        let procedure = (policy != MatchPolicy::Exact).then_some(call.procedure);
-        self.issue(key, callee, procedure, call.payload, context);
+        let parcel = Parcel {
+            procedure: (policy != MatchPolicy::Exact).then_some(call.procedure),
+            progress: call.options.progress,
+            passthru: call.options.passthru,
+            payload: call.payload,
+        };
+        self.issue(key, seat, parcel, context);
     }
 
     /// Sends the invocation of a call to a callee.
     pub(super) fn issue(
         &mut self,
         key: CallKey,
-        callee: Callee,
-        procedure: Option<Uri>,
-        payload: crate::wire::Payload,
+        seat: Seat,
+        parcel: Parcel,
         context: &mut CallContext<'_>,
     ) {
         let call = &mut self.calls[key];
         let discloses = match call.disclosure.rule {
             Disclosure::Always => true,
-            Disclosure::OnRequest => call.disclosure.asked || callee.disclose_caller,
+            Disclosure::OnRequest => call.disclosure.asked || seat.disclose_caller,
             Disclosure::Never => false,
         };
-        let caller = if discloses {
-            context.sessions.get(&call.caller).map(Session::disclosed)
-        } else {
-            None
-        };
-        let Some(session) = context.sessions.get_mut(&callee.session) else {
+        let caller = context.sessions.get(&call.caller);
+        let trustlevel = caller.and_then(|session| session.trustlevel);
+        let caller = caller.filter(|_| discloses).map(Session::disclosed);
+        let Some(session) = context.sessions.get_mut(&seat.session) else {
             return;
         };
         let features = session.callee();
-        call.callee = callee.session;
+        if let Err(text) = parcel.suits(features) {
+            let uri = uris::FEATURE_NOT_SUPPORTED;
+            return self.fail(key, uri, text, context.sessions, context.out);
+        }
+        call.callee = seat.session;
         call.invocation = session.next_invocation();
         // PCR-01: progress without a way to cancel is not offered to a callee.
         call.progress =
             call.receive_progress && features.progressive_call_results && features.call_canceling;
         session.invocations.insert(call.invocation, key);
 
-        let forwards_timeout = callee.forward_timeout && features.call_timeout;
+        let forwards_timeout = seat.forward_timeout && features.call_timeout;
         let timed = call.timeout.filter(|_| !forwards_timeout);
-        call.deadline = timed.map(|timeout| call.received + timeout);
-        if let Some(deadline) = call.deadline {
-            self.deadlines.insert((deadline, key));
+        let deadline = timed.map(|timeout| call.deadline.unwrap_or(call.received + timeout));
+        if deadline != call.deadline {
+            if let Some(former) = call.deadline {
+                self.deadlines.remove(&(former, key));
+            }
+            if let Some(deadline) = deadline {
+                self.deadlines.insert((deadline, key));
+            }
+            call.deadline = deadline;
+        }
+        if features.call_reroute && seat.others {
+            call.rare().kept = Some(parcel.detached());
         }
         let details = InvocationDetails {
             receive_progress: call.progress,
+            progress: parcel.progress,
             caller,
-            procedure,
+            procedure: parcel.procedure,
+            trustlevel,
             timeout: call
                 .timeout
                 .filter(|_| forwards_timeout)
                 .map(|timeout| timeout.as_millis() as u64),
+            passthru: parcel.passthru,
             ..InvocationDetails::default()
         };
+        if let Some(stream) = call.stream() {
+            stream.sent = 1;
+            stream.details = details.clone();
+        }
         let (request, registration) = (call.invocation, call.registration);
         context.out.send(
-            callee.session,
+            seat.session,
             Message::Invocation(Invocation {
                 request,
                 registration,
                 details,
-                payload,
+                payload: parcel.payload,
             }),
         );
     }
@@ -134,41 +164,6 @@ impl Dealer {
         cause: Undelivered,
         context: &mut CallContext<'_>,
     ) {
-        let Some(session) = context.sessions.get_mut(&callee) else {
-            return;
-        };
-        let Some(key) = session.invocations.remove(&invocation.request) else {
-            return;
-        };
-        if session.last_invocation == invocation.request.value() {
-            session.last_invocation -= 1; // The callee never saw it: leave no gap.
-        }
-        let call = &mut self.calls[key];
-        call.refused += 1;
-        if let Some(deadline) = call.deadline {
-            self.deadlines.remove(&(deadline, key));
-        }
-        if cause == Undelivered::QueueFull {
-            let next = self
-                .registrations
-                .get(&call.registration)
-                .and_then(|registration| {
-                    let callees = &registration.callees;
-                    let at = callees
-                        .iter()
-                        .position(|candidate| candidate.session == callee)?;
-                    (call.refused < callees.len()).then(|| callees[(at + 1) % callees.len()])
-                });
-            if let Some(next) = next {
-                return self.issue(
-                    key,
-                    next,
-                    invocation.details.procedure,
-                    invocation.payload,
-                    context,
-                );
-            }
-        }
         let (uri, text) = match cause {
             Undelivered::QueueFull => (uris::UNAVAILABLE, "the callee's queue is full"),
             Undelivered::TooLarge => (
@@ -180,8 +175,30 @@ impl Dealer {
                 "the arguments cannot be converted to the callee's serializer",
             ),
         };
-        let call = self.finish(key, context.sessions);
-        context.out.fail_call(call.caller, call.request, uri, text);
+        let Some(session) = context.sessions.get_mut(&callee) else {
+            return;
+        };
+        let Some(key) = session.invocations.get(&invocation.request).copied() else {
+            return;
+        };
+        let call = &mut self.calls[key];
+        if call.stream().is_some_and(|stream| stream.sent > 1) {
+            // One of several chunks: the callee may have others of them.
+            return self.abandon(key, uri, text, context.sessions, context.out);
+        }
+        if session.last_invocation == invocation.request.value() {
+            session.last_invocation -= 1; // The callee never saw it: leave no gap.
+        }
+        if cause != Undelivered::QueueFull {
+            return self.fail(key, uri, text, context.sessions, context.out);
+        }
+        let parcel = Parcel {
+            procedure: invocation.details.procedure,
+            progress: invocation.details.progress,
+            passthru: invocation.details.passthru,
+            payload: invocation.payload,
+        };
+        self.try_next(key, parcel, (uri, text), context);
     }
 
     /// A RESULT did not fit the caller (`MSG-17`, `MSG-18`): it becomes an error and the call ends.
@@ -225,7 +242,44 @@ impl Dealer {
         if let Some(deadline) = call.deadline {
             self.deadlines.remove(&(deadline, key));
         }
+        if call.rare.is_some() {
+            self.finish_rare(&call, sessions);
+        }
         call
+    }
+
+    fn finish_rare(&mut self, call: &OpenCall, sessions: &mut Sessions) {
+        let is_stream = call.rare.as_ref().is_some_and(|rare| rare.stream.is_some());
+        if let (true, Some(caller)) = (is_stream, sessions.get_mut(&call.caller)) {
+            caller.streams.end(call.request, self.now);
+        }
+    }
+
+    /// The router ends the call with an error.
+    pub(super) fn fail(
+        &mut self,
+        key: CallKey,
+        uri: Uri,
+        text: &str,
+        sessions: &mut Sessions,
+        out: &mut Effects,
+    ) {
+        let call = self.finish(key, sessions);
+        out.fail_call(call.caller, call.request, uri, text);
+    }
+}
+
+impl Parcel {
+    /// Whether a callee with these features can take it (`PCI-04`, `PPT-06`).
+    #[inline]
+    fn suits(&self, features: ClientFeatures) -> Result<(), &'static str> {
+        if self.progress && !(features.progressive_call_invocations && features.call_canceling) {
+            return Err("the callee takes no progressive call invocations");
+        }
+        if self.passthru.is_some() && !features.payload_passthru_mode {
+            return Err("the callee does not know payload passthru mode");
+        }
+        Ok(())
     }
 }
 

@@ -37,16 +37,10 @@ impl Dealer {
                 self.abandon(key, uris::CANCELED, "the call was canceled", sessions, out);
             }
             CancelMode::Skip => {
-                let call = self.finish(key, sessions);
                 if let (true, Some(callee)) = (canceling, sessions.get_mut(&call.callee)) {
                     callee.remember_skipped(call.invocation);
                 }
-                out.fail_call(
-                    call.caller,
-                    call.request,
-                    uris::CANCELED,
-                    "the call was canceled",
-                );
+                self.fail(key, uris::CANCELED, "the call was canceled", sessions, out);
             }
         }
     }
@@ -62,8 +56,7 @@ impl Dealer {
     ) {
         let told = Some(reason.clone());
         self.interrupt(key, CancelMode::KillNoWait, told, sessions, out);
-        let call = self.finish(key, sessions);
-        out.fail_call(call.caller, call.request, reason, text);
+        self.fail(key, reason, text, sessions, out);
     }
 
     /// INTERRUPT, if the callee understands it and has not been sent one for this call.

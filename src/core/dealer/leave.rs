@@ -34,16 +34,22 @@ impl Dealer {
         }
     }
 
-    /// A session is gone (already out of `sessions`): registrations, then calls to it, then calls from it (`SES-34`).
+    /// A session is gone (already out of `sessions`): its registrations end before its calls do (`SES-34`).
+    pub(in crate::core) fn leave_registrations(&mut self, session: &Session, out: &mut Effects) {
+        let mut ids: Vec<RegistrationId> = session.registrations.iter().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.remove_callee(id, session.id, out);
+        }
+    }
+
+    /// A session is gone, and its registrations with it: calls to it, then calls from it (`SES-34`).
     pub(in crate::core) fn leave(
         &mut self,
         session: &Session,
         sessions: &mut Sessions,
         out: &mut Effects,
     ) {
-        for id in &session.registrations {
-            self.remove_callee(*id, session.id);
-        }
         let mut served: Vec<(RequestId, CallKey)> = session
             .invocations
             .iter()

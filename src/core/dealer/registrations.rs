@@ -3,17 +3,17 @@
 use super::*;
 
 impl Dealer {
-    /// `limit`: registrations a session may hold.
+    /// `limit`: registrations a session may hold. `fresh`: id and time of a new registration.
     pub(in crate::core) fn register(
         &mut self,
         session: &mut Session,
         request: Register,
         disclosure: Disclosure,
         limit: usize,
-        fresh_id: impl FnOnce() -> RegistrationId,
+        fresh: impl FnOnce() -> (RegistrationId, SystemTime),
         out: &mut Effects,
     ) {
-        match self.join_registration(session, &request, disclosure, limit, fresh_id) {
+        match self.join_registration(session, &request, disclosure, limit, fresh, out) {
             Ok(registration) => {
                 let registered = Registered {
                     request: request.request,
@@ -31,7 +31,8 @@ impl Dealer {
         request: &Register,
         disclosure: Disclosure,
         limit: usize,
-        fresh_id: impl FnOnce() -> RegistrationId,
+        fresh: impl FnOnce() -> (RegistrationId, SystemTime),
+        out: &mut Effects,
     ) -> Result<RegistrationId, Refusal> {
         let Register {
             options, procedure, ..
@@ -58,20 +59,30 @@ impl Dealer {
             let text = format!("a session may hold {limit} registrations (limits.registrations)");
             return Err(Refusal::new(uris::UNAVAILABLE, text));
         }
-        let id = existing.unwrap_or_else(fresh_id);
-        if existing.is_none() {
-            self.index.insert(options.match_policy, procedure, id);
-        }
-        let registration = self
-            .registrations
-            .entry(id)
-            .or_insert_with(|| Registration {
-                procedure: procedure.detached(),
-                match_policy: options.match_policy,
-                policy: options.invoke,
-                callees: Vec::new(),
-                next: 0,
-            });
+        let id = match existing {
+            Some(id) => id,
+            None => {
+                let (id, created) = fresh();
+                let registration = Registration {
+                    procedure: procedure.detached(),
+                    match_policy: options.match_policy,
+                    policy: options.invoke,
+                    created,
+                    callees: Vec::new(),
+                    next: 0,
+                };
+                self.index.insert(options.match_policy, procedure, id);
+                self.registrations.insert(id, registration);
+                out.news
+                    .push(News::registration(session.id, id, Change::Created));
+                id
+            }
+        };
+        let Some(registration) = self.registrations.get_mut(&id) else {
+            unreachable!("a registration in the index is in the table")
+        };
+        out.news
+            .push(News::registration(session.id, id, Change::Joined));
         registration.callees.push(Callee {
             session: session.id,
             disclose_caller: options.disclose_caller,
@@ -92,7 +103,7 @@ impl Dealer {
             let refusal = Refusal::new(uris::NO_SUCH_REGISTRATION, text);
             return out.refuse(session.id, code::UNREGISTER, request.request, refusal);
         }
-        self.remove_callee(request.registration, session.id);
+        self.remove_callee(request.registration, session.id, out);
         out.send(
             session.id,
             Message::Unregistered(Unregistered::Answer {
@@ -101,15 +112,28 @@ impl Dealer {
         );
     }
 
-    pub(super) fn remove_callee(&mut self, id: RegistrationId, session: SessionId) {
+    pub(in crate::core) fn pattern_of(&self, id: RegistrationId) -> Option<(&Uri, MatchPolicy)> {
+        let registration = self.registrations.get(&id)?;
+        Some((&registration.procedure, registration.match_policy))
+    }
+
+    pub(in crate::core) fn remove_callee(
+        &mut self,
+        id: RegistrationId,
+        session: SessionId,
+        out: &mut Effects,
+    ) {
         let Some(registration) = self.registrations.get_mut(&id) else {
             return;
         };
         registration.remove(session);
+        out.news.push(News::registration(session, id, Change::Left));
         if registration.callees.is_empty() {
             self.index
                 .remove(registration.match_policy, &registration.procedure);
             self.registrations.remove(&id);
+            out.news
+                .push(News::registration(session, id, Change::Deleted));
         }
     }
 }
@@ -129,20 +153,6 @@ impl Registration {
         }
         if self.next >= self.callees.len() {
             self.next = 0;
-        }
-    }
-
-    pub(super) fn choose(&mut self, random: &mut dyn RngCore) -> usize {
-        let last = self.callees.len() - 1;
-        match self.policy {
-            InvocationPolicy::Single | InvocationPolicy::First => 0,
-            InvocationPolicy::Last => last,
-            InvocationPolicy::Random => random.random_range(0..=last),
-            InvocationPolicy::RoundRobin => {
-                let chosen = self.next;
-                self.next = if chosen == last { 0 } else { chosen + 1 };
-                chosen
-            }
         }
     }
 }

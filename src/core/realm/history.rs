@@ -1,10 +1,6 @@
-//! Event history in the realm: publications that wait for the disk, and `wamp.subscription.get_events`.
+//! Event history in the realm: what was on disk, and publications that wait for the disk.
 
-use super::requests::{asks_role, decide};
 use super::*;
-use crate::core::broker::Query;
-use crate::core::pending::About;
-use crate::wire::{Call, CallResult};
 
 impl Realm {
     /// What is on disk of this realm. To be read before anything is published.
@@ -70,82 +66,5 @@ impl Realm {
             // The publisher has left; its event goes out all the same.
             _ => self.broker.stored(&self.sessions, ticket, result, out),
         }
-    }
-
-    /// `HIS-09` to `HIS-11`, in this order: arguments, subscription, permission to subscribe to the same.
-    pub(super) fn get_events(&mut self, id: SessionId, call: Call, out: &mut Effects) {
-        let query = match Query::parse(&call.payload) {
-            Ok(query) => query,
-            Err(text) => return out.fail_call(id, call.request, uris::INVALID_ARGUMENT, &text),
-        };
-        let Some((match_policy, uri)) = self.broker.subscribed(query.subscription) else {
-            let text = format!("there is no subscription {}", query.subscription);
-            return out.fail_call(id, call.request, uris::NO_SUCH_SUBSCRIPTION, &text);
-        };
-        let about = About { uri, match_policy };
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        match decide(&self.permissions, session, self.now.mono, about.subject()) {
-            Some(Ok(_)) => self.answer_with_events(id, &call, out),
-            Some(Err(refusal)) => out.refuse(id, code::CALL, call.request, refusal),
-            None => self.ask_about(id, call, about, out),
-        }
-    }
-
-    /// The answer to a call that is permitted.
-    pub(super) fn answer_with_events(&self, id: SessionId, call: &Call, out: &mut Effects) {
-        let (Ok(query), Some(session)) = (Query::parse(&call.payload), self.sessions.get(&id))
-        else {
-            return;
-        };
-        let serializer = call.payload.serializer();
-        let payload = self.broker.events(&query, session, serializer, self.now);
-        let result = CallResult {
-            request: call.request,
-            progress: false,
-            passthru: None,
-            payload,
-        };
-        out.send(id, Message::Result(result));
-    }
-
-    /// A hook has to say whether the caller may subscribe. The call goes back to the head of its session's queue.
-    fn ask_about(&mut self, id: SessionId, call: Call, about: About, out: &mut Effects) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        self.last_ticket += 1;
-        let ticket = Ticket(self.last_ticket);
-        let subject = about.subject();
-        let question = AuthorizeRequest {
-            ticket,
-            session: id,
-            principal: session.principal.clone(),
-            action: subject.action,
-            uri: subject.uri.clone(),
-            match_policy: subject.match_policy,
-            disclose_me: false,
-            by_role: session.role.is_some() && asks_role(&self.permissions, session, &subject),
-        };
-        out.list.push(Effect::Authorize(Box::new(question)));
-        let now = self.now.mono;
-        let timeout = self.policy.limits.timeout_of(&call);
-        let pending = Pending {
-            ticket,
-            request: Request::Call(call),
-            received: now,
-            call_timeout_at: timeout.map(|timeout| now + timeout),
-            state: PendingState::Asked {
-                deadline: now + self.policy.limits.hook,
-            },
-            about: Some(Box::new(about)),
-        };
-        if let Some(at) = pending.wake_at() {
-            self.verdict_deadlines.insert((at, ticket));
-        }
-        self.tickets.insert(ticket, id);
-        session.pending.push_front(pending);
-        self.pause_if_full(id, out);
     }
 }

@@ -2,20 +2,29 @@
 
 use super::*;
 
+/// Whether a session that ends leaves meta events and testaments behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::core) enum Farewell {
+    Told,
+    /// `wamp.session.kill_all` (`META-SES-13`).
+    Silent,
+}
+
 impl Realm {
     pub(super) fn join(&mut self, join: Join, out: &mut Effects) {
         let (id, kind) = (join.session, join.kind);
-        let role = self.permissions.role(&join.principal.authrole);
+        let role = self.permissions.role(&join.principal, id);
         let slow = self.slow_policy(&join.principal.authrole);
-        let session = Session::new(join, role, slow);
+        let mut session = Session::new(join, role, slow);
+        session.trustlevel = self.policy.trustlevel(&session.principal.authrole);
         if kind.is_greeted() {
             out.send(
                 id,
                 Message::Welcome(Box::new(features::welcome(
                     id,
                     &self.uri,
-                    &session.principal,
                     &self.policy,
+                    &session.principal,
                 ))),
             );
         }
@@ -28,6 +37,7 @@ impl Realm {
             }));
         }
         self.sessions.insert(id, session);
+        self.announce_join(id, out);
     }
 
     pub(super) fn slow_policy(&self, role: &str) -> SlowPolicy {
@@ -38,16 +48,35 @@ impl Realm {
             .unwrap_or(self.policy.slow)
     }
 
-    /// `SES-34`: the session is out of every table before anything else happens.
-    pub(super) fn end(&mut self, id: SessionId, then: Then, out: &mut Effects) {
-        let Some(session) = self.sessions.remove(&id) else {
+    /// The session is over, and the realm's other sessions learn of it.
+    pub(in crate::core) fn end(&mut self, id: SessionId, then: Then, out: &mut Effects) {
+        self.remove(id, then, Farewell::Told, out);
+    }
+
+    /// `SES-34`, `SES-36`: the session is out of every table before anything else happens.
+    pub(in crate::core) fn remove(
+        &mut self,
+        id: SessionId,
+        then: Then,
+        farewell: Farewell,
+        out: &mut Effects,
+    ) {
+        let Some(mut session) = self.sessions.remove(&id) else {
             return;
         };
         for pending in &session.pending {
             self.forget_ticket(pending);
         }
+        let told = farewell == Farewell::Told && session.kind != SessionKind::Router;
+        self.dealer.leave_registrations(&session, out);
+        self.tell_if(told, out);
         self.dealer.leave(&session, &mut self.sessions, out);
-        self.broker.leave(&session);
+        self.broker.leave(&session, out);
+        self.tell_if(told, out);
+        if told {
+            self.execute_testaments(&mut session, out);
+            self.announce_leave(&session, out);
+        }
         out.list.push(Effect::End { session: id, then });
         if !session.kind.is_trusted() {
             let principal = session.principal;
@@ -67,18 +96,31 @@ impl Realm {
         }
     }
 
-    pub(super) fn kill(
+    /// The session is sent away.
+    pub(in crate::core) fn kill(
         &mut self,
         id: SessionId,
         reason: Uri,
         message: Option<String>,
         out: &mut Effects,
     ) {
+        self.send_away(id, reason, message, Farewell::Told, out);
+    }
+
+    /// GOODBYE from the router's side.
+    pub(in crate::core) fn send_away(
+        &mut self,
+        id: SessionId,
+        reason: Uri,
+        message: Option<String>,
+        farewell: Farewell,
+        out: &mut Effects,
+    ) {
         if let Some(session) = self.sessions.get(&id) {
             if session.kind.is_greeted() {
                 out.send(id, goodbye(reason, message));
             }
-            self.end(id, Then::AwaitGoodbye, out);
+            self.remove(id, Then::AwaitGoodbye, farewell, out);
         }
     }
 
@@ -106,6 +148,7 @@ impl Realm {
         self.dealer = Dealer::default();
         self.tickets.clear();
         self.verdict_deadlines.clear();
+        self.rechecks.clear();
     }
 
     pub(super) fn adopt_broker_policy(&mut self, out: &mut Effects) {
@@ -127,7 +170,8 @@ impl Realm {
             session.forget_verdicts();
             let principal = &session.principal;
             let role = &principal.authrole;
-            session.role = self.permissions.role(role);
+            session.role = self.permissions.role(principal, session.id);
+            session.trustlevel = self.policy.trustlevel(role);
             session.slow = self
                 .policy
                 .roles
@@ -144,5 +188,6 @@ impl Realm {
             let message = "your user or role was removed from the configuration".to_owned();
             self.kill(id, uris::KILLED, Some(message), out);
         }
+        self.revoke_forbidden(out);
     }
 }

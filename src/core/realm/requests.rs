@@ -8,8 +8,11 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if let Err(text) = check_protocol(session, &request, self.policy.request_ids) {
-            return self.violation(id, text, out);
+        match check_protocol(session, &request, &self.policy, now.mono) {
+            Ok(Arrival::New) => {}
+            Ok(Arrival::Late) => return,
+            Ok(Arrival::Continues) => return self.proceed(now, id, request, out),
+            Err(text) => return self.violation(id, text, out),
         }
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
@@ -31,8 +34,79 @@ impl Realm {
         }
     }
 
+    /// A further chunk of a call: allowed with the first one (`PCI-19`), but never before it.
+    fn proceed(&mut self, now: Now, id: SessionId, request: Request, out: &mut Effects) {
+        let Request::Call(chunk) = request else {
+            return;
+        };
+        let waits = self
+            .sessions
+            .get(&id)
+            .is_some_and(|session| !session.pending.is_empty());
+        if waits {
+            self.restart_pending_call(now.mono, id, chunk.request);
+            let (request, allowed) = (Request::Chunk(chunk), Ok(Disclosure::OnRequest));
+            self.queue(now, id, request, PendingState::Decided(allowed), out);
+        } else {
+            let outcome = Ok(Disclosure::OnRequest);
+            self.perform(now.mono, id, Request::Chunk(chunk), outcome, out);
+        }
+    }
+
+    /// A request that came of one the session's queue has already let through: not held to the order again.
+    pub(in crate::core) fn follow_up(
+        &mut self,
+        id: SessionId,
+        request: Request,
+        out: &mut Effects,
+    ) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let outcome = match check_uri(&request, &self.policy) {
+            Err(refusal) => Some(Err(refusal)),
+            Ok(()) => match request.subject() {
+                Some(subject) => decide(&self.permissions, session, now.mono, subject),
+                None => Some(Ok(Disclosure::OnRequest)),
+            },
+        };
+        match outcome {
+            Some(outcome) => self.perform(now.mono, id, request, outcome, out),
+            None => self.ask(now, id, request, out),
+        }
+    }
+
     /// Carries out a decided request.
     pub(super) fn perform(
+        &mut self,
+        received: Duration,
+        id: SessionId,
+        request: Request,
+        outcome: Outcome,
+        out: &mut Effects,
+    ) {
+        let begun = match &request {
+            Request::Call(call) if call.options.progress => Some(call.request),
+            _ => None,
+        };
+        self.carry_out(received, id, request, outcome, out);
+        if let Some(request) = begun {
+            let open = |session: &Session| session.calls.contains_key(&request);
+            if !self.sessions.get(&id).is_some_and(open) {
+                self.end_stream(id, request);
+            }
+        }
+    }
+
+    /// A progressive call came to its end before there was an invocation: later chunks have no effect (`PCI-13`).
+    pub(super) fn end_stream(&mut self, id: SessionId, request: RequestId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.streams.end(request, self.dealer.now());
+        }
+    }
+
+    fn carry_out(
         &mut self,
         received: Duration,
         id: SessionId,
@@ -47,8 +121,8 @@ impl Realm {
         };
         let limits = &self.policy.limits;
         if let Request::Call(call) = request {
-            if call.procedure == uris::SUBSCRIPTION_GET_EVENTS {
-                return self.get_events(id, call, out);
+            if call.procedure.is_wamp() {
+                return self.meta_call(id, call, out);
             }
             let in_flight = self
                 .sessions
@@ -67,6 +141,19 @@ impl Realm {
             };
             return self.dealer.call(id, call, disclosure, &mut context);
         }
+        if let Request::Chunk(chunk) = request {
+            let mut context = CallContext {
+                sessions: &mut self.sessions,
+                limits,
+                random: &mut *self.random,
+                received,
+                out,
+            };
+            return self.dealer.proceed(id, chunk, &mut context);
+        }
+        if let Request::OnBehalf(request, deed) = request {
+            return self.act_on_behalf(id, request, *deed, disclosure, out);
+        }
         if let Request::Publish(publish) = request {
             let stamp = self.stamp();
             let Some(publisher) = self.sessions.get(&id) else {
@@ -84,48 +171,47 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let last_id = &mut self.last_id;
+        let told = session.kind != SessionKind::Router; // META-04
+        let (last_id, created) = (&mut self.last_id, self.now.wall);
         let mut fresh_id = || {
             *last_id += 1;
             *last_id
         };
         match request {
             Request::Subscribe(m) => {
-                let fresh = || SubscriptionId::from_raw(fresh_id());
+                let fresh = || (SubscriptionId::from_raw(fresh_id()), created);
                 self.broker
                     .subscribe(session, m, limits.subscriptions, self.now, fresh, out);
             }
             Request::Register(m) => {
-                let fresh = || RegistrationId::from_raw(fresh_id());
+                let fresh = || (RegistrationId::from_raw(fresh_id()), created);
                 self.dealer
                     .register(session, m, disclosure, limits.registrations, fresh, out);
             }
             Request::Unsubscribe(m) => self.broker.unsubscribe(session, m, out),
             Request::Unregister(m) => self.dealer.unregister(session, m, out),
-            Request::Call(_) | Request::Publish(_) => {}
+            Request::Call(_) | Request::Chunk(_) | Request::Publish(_) | Request::OnBehalf(..) => {}
         }
+        self.tell_if(told, out);
     }
 
     /// For a publication that is accepted in this step.
-    pub(super) fn stamp(&mut self) -> Stamp {
+    pub(in crate::core) fn stamp(&mut self) -> Stamp {
         Stamp {
             id: PublicationId::from_raw(self.random.random_range(1..=MAX_ID)),
             now: self.now,
         }
     }
 
-    pub(super) fn yield_(&mut self, now: Now, id: SessionId, message: Yield, out: &mut Effects) {
+    pub(super) fn yield_(&mut self, id: SessionId, message: Yield, out: &mut Effects) {
         if message.passthru.is_some() {
-            return self.violation(
-                id,
-                "YIELD uses payload passthru, which this router does not announce".into(),
-                out,
-            );
+            let knows = |session: &Session| session.callee().payload_passthru_mode;
+            if !self.sessions.get(&id).is_some_and(knows) {
+                let text = "YIELD uses payload passthru, which the callee did not announce";
+                return self.violation(id, text.into(), out); // PPT-05
+            }
         }
-        if let Err(text) = self
-            .dealer
-            .yield_(now.mono, &id, message, &mut self.sessions, out)
-        {
+        if let Err(text) = self.dealer.yield_(&id, message, &mut self.sessions, out) {
             self.violation(id, text, out);
         }
     }
@@ -143,10 +229,14 @@ impl Realm {
             .uris
             .check(&message.error, MatchPolicy::Exact)
             .is_ok();
-        if let Err(text) = self
-            .dealer
-            .error(&id, message, valid, &mut self.sessions, out)
-        {
+        let mut context = CallContext {
+            sessions: &mut self.sessions,
+            limits: &self.policy.limits,
+            random: &mut *self.random,
+            received: self.dealer.now(),
+            out,
+        };
+        if let Err(text) = self.dealer.error(&id, message, valid, &mut context) {
             self.violation(id, text, out);
         }
     }
@@ -155,13 +245,15 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let waiting = session.pending.iter().position(
-            |pending| matches!(&pending.request, Request::Call(call) if call.request == cancel.request),
-        );
+        let waiting = session
+            .pending
+            .iter()
+            .position(|pending| pending.request.is_call(cancel.request));
         match waiting.and_then(|at| session.pending.remove(at)) {
             Some(pending) => {
                 // CAN-20: the invocation is never sent, the verdict is dropped.
                 self.forget_ticket(&pending);
+                self.end_stream(id, cancel.request);
                 out.fail_call(id, cancel.request, uris::CANCELED, "the call was canceled");
                 self.release(id, out);
             }
@@ -169,7 +261,7 @@ impl Realm {
         }
     }
 
-    pub(super) fn publish(
+    pub(in crate::core) fn publish(
         &mut self,
         topic: &Uri,
         payload: &Payload,
@@ -182,28 +274,37 @@ impl Realm {
     }
 }
 
+/// What a request is to those before it.
+enum Arrival {
+    New,
+    /// A further chunk of an open call.
+    Continues,
+    /// A further chunk of a call that is over: nobody is told (`PCI-13`).
+    Late,
+}
+
 /// What makes a request a violation before anything else is looked at.
-fn check_protocol(session: &mut Session, request: &Request, ids: RequestIds) -> Result<(), String> {
+fn check_protocol(
+    session: &mut Session,
+    request: &Request,
+    policy: &RealmPolicy,
+    now: Duration,
+) -> Result<Arrival, String> {
     if let Request::Call(call) = request {
-        let waiting = |pending: &Pending| matches!(&pending.request, Request::Call(c) if c.request == call.request);
-        if session.calls.contains_key(&call.request) || session.pending.iter().any(waiting) {
-            return Err(format!(
-                "CALL reuses request id {}, whose call is still open",
-                call.request
-            )); // ID-10
-        }
-        if call.options.progress {
-            let text = "CALL with progress, but this router does not announce progressive_call_invocations";
-            return Err(text.into()); // PCI-03
-        }
-        if call.options.passthru.is_some() {
-            return Err("CALL uses payload passthru, which this router does not announce".into()); // PPT-03
+        let arrival = check_call(session, call, policy, now)?;
+        if !matches!(arrival, Arrival::New) {
+            return Ok(arrival);
         }
     }
     if let Request::Publish(publish) = request
         && publish.options.passthru.is_some()
+        && !session
+            .features
+            .publisher
+            .is_some_and(|publisher| publisher.payload_passthru_mode)
     {
-        return Err("PUBLISH uses payload passthru, which this router does not announce".into()); // PPT-04
+        // PPT-04
+        return Err("PUBLISH uses payload passthru, which the publisher did not announce".into());
     }
     let key = match request {
         Request::Publish(publish) => publish.options.rkey.as_deref(),
@@ -213,12 +314,69 @@ fn check_protocol(session: &mut Session, request: &Request, ids: RequestIds) -> 
     if key.is_some_and(|key| !rendezvous::is_key(key)) {
         return Err("a node or routing key must have 1 to 255 octets".into()); // SRD-01, SRD-02
     }
-    match ids {
-        RequestIds::Any => Ok(()),
+    match policy.request_ids {
+        RequestIds::Any => {}
         // The ids of a script's session name the VM that asks; nobody could lose one on the way.
-        RequestIds::Strict if session.kind == SessionKind::Script => Ok(()),
-        RequestIds::Strict => session.takes_in_sequence(request.id()),
+        RequestIds::Strict if session.kind == SessionKind::Script => {}
+        RequestIds::Strict => session.takes_in_sequence(request.id())?,
     }
+    if let Request::Call(call) = request {
+        session.note_call(call.request);
+        if call.options.progress {
+            session.streams.begin(call.request, &call.procedure);
+        }
+    }
+    Ok(Arrival::New)
+}
+
+/// A CALL among the calls of its session: new, or a further chunk of one (`PCI-10..14`).
+fn check_call(
+    session: &mut Session,
+    call: &Call,
+    policy: &RealmPolicy,
+    now: Duration,
+) -> Result<Arrival, String> {
+    let (request, options) = (call.request, &call.options);
+    let last = !options.progress;
+    match session.streams.take(request, &call.procedure, last, now) {
+        Some(Chunk::Next) => return Ok(Arrival::Continues),
+        Some(Chunk::Late) => return Ok(Arrival::Late),
+        // PCI-12
+        Some(Chunk::Surplus) => {
+            return Err(format!("CALL {request} goes on after its last chunk"));
+        }
+        None => {}
+    }
+    if let Some(fault) = &options.fault {
+        return Err(fault.to_string()); // OPT-01
+    }
+    let waiting = |pending: &Pending| pending.request.is_call(request);
+    if session.calls.contains_key(&request) || session.pending.iter().any(waiting) {
+        // ID-10, PCI-11, PCI-20
+        return Err(format!(
+            "CALL reuses request id {request}, whose call is still open"
+        ));
+    }
+    let announced = session.caller().progressive_call_invocations;
+    if announced && session.has_passed(request) {
+        if policy.strict_continuations {
+            return Err(format!("CALL reuses request id {request}")); // PCI-14
+        }
+        if policy.request_ids == RequestIds::Strict && session.kind != SessionKind::Script {
+            return Ok(Arrival::Late);
+        }
+    }
+    if options.progress && !announced {
+        // PCI-03
+        return Err("CALL with progress, which the caller did not announce \
+                    (progressive_call_invocations)"
+            .into());
+    }
+    if options.passthru.is_some() && !session.caller().payload_passthru_mode {
+        // PPT-03
+        return Err("CALL uses payload passthru, which the caller did not announce".into());
+    }
+    Ok(Arrival::New)
 }
 
 /// URI syntax and the reserved name spaces (`URI-06`, `URI-07`, `URI-11`, `URI-12`).
@@ -245,6 +403,13 @@ pub(super) fn decide(
     subject: Subject<'_>,
 ) -> Option<Outcome> {
     let role = session.role.as_deref();
+    if subject.action == Action::Call
+        && subject.uri.is_wamp()
+        && !meta::may_call(role, session.kind, subject.uri)
+    {
+        let refusal = Refusal::not_authorized(subject.action.as_str(), subject.uri);
+        return Some(Err(refusal));
+    }
     match permissions.decide(
         role,
         session.kind,
@@ -258,9 +423,17 @@ pub(super) fn decide(
             subject.uri,
         ))),
         Decision::Ask { .. } => {
-            let verdict =
-                session.cached_verdict(now, subject.action, subject.match_policy, subject.uri)?;
-            Some(outcome(&verdict, subject.action, subject.uri))
+            let Subject {
+                action,
+                uri,
+                match_policy,
+                ..
+            } = subject;
+            if let Some(verdict) = session.cached_verdict(now, action, match_policy, uri) {
+                return Some(outcome(&verdict, action, uri));
+            }
+            let learned = session.learned(now, action, match_policy, uri)?;
+            Some(decided(learned, action, uri))
         }
     }
 }

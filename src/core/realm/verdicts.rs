@@ -3,6 +3,8 @@
 use super::requests::asks_role;
 use super::*;
 
+const OVERDUE: &str = "the authorizer did not answer in time (limits.hook)";
+
 impl Realm {
     pub(super) fn ask(&mut self, now: Now, id: SessionId, request: Request, out: &mut Effects) {
         let Some(session) = self.sessions.get_mut(&id) else {
@@ -49,7 +51,6 @@ impl Realm {
             received: now.mono,
             call_timeout_at: timeout.map(|timeout| now.mono + timeout),
             state,
-            about: None,
         };
         if let Some(at) = pending.wake_at() {
             self.verdict_deadlines.insert((at, pending.ticket));
@@ -59,6 +60,34 @@ impl Realm {
         self.pause_if_full(id, out);
     }
 
+    /// `PCI-18`: the time of a call that waits here starts anew with each chunk.
+    pub(super) fn restart_pending_call(
+        &mut self,
+        now: Duration,
+        id: SessionId,
+        request: RequestId,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let call = session.pending.iter_mut().find(
+            |pending| matches!(&pending.request, Request::Call(call) if call.request == request),
+        );
+        let Some(pending) = call else { return };
+        let woken_at = pending.wake_at();
+        let received = std::mem::replace(&mut pending.received, now);
+        if let Some(at) = &mut pending.call_timeout_at {
+            *at += now - received;
+        }
+        let (ticket, wakes_at) = (pending.ticket, pending.wake_at());
+        if let Some(at) = woken_at {
+            self.verdict_deadlines.remove(&(at, ticket));
+        }
+        if let Some(at) = wakes_at {
+            self.verdict_deadlines.insert((at, ticket));
+        }
+    }
+
     pub(super) fn verdict(
         &mut self,
         now: Now,
@@ -66,6 +95,9 @@ impl Realm {
         verdict: Verdict,
         out: &mut Effects,
     ) {
+        if let Some(recheck) = self.rechecks.remove(&ticket) {
+            return self.rechecked(now, ticket, recheck, verdict, out);
+        }
         let Some(id) = self.tickets.get(&ticket).copied() else {
             return;
         };
@@ -78,11 +110,12 @@ impl Realm {
             .find(|pending| pending.ticket == ticket && pending.is_asked());
         let Some(pending) = asked else { return };
         let woken_at = pending.wake_at();
-        let Some(subject) = pending.subject() else {
+        let Some(subject) = pending.request.subject() else {
             return;
         };
         let (action, uri, match_policy) =
             (subject.action, subject.uri.clone(), subject.match_policy);
+        let verdict = fitting(verdict, &uri, match_policy);
         pending.state = PendingState::Decided(outcome(&verdict, action, &uri));
         if let Some(at) = woken_at {
             self.verdict_deadlines.remove(&(at, ticket));
@@ -90,29 +123,52 @@ impl Realm {
         if let Some(at) = pending.wake_at() {
             self.verdict_deadlines.insert((at, ticket));
         }
+        self.remember(now, ticket, id, (action, match_policy, uri), verdict, out);
+        self.release(id, out);
+    }
+
+    /// Keeps a verdict for as long as its authorizer said, unless that one was replaced meanwhile.
+    pub(super) fn remember(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        id: SessionId,
+        (action, match_policy, uri): (Action, MatchPolicy, Uri),
+        verdict: Verdict,
+        out: &mut Effects,
+    ) {
         let cache = match &verdict {
-            Verdict::Allow { cache, .. } | Verdict::Deny { cache } => *cache,
+            Verdict::Allow { cache, .. }
+            | Verdict::Deny { cache }
+            | Verdict::Rule { cache, .. } => *cache,
             Verdict::Failed(text) => {
-                let text = text.clone();
                 let report = Report::AuthorizerFailed {
                     session: id,
                     action,
-                    uri: uri.clone(),
-                    text,
+                    uri,
+                    text: text.clone(),
                 };
-                out.list.push(Effect::Report(report));
-                CacheFor::Never
+                return out.list.push(Effect::Report(report));
             }
         };
-        let key = (action, match_policy, uri.detached());
-        match cache {
-            _ if ticket.0 <= self.former_tickets => {}
-            CacheFor::Never => {}
-            CacheFor::Session => session.cache_verdict(key, verdict, None),
+        let until = match cache {
+            CacheFor::Never => return,
+            CacheFor::Session => None,
             // Beyond what a clock can count is for the session.
-            CacheFor::Time(time) => session.cache_verdict(key, verdict, now.mono.checked_add(time)),
+            CacheFor::Time(time) => now.mono.checked_add(time),
+        };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if ticket.0 <= self.former_tickets {
+            return;
         }
-        self.release(id, out);
+        match verdict {
+            Verdict::Rule { rule, .. } => session.learn(*rule, until),
+            verdict => {
+                session.cache_verdict((action, match_policy, uri.detached()), verdict, until)
+            }
+        }
     }
 
     /// Whether the request at the head of the session's queue can be carried out.
@@ -133,18 +189,15 @@ impl Realm {
         {
             self.forget_ticket(&pending);
             let (request, received) = (pending.request, pending.received);
-            match (pending.state, request) {
-                (PendingState::Decided(Ok(_)), Request::Call(call)) if pending.about.is_some() => {
-                    self.answer_with_events(id, &call, out);
-                }
-                (PendingState::Decided(outcome), request) => {
+            match pending.state {
+                PendingState::Decided(outcome) => {
                     self.perform(received, id, request, outcome, out);
                 }
-                (PendingState::Stored(result), _) => {
+                PendingState::Stored(result) => {
                     self.broker
                         .stored(&self.sessions, pending.ticket, result, out);
                 }
-                (PendingState::Asked { .. } | PendingState::Storing, _) => {}
+                PendingState::Asked { .. } | PendingState::Storing => {}
             }
         }
         self.store_head(id, out);
@@ -165,6 +218,10 @@ impl Realm {
 
     /// The hook is too slow (denied, fail closed), or the call's own timeout came first.
     pub(super) fn verdict_overdue(&mut self, now: Now, ticket: Ticket, out: &mut Effects) {
+        let overdue = || Verdict::Failed(OVERDUE.to_owned());
+        if self.rechecks.contains_key(&ticket) {
+            return self.verdict(now, ticket, overdue(), out);
+        }
         let Some(id) = self.tickets.get(&ticket).copied() else {
             return;
         };
@@ -183,12 +240,12 @@ impl Realm {
             if let Some(pending) = session.pending.remove(at) {
                 self.forget_ticket(&pending);
                 let request = pending.request.id();
+                self.end_stream(id, request);
                 out.fail_call(id, request, uris::TIMEOUT, "the call timed out");
             }
             return self.release(id, out);
         }
-        let text = "the authorizer did not answer in time (limits.hook)".to_owned();
-        self.verdict(now, ticket, Verdict::Failed(text), out);
+        self.verdict(now, ticket, overdue(), out);
     }
 
     pub(super) fn forget_ticket(&mut self, pending: &Pending) {

@@ -1,17 +1,20 @@
 //! What a changed configuration cannot apply to a running router.
 
-use crate::server::settings::{Address, ListenerSettings, Settings};
+use crate::server::settings::{Address, ListenerSettings};
 
 use super::router::show_address;
 
 /// Names each difference that takes effect only after a restart; everything else can change live.
 ///
-/// `old` is what the router runs with (its listeners as configured, not as bound).
-pub fn changes_needing_restart(old: &Settings, new: &Settings) -> Vec<String> {
+/// `bound` is what the router has run with since its start, whatever configurations came between.
+pub fn changes_needing_restart(
+    bound: &[ListenerSettings],
+    new: &[ListenerSettings],
+) -> Vec<String> {
     let mut changes = Vec::new();
-    for listener in &old.listeners {
+    for listener in bound {
         let address = show_address(&listener.address);
-        match twin(listener, &new.listeners) {
+        match twin(listener, new) {
             None => changes.push(format!("`listen`: {address} is no longer there")),
             Some(twin) => {
                 if listener.tls.is_some() != twin.tls.is_some() {
@@ -27,18 +30,13 @@ pub fn changes_needing_restart(old: &Settings, new: &Settings) -> Vec<String> {
             }
         }
     }
-    for listener in &new.listeners {
-        if twin(listener, &old.listeners).is_none() {
+    for listener in new {
+        if twin(listener, bound).is_none() {
             changes.push(format!(
                 "`listen`: {} is new",
                 show_address(&listener.address)
             ));
         }
-    }
-    if let (Some(from), Some(to)) = (&old.data, &new.data)
-        && from != to
-    {
-        changes.push(format!("`data`: {} is still used", from.display()));
     }
     changes
 }

@@ -37,7 +37,7 @@ impl Default for Limits {
 /// The smallest message limit that a RawSocket peer can be told.
 pub(super) const LEAST_MESSAGE: usize = 512;
 
-const LATER: &[&str] = &["testaments", "realms"];
+const LATER: &[&str] = &["realms"];
 
 /// `limits` at the top level.
 pub(super) const TOP: Fields<Limits> = Fields {
@@ -152,6 +152,11 @@ const REALM: &[Key<Limits>] = &[
         doc: "Unanswered calls of one session.",
     },
     Key {
+        name: "call_queue",
+        reads: Reads::Into(|l| Slot::Count(&mut l.realm.call_queue)),
+        doc: "Calls of one procedure that wait for a callee with a free place (`concurrency`); beyond, they fail.",
+    },
+    Key {
         name: "pending_verdicts",
         reads: Reads::Into(|l| Slot::Count(&mut l.realm.pending_verdicts)),
         doc: "Actions of one session that wait for an authorizer; beyond, the session is not read.",
@@ -170,6 +175,11 @@ const REALM: &[Key<Limits>] = &[
         name: "retained",
         reads: Reads::Into(|l| Slot::Count(&mut l.retained)),
         doc: "Retained events; a realm's `retain` may have its own `limit`.",
+    },
+    Key {
+        name: "testaments",
+        reads: Reads::Into(|l| Slot::Count(&mut l.realm.testaments)),
+        doc: "Testaments of one session.",
     },
     Key {
         name: "call_timeout",

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use mlua::Value;
 
 use crate::core::policy::{
-    Action, Actions, Disclosure, RequestIds, Retention, RetentionPolicy, RolePolicy, Rule,
-    SlowPolicy,
+    Action, Actions, Disclosure, MetaApi, PLACEHOLDERS, RequestIds, Retention, RetentionPolicy,
+    RolePolicy, Rule, SlowPolicy,
 };
 use crate::lua::vm::describe;
-use crate::server::settings::{RealmSettings, ScriptSettings};
+use crate::server::settings::{RealmSettings, RolePlaces, ScriptSettings};
 use crate::words::{MatchPolicy, Uri, UriRules};
 
-use super::keys::{Fields, Key, Reads, Slot};
+use super::keys::{Fields, Key, Reads, Slot, nearest};
 use super::limits::{self, Limits, SCRIPT_KEYS};
 use super::node::Node;
 use super::{ConfigHook, HookKind, UndecidedRole, auth, kept};
@@ -44,6 +44,13 @@ impl RealmDraft {
         self.limits.retained
     }
 
+    fn places(&mut self, role: &str) -> &mut RolePlaces {
+        self.settings
+            .role_places
+            .entry(role.to_owned())
+            .or_default()
+    }
+
     pub(super) fn hook(&mut self, kind: HookKind, node: &Node, function: &mlua::Function) {
         let place = node.finding("");
         let (file, line) = (place.file, place.line);
@@ -63,8 +70,7 @@ impl RealmDraft {
     }
 }
 
-pub(super) const REALM: Fields<RealmDraft> =
-    Fields::of(&[REALM_KEYS], &["trust", "meta", "validate", "compat"]);
+pub(super) const REALM: Fields<RealmDraft> = Fields::of(&[REALM_KEYS], &["validate", "compat"]);
 
 /// `uris` stands before what it governs, `roles` and `scripts` before the logins that are checked against them.
 const REALM_KEYS: &[Key<RealmDraft>] = &[
@@ -99,6 +105,12 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
         doc: "Whether request ids must count up by one; any unless given.",
     },
     Key {
+        name: "strict_continuations",
+        reads: Reads::Into(|realm| Slot::Flag(&mut realm.settings.policy.strict_continuations)),
+        doc: "Of clients that send calls in chunks: whether a CALL with a used-up id ends the session, unless it is \
+              a late chunk.",
+    },
+    Key {
         name: "slow",
         reads: Reads::With(
             "`\"drop\"` or `\"close\"`",
@@ -107,6 +119,18 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
             },
         ),
         doc: "What happens to a subscriber with a full queue: drops its event (unless given) or closes it.",
+    },
+    Key {
+        name: "meta",
+        reads: Reads::With("`true` or `false`", |realm: &mut RealmDraft, node| {
+            realm.settings.policy.meta = match node.value {
+                Value::Boolean(false) => MetaApi::Off,
+                Value::Boolean(true) => MetaApi::On,
+                _ => return node.wrong_type("true or false"),
+            };
+        }),
+        doc: "Whether there are the router's own procedures and events (`wamp.session.list` and so on); there are \
+              unless given.",
     },
     Key {
         name: "limits",
@@ -134,6 +158,11 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
         name: "roles",
         reads: Reads::With("table: name = list of rules or function", roles),
         doc: "What each role may do; what no rule allows is refused.",
+    },
+    Key {
+        name: "trust",
+        reads: Reads::With("table: role = level", trust),
+        doc: "Trust levels: subscribers and callees are told the level of the publisher's or caller's role. 0 for roles not named; without `trust` nothing is told.",
     },
     Key {
         name: "auth",
@@ -231,6 +260,7 @@ fn roles(realm: &mut RealmDraft, node: &Node) {
         let policy = match &role.value {
             Value::Function(function) => {
                 realm.hook(HookKind::Role(name.clone()), &role, function);
+                realm.places(&name).function = Some(place(&role));
                 RolePolicy {
                     function: true,
                     ..RolePolicy::default()
@@ -261,6 +291,29 @@ pub(super) const ROLE: Fields<RolePolicy> = Fields {
     )
 };
 
+/// `file:line` of a value.
+fn place(node: &Node) -> String {
+    let finding = node.finding("");
+    match finding.line {
+        Some(line) => format!("{}:{line}", finding.file.display()),
+        None => finding.file.display().to_string(),
+    }
+}
+
+fn trust(realm: &mut RealmDraft, node: &Node) {
+    for (role, level) in node.named("a role's name") {
+        match level.number() {
+            Some(number) if number >= 0.0 && number.fract() == 0.0 && number <= MAX_TRUST => {
+                realm.settings.policy.trust.insert(role, number as u64);
+            }
+            _ => level.problem("must be a whole number from 0 to 1000000"),
+        }
+    }
+}
+
+/// Trust levels go up to here.
+const MAX_TRUST: f64 = 1e6;
+
 /// A list of rules, perhaps with a function among them that is asked where no rule matches.
 fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
     let mut role = RolePolicy::default();
@@ -273,6 +326,7 @@ fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
             } else {
                 role.function = true;
                 realm.hook(HookKind::Role(name.into()), &item, function);
+                realm.places(name).function = Some(place(&item));
             }
             continue;
         }
@@ -288,6 +342,7 @@ fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
             ));
         }
         role.rules.push(rule);
+        realm.places(name).rules.push(place(&item));
     }
     role
 }
@@ -312,7 +367,7 @@ pub(super) const RULE: Fields<RuleDraft> = Fields::of(
         Key {
             name: "uri",
             reads: Reads::Into(|rule| Slot::Text(&mut rule.uri)),
-            doc: "The URI or pattern.",
+            doc: "The URI or pattern. `{authid}`, `{authrole}` and `{session}` stand for the session's own; a value with a dot fits no rule.",
         },
         Key {
             name: "match",
@@ -386,6 +441,30 @@ fn actions(node: &Node) -> Actions {
         .collect()
 }
 
+/// Braces in a rule's URI stand for a session's own values.
+fn placeholder_problem(uri: &str) -> Option<String> {
+    let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(", ");
+    let mut rest = uri;
+    while let Some(at) = rest.find(['{', '}']) {
+        let name = rest[at..]
+            .strip_prefix('{')
+            .and_then(|rest| rest.split_once('}'));
+        match name {
+            Some((name, after)) if PLACEHOLDERS.contains(&name) => rest = after,
+            Some((name, _)) => {
+                let hint = nearest(name, PLACEHOLDERS.into_iter())
+                    .map(|near| format!(", did you mean {{{near}}}?"))
+                    .unwrap_or_default();
+                return Some(format!(
+                    "has {{{name}}}, which is no placeholder ({known}){hint}"
+                ));
+            }
+            None => return Some(format!("has an unpaired brace; placeholders are {known}")),
+        }
+    }
+    None
+}
+
 fn rule(node: &Node, uris: UriRules) -> Option<Rule> {
     let mut draft = RuleDraft::default();
     if !node.read(&mut draft, &RULE) {
@@ -396,7 +475,14 @@ fn rule(node: &Node, uris: UriRules) -> Option<Rule> {
         node.problem("needs `allow` (an empty list refuses everything)");
     }
     let uri = uri?;
-    if let Err(err) = uris.check(&uri, draft.match_policy) {
+    if let Some(problem) = placeholder_problem(&uri) {
+        node.at("uri").problem(problem);
+        return None;
+    }
+    let filled = PLACEHOLDERS.iter().fold(uri.clone(), |uri, name| {
+        uri.replace(&format!("{{{name}}}"), "x")
+    });
+    if let Err(err) = uris.check(&filled, draft.match_policy) {
         node.at("uri").problem(format!(
             "with match {:?}: {err}",
             draft.match_policy.as_str()

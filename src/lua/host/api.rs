@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
-use super::context::{Context, Phase, Procedure, Topic};
+use super::context::{Context, Hook, Phase, Procedure, Topic};
 use super::link::{Declaration, Declaring};
 use super::mailbox::HookKey;
 use super::timers::LIVE;
 use crate::core::credentials::AuthMethod;
+use crate::core::{Input, SessionFilter};
 use crate::lua::raw::{payload_from_lua, value_from_lua};
 use crate::lua::vm::{FunctionRef, Vm};
 use crate::wire::{
@@ -50,6 +51,7 @@ pub(super) fn natives(vm: &Rc<Vm>, context: &Rc<Context>) -> mlua::Result<Table>
     add("cancelled", native(lua, context, cancelled)?)?;
     add("authenticate", native(lua, context, authenticate)?)?;
     add("authorize", native(lua, context, authorize)?)?;
+    add("recheck", native(lua, context, recheck)?)?;
     add("on", native(lua, context, on)?)?;
     add("every", native(lua, context, every)?)?;
     add("after", native(lua, context, after)?)?;
@@ -118,6 +120,33 @@ fn declaring(context: &Context, what: &str) -> mlua::Result<()> {
     }
 }
 
+/// `p.purge` and `p.reauthorize`: `again` asks about what sessions hold, too.
+fn recheck(
+    _: &Lua,
+    context: &Context,
+    (again, session, authid, authrole): (bool, Option<f64>, Option<String>, Option<String>),
+) -> mlua::Result<()> {
+    running(context, if again { "reauthorize" } else { "purge" })?;
+    let session = match session {
+        None => None,
+        Some(id) if id.fract() == 0.0 && id >= 1.0 => Some(SessionId::from_raw(id as u64)),
+        Some(id) => return misuse(format!("session must be a session id, got {id}")),
+    };
+    let filter = SessionFilter {
+        session,
+        authid,
+        authrole,
+    };
+    if let Some(link) = &context.link {
+        context.flush();
+        link.realm.input(match again {
+            true => Input::Reauthorize(filter),
+            false => Input::Purge(filter),
+        });
+    }
+    Ok(())
+}
+
 fn match_policy(name: Option<String>) -> mlua::Result<MatchPolicy> {
     match name {
         None => Ok(MatchPolicy::Exact),
@@ -157,6 +186,7 @@ fn register(
         disclose_caller: disclose_caller.unwrap_or_default(),
         forward_timeout: forward_timeout.unwrap_or_default(),
         nkey: None,
+        concurrency: None,
     };
     let declaration = Declaration::Procedure {
         uri: checked(context, &uri, options.match_policy)?,
@@ -543,8 +573,14 @@ fn authorize(_: &Lua, context: &Context, function: Function) -> mlua::Result<()>
 }
 
 fn hook(context: &Context, key: HookKey, function: Function, what: &str) -> mlua::Result<()> {
+    let info = function.info();
+    let place = match (info.short_src, info.line_defined) {
+        (Some(file), Some(line)) => format!("{file}:{line}"),
+        _ => "an unknown place".to_owned(),
+    };
     let function = keep(context, function)?;
-    if context.hooks.borrow_mut().insert(key, function).is_some() {
+    let hook = Hook { function, place };
+    if context.hooks.borrow_mut().insert(key, hook).is_some() {
         return misuse(format!("{what} is there already in this script"));
     }
     Ok(())

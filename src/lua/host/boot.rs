@@ -1,6 +1,6 @@
 //! Making a script's VM and running its main chunk, which only declares.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -55,7 +55,8 @@ pub(super) struct Booted {
 pub(super) struct Declared {
     pub(super) procedures: Vec<Declaration>,
     pub(super) topics: Vec<Declaration>,
-    pub(super) hooks: BTreeSet<HookKey>,
+    /// With the place of the function: `file:line`.
+    pub(super) hooks: BTreeMap<HookKey, String>,
     /// It has `p.on("join")` or `p.on("leave")` handlers.
     pub(super) watches_sessions: bool,
     /// Everything it was loaded from; grows when a handler requires a module.
@@ -162,7 +163,12 @@ impl Booted {
                 .map(|p| p.declaration.clone())
                 .collect(),
             topics,
-            hooks: context.hooks.borrow().keys().cloned().collect(),
+            hooks: context
+                .hooks
+                .borrow()
+                .iter()
+                .map(|(key, hook)| (key.clone(), hook.place.clone()))
+                .collect(),
             watches_sessions: lifecycle
                 .iter()
                 .any(|(name, _)| name == "join" || name == "leave"),

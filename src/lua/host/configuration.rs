@@ -7,7 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::boot::Booted;
-use super::context::{Context, Phase};
+use super::context::{Context, Hook, Phase};
 use super::mailbox::{Control, HookKey, Mailbox};
 use super::worker::{Bounds, Worker};
 use crate::lua::config::{self, ConfigError, Finding, HookKind, LoadedConfig, UndecidedRole};
@@ -132,7 +132,15 @@ fn run(
             HookKind::Auth(method) => HookKey::ConfigLogin { realm, method },
             HookKind::Role(role) => HookKey::Role { realm, role },
         };
-        context.hooks.borrow_mut().insert(key, hook.function);
+        let place = match hook.line {
+            Some(line) => format!("{}:{line}", hook.file.display()),
+            None => hook.file.display().to_string(),
+        };
+        let hook = Hook {
+            function: hook.function,
+            place,
+        };
+        context.hooks.borrow_mut().insert(key, hook);
     }
     let functions = !context.hooks.borrow().is_empty();
     let app_dir = files

@@ -52,7 +52,7 @@ pub(super) struct Context {
     topics_by_id: RefCell<FxHashMap<u64, Vec<usize>>>,
     /// Something was declared after loading: only this VM has its handler.
     pub(super) declared_running: Cell<bool>,
-    pub(super) hooks: RefCell<BTreeMap<HookKey, Rc<FunctionRef>>>,
+    pub(super) hooks: RefCell<BTreeMap<HookKey, Hook>>,
     pub(super) lifecycle: RefCell<Vec<(String, Rc<FunctionRef>)>>,
     pub(super) timers: RefCell<Timers>,
     /// Functions of `p.spawn`, started after the running slice.
@@ -71,6 +71,14 @@ pub(super) struct Context {
     pub(super) on_progress: RefCell<FxHashMap<u64, Rc<FunctionRef>>>,
     /// The invocations being handled.
     pub(super) invocations: RefCell<FxHashMap<RequestId, Served>>,
+}
+
+/// A function that decides about logins or permissions.
+#[derive(Clone)]
+pub(super) struct Hook {
+    pub(super) function: Rc<FunctionRef>,
+    /// Where it is written: `file:line`.
+    pub(super) place: String,
 }
 
 /// A declared procedure.

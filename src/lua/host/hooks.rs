@@ -1,10 +1,11 @@
 //! The arguments and answers of login and permission functions.
 
 use crate::core::credentials::{Salt, Secret};
+use crate::core::policy::{Action, Actions, Disclosure, Rule};
 use crate::core::{AuthFailure, AuthorizeRequest, CacheFor, Granted, Login, Verdict, cra};
 use crate::server::TransportInfo;
 use crate::wire::Payload;
-use crate::words::{Dict, Id, Value};
+use crate::words::{Dict, Id, MatchPolicy, UriRules, Value};
 use std::time::Duration;
 
 /// `(session, action, uri, options)`
@@ -29,7 +30,7 @@ pub(super) fn authorize_arguments(realm: &str, request: &AuthorizeRequest) -> Ve
     ]
 }
 
-/// `AZ-06`: a boolean, or a dict with `allow`; anything else is a broken authorizer.
+/// `AZ-06`: a boolean, a dict with `allow`, or a rule; anything else is a broken authorizer.
 pub(super) fn verdict(results: &Payload) -> Verdict {
     let broken = |text: String| Verdict::Failed(format!("the authorizer returned {text}"));
     let (args, _) = match results.values() {
@@ -46,42 +47,105 @@ pub(super) fn verdict(results: &Payload) -> Verdict {
         },
         Value::Map(answer) => verdict_of(&answer).unwrap_or_else(broken),
         other => broken(format!(
-            "{}, expected true, false or a table with `allow`",
+            "{}, expected true, false, a table with `allow`, or a rule",
             kind(&other)
         )),
     }
 }
 
 fn verdict_of(answer: &Dict) -> Result<Verdict, String> {
-    for (key, _) in &answer.0 {
-        if !["allow", "disclose", "cache"].contains(&key.as_str()) {
-            return Err(format!(
-                "a table with the unknown key {key:?} (allow, disclose, cache)"
-            ));
-        }
+    if answer.lookup("uri").is_some() {
+        return rule_of(answer);
     }
-    let flag = |key: &str| match answer.lookup(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(other) => Err(format!("{key} = {}, expected true or false", kind(other))),
-    };
-    let cache = match answer.lookup("cache") {
-        None | Some(Value::Null | Value::Bool(false)) => CacheFor::Never,
-        Some(Value::Bool(true)) => CacheFor::Session,
-        Some(value) => match seconds(value) {
-            Some(time) => CacheFor::Time(time),
-            None => {
-                return Err("a cache that is neither true, false nor a number of seconds".into());
-            }
-        },
-    };
-    match flag("allow")? {
+    only_keys(answer, &["allow", "disclose", "cache"])?;
+    let cache = cache_of(answer)?;
+    match flag(answer, "allow")? {
         Some(true) => Ok(Verdict::Allow {
-            disclose: flag("disclose")?.unwrap_or(false),
+            disclose: flag(answer, "disclose")?.unwrap_or(false),
             cache,
         }),
         Some(false) => Ok(Verdict::Deny { cache }),
         None => Err("a table without `allow`".into()),
+    }
+}
+
+/// A rule as in the configuration, with `cache`: `{ uri = "home.", match = "prefix", allow = { "call" }, cache = 60 }`.
+fn rule_of(answer: &Dict) -> Result<Verdict, String> {
+    only_keys(answer, &["uri", "match", "allow", "disclose", "cache"])?;
+    let uri = answer.text("uri").ok_or("a rule whose uri is no string")?;
+    let match_policy = match answer.lookup("match") {
+        None | Some(Value::Null) => MatchPolicy::Exact,
+        Some(value) => value
+            .as_str()
+            .and_then(MatchPolicy::parse)
+            .ok_or("a rule whose match is not exact, prefix or wildcard")?,
+    };
+    UriRules::Loose
+        .check(uri, match_policy)
+        .map_err(|invalid| format!("a rule: {invalid}"))?;
+    let action = |value: &Value| value.as_str().and_then(Action::parse);
+    let allow = match answer.lookup("allow") {
+        Some(Value::List(actions)) => actions.iter().map(action).collect::<Option<Actions>>(),
+        Some(Value::Map(none)) if none.is_empty() => Some(Actions::default()),
+        _ => None,
+    };
+    let empty = Dict::new();
+    let disclose = match answer.lookup("disclose") {
+        None | Some(Value::Null) => &empty,
+        Some(Value::Map(disclose)) => disclose,
+        Some(_) => return Err("a rule whose disclose is no table: { caller = true }".into()),
+    };
+    only_keys(disclose, &["caller", "publisher"])?;
+    let disclosure = |key| {
+        Ok::<_, String>(match flag(disclose, key)? {
+            Some(true) => Disclosure::Always,
+            Some(false) => Disclosure::Never,
+            None => Disclosure::OnRequest,
+        })
+    };
+    let rule = Rule {
+        uri: uri.into(),
+        match_policy,
+        allow: allow
+            .ok_or("a rule whose allow is no list of call, register, publish, subscribe")?,
+        disclose_caller: disclosure("caller")?,
+        disclose_publisher: disclosure("publisher")?,
+    };
+    Ok(Verdict::Rule {
+        rule: Box::new(rule),
+        cache: cache_of(answer)?,
+    })
+}
+
+fn only_keys(answer: &Dict, known: &[&str]) -> Result<(), String> {
+    match answer
+        .0
+        .iter()
+        .find(|(key, _)| !known.contains(&key.as_str()))
+    {
+        Some((key, _)) => Err(format!(
+            "a table with the unknown key {key:?} ({})",
+            known.join(", ")
+        )),
+        None => Ok(()),
+    }
+}
+
+fn flag(answer: &Dict, key: &str) -> Result<Option<bool>, String> {
+    match answer.lookup(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(other) => Err(format!("{key} = {}, expected true or false", kind(other))),
+    }
+}
+
+fn cache_of(answer: &Dict) -> Result<CacheFor, String> {
+    match answer.lookup("cache") {
+        None | Some(Value::Null | Value::Bool(false)) => Ok(CacheFor::Never),
+        Some(Value::Bool(true)) => Ok(CacheFor::Session),
+        Some(value) => seconds(value)
+            .map(CacheFor::Time)
+            .ok_or_else(|| "a cache that is neither true, false nor a number of seconds".into()),
     }
 }
 

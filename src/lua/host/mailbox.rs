@@ -12,10 +12,10 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::link::{Activation, Key};
-use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login};
+use crate::core::{AuthFailure, AuthorizeRequest, Granted, Input, Login, Ticket, Verdict};
 use crate::server::{RealmHandle, TransportInfo};
 use crate::wire::{Event, Interrupt, Invocation, Message};
-use crate::words::Value;
+use crate::words::{Uri, Value};
 
 /// What starts a handler.
 pub(crate) enum Work {
@@ -27,9 +27,10 @@ pub(crate) enum Work {
     Event(Event),
     /// `hook`: which of the VM's authorizers (a role's name, or `None` for `p.authorize`).
     Authorize {
-        realm: Arc<RealmHandle>,
+        realm: Uri,
         hook: HookKey,
         request: Box<AuthorizeRequest>,
+        asker: Asker,
     },
     Authenticate {
         hook: HookKey,
@@ -42,6 +43,26 @@ pub(crate) enum Work {
         name: &'static str,
         argument: Value,
     },
+}
+
+/// Who wants to know what an authorizer says.
+pub(crate) enum Asker {
+    /// A request waits for it in its realm.
+    Realm(Arc<RealmHandle>, Ticket),
+    /// Somebody who wants to understand it.
+    Person(oneshot::Sender<Verdict>),
+}
+
+impl Asker {
+    pub(crate) fn answer(self, verdict: Verdict) {
+        match self {
+            Self::Realm(realm, ticket) => realm.input(Input::Verdict { ticket, verdict }),
+            Self::Person(reply) => {
+                // If they are gone, nobody wants to know.
+                let _ = reply.send(verdict);
+            }
+        }
+    }
 }
 
 /// Names a hook function inside a VM.

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use self::boot::LoadError;
 use self::link::Link;
-use self::mailbox::{HookKey, Mailbox, Work};
+use self::mailbox::{Asker, HookKey, Mailbox, Work};
 use self::script::{Script, Surroundings, Version};
 use super::config::Finding;
 use super::lib::shared::SharedSpace;
@@ -35,7 +35,7 @@ use super::lib::store::SharedStore;
 use crate::core::credentials::{AuthMethod, AuthPolicy};
 use crate::core::policy::RealmPolicy;
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Input, Login, Verdict, uris};
-use crate::server::settings::{RealmSettings, Settings};
+use crate::server::settings::{ListenerSettings, RealmSettings, Settings};
 use crate::server::{Hooks, RealmHandle, Router, SessionChange, TransportInfo};
 use crate::wire::{Payload, Serializer};
 use crate::words::{Dict, Id, Uri, Value};
@@ -56,6 +56,8 @@ pub struct HostOptions {
 pub struct Host {
     router: Arc<Router>,
     options: HostOptions,
+    /// What the router was started with; only a restart changes it.
+    bound: Vec<ListenerSettings>,
     inner: Mutex<Inner>,
     answering: RwLock<Answering>,
     /// Asks the reloader for a fresh VM of a script; shared, because scripts are loaded before the reloader is there.
@@ -115,6 +117,7 @@ impl Host {
         let host = Arc::new(Self {
             router: router.clone(),
             options,
+            bound: configuration.settings.listeners.clone(),
             inner: Mutex::new(Inner {
                 app_dir: configuration.app_dir.clone(),
                 settings: configuration.settings.clone(),
@@ -286,7 +289,7 @@ impl Host {
             .realms
             .get(&key.0)
             .map(|realm| &realm.policy.auth.hooks);
-        for hook in &version.declared.hooks {
+        for hook in version.declared.hooks.keys() {
             let what = match hook {
                 HookKey::Authorizer => "p.authorize".to_owned(),
                 HookKey::Login(method) => {
@@ -366,7 +369,7 @@ fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswer
             continue;
         };
         let link = &entry.script.link;
-        for hook in &version.declared.hooks {
+        for hook in version.declared.hooks.keys() {
             match hook {
                 HookKey::Authorizer => {
                     policy.authorizer = true;
@@ -437,13 +440,38 @@ fn located(message: &str) -> Option<(&str, u32, &str)> {
     Some((file, line.parse().ok()?, text))
 }
 
-impl Hooks for Host {
-    fn authorize(&self, realm: &Arc<RealmHandle>, request: AuthorizeRequest) {
-        let ticket = request.ticket;
+impl Host {
+    /// Asks the function that decides about a request, on behalf of a person: its answer, and where it is written.
+    pub fn explain(&self, realm: &Uri, request: AuthorizeRequest) -> (String, Verdict) {
+        let by_role = request.by_role;
+        let (reply, answer) = oneshot::channel();
+        self.ask_authorizer(realm, request, Asker::Person(reply));
+        let verdict = answer
+            .blocking_recv()
+            .unwrap_or_else(|_| Verdict::Failed("it gave no answer".into()));
+        let inner = self.inner.lock();
+        let script = inner.scripts.iter().find_map(|((of, name), entry)| {
+            let place = entry
+                .script
+                .current
+                .as_ref()?
+                .declared
+                .hooks
+                .get(&HookKey::Authorizer)?;
+            (of == realm).then(|| format!("p.authorize of {name}, {place}"))
+        });
+        let place = match by_role {
+            true => "the role's function in the configuration".to_owned(),
+            false => script.unwrap_or_else(|| "p.authorize".to_owned()),
+        };
+        (place, verdict)
+    }
+
+    fn ask_authorizer(&self, realm: &Uri, request: AuthorizeRequest, asker: Asker) {
         let (mailbox, hook) = {
             let answering = self.answering.read();
             if request.by_role {
-                let (realm, role) = (realm.uri().to_string(), request.principal.authrole.clone());
+                let (realm, role) = (realm.to_string(), request.principal.authrole.clone());
                 (
                     answering.configuration.clone(),
                     HookKey::Role { realm, role },
@@ -451,7 +479,7 @@ impl Hooks for Host {
             } else {
                 let link = answering
                     .realms
-                    .get(realm.uri())
+                    .get(realm)
                     .and_then(|realm| realm.authorizer.as_ref());
                 (
                     link.and_then(|link| link.least_loaded()),
@@ -459,20 +487,27 @@ impl Hooks for Host {
                 )
             }
         };
-        let request = Box::new(request);
-        let asked = mailbox.is_some_and(|mailbox| {
-            mailbox
-                .work(Work::Authorize {
-                    realm: realm.clone(),
-                    hook,
-                    request,
-                })
-                .is_ok()
-        });
-        if !asked {
-            let verdict = Verdict::Failed("the authorizer's queue is full, or it is gone".into());
-            realm.input(Input::Verdict { ticket, verdict });
+        let work = Work::Authorize {
+            realm: realm.clone(),
+            hook,
+            request: Box::new(request),
+            asker,
+        };
+        let refused = match mailbox {
+            Some(mailbox) => mailbox.work(work).err(),
+            None => Some(work),
+        };
+        if let Some(Work::Authorize { asker, .. }) = refused {
+            let text = "the authorizer's queue is full, or it is gone";
+            asker.answer(Verdict::Failed(text.into()));
         }
+    }
+}
+
+impl Hooks for Host {
+    fn authorize(&self, realm: &Arc<RealmHandle>, request: AuthorizeRequest) {
+        let asker = Asker::Realm(realm.clone(), request.ticket);
+        self.ask_authorizer(realm.uri(), request, asker);
     }
 
     fn authenticate(

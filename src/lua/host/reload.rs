@@ -50,6 +50,9 @@ struct Reloading {
     watched: Vec<PathBuf>,
 }
 
+/// A script by its realm and its name there.
+type ScriptKey = (Uri, String);
+
 /// How often files that never come to rest are looked at again before they are taken as they are.
 const RESTLESS: usize = 10;
 
@@ -192,22 +195,24 @@ impl Reloading {
             Reason::Recycle { realm, script } => self.recycle(host, realm, script),
             Reason::Everything => {
                 host.reload_certificates();
-                self.reload_configuration(host);
-                host.reload_scripts(|_| true);
+                let loaded = self.reload_configuration(host);
+                host.reload_scripts(|key, _| !loaded.contains(key));
             }
             Reason::Files => {
                 let fingerprints = self.configuration_files.now();
                 if fingerprints != self.configuration_files {
                     self.reload_configuration(host);
                 }
-                host.reload_scripts(Entry::has_changed);
+                host.reload_scripts(|_, entry| entry.has_changed());
             }
         }
     }
 
-    /// All or nothing: a wrong configuration changes nothing.
-    fn reload_configuration(&mut self, host: &Arc<Host>) {
-        let Some(app) = &self.app else { return };
+    /// All or nothing: a wrong configuration changes nothing. Hands back the scripts it has loaded, well or not.
+    fn reload_configuration(&mut self, host: &Arc<Host>) -> Vec<ScriptKey> {
+        let Some(app) = &self.app else {
+            return Vec::new();
+        };
         match load_configuration(app, host.router.clock()) {
             Ok(configuration) => {
                 let configuration = configuration.listening_on(&self.listen);
@@ -216,14 +221,16 @@ impl Reloading {
                     self.configuration_files = configuration.fingerprints.clone();
                     self.configuration_files.add(&files);
                     Configuration::retire(configuration.mailbox.as_ref());
-                    return refused(&objections);
+                    refused(&objections);
+                    return Vec::new();
                 }
                 self.configuration_files = configuration.fingerprints.clone();
-                host.adopt(configuration);
+                host.adopt(configuration)
             }
             Err(error) => {
                 self.configuration_files = error.fingerprints;
                 refused(&error.findings);
+                Vec::new()
             }
         }
     }
@@ -242,9 +249,7 @@ impl Reloading {
         self.recycled
             .push((realm.clone(), script.to_owned(), Instant::now()));
         tracing::warn!(%realm, %script, "script stays over its memory limit: fresh VM");
-        host.reload_scripts(|entry| {
-            entry.script.link.realm.uri() == realm && entry.script.settings.name == script
-        });
+        host.reload_scripts(|(its_realm, name), _| its_realm == realm && name == script);
     }
 
     /// Watches what is loaded now; handlers may have required modules meanwhile.
@@ -297,12 +302,12 @@ impl Host {
         self.inner.lock().scripts.values().any(Entry::has_changed)
     }
 
-    fn reload_scripts(&self, which: impl Fn(&Entry) -> bool) {
+    fn reload_scripts(&self, which: impl Fn(&ScriptKey, &Entry) -> bool) {
         let mut inner = self.inner.lock();
         let due: Vec<_> = inner
             .scripts
             .iter()
-            .filter(|(_, entry)| which(entry))
+            .filter(|(key, entry)| which(key, entry))
             .map(|(key, _)| key.clone())
             .collect();
         if due.is_empty() {
@@ -383,11 +388,12 @@ impl Host {
         (findings, files)
     }
 
-    /// Applies a new configuration: realms and policies, then scripts that came, went or changed their bounds.
-    fn adopt(&self, configuration: Configuration) {
+    /// Applies a new configuration: realms and policies, then scripts that came, went or changed their bounds. Hands back
+    /// those it has loaded, well or not.
+    fn adopt(&self, configuration: Configuration) -> Vec<ScriptKey> {
         let mut inner = self.inner.lock();
         let old = std::mem::replace(&mut inner.settings, configuration.settings);
-        for change in changes_needing_restart(&old, &inner.settings) {
+        for change in changes_needing_restart(&self.bound, &inner.settings.listeners) {
             tracing::warn!("configuration: {change} (needs a restart)");
         }
         let retired = {
@@ -398,10 +404,11 @@ impl Host {
         // What needs a restart has just been named. The scripts that are in go on deciding, lest the sessions they
         // admitted are ended for a moment's lack of them.
         self.router.apply(&effective_settings(&inner));
-        self.add_scripts(&mut inner, &old);
+        let loaded = self.add_scripts(&mut inner, &old);
         self.publish_policies(&mut inner);
         Configuration::retire(retired.as_ref());
         tracing::info!("configuration reloaded");
+        loaded
     }
 
     /// For TLS connections to come; what cannot be read stays as it was.
@@ -430,9 +437,9 @@ impl Host {
         }
     }
 
-    fn add_scripts(&self, inner: &mut Inner, old: &Settings) {
+    fn add_scripts(&self, inner: &mut Inner, old: &Settings) -> Vec<ScriptKey> {
         let settings = inner.settings.clone();
-        let mut added = Vec::new();
+        let (mut added, mut loaded) = (Vec::new(), Vec::new());
         for (uri, realm) in &settings.realms {
             for script in &realm.scripts {
                 let key = (uri.clone(), script.name.clone());
@@ -440,6 +447,10 @@ impl Host {
                     .realms
                     .get(uri)
                     .and_then(|r| r.scripts.iter().find(|s| s.name == script.name));
+                match inner.scripts.get(&key) {
+                    Some(_) if before == Some(script) => continue,
+                    Some(_) | None => loaded.push(key.clone()),
+                }
                 match inner.scripts.get_mut(&key) {
                     None => match self.add_script(inner, uri, realm, &script.name) {
                         Ok(()) => {
@@ -453,12 +464,11 @@ impl Host {
                             self.tell_failed(uri, &script.name, &error);
                         }
                     },
-                    Some(entry) if before != Some(script) => {
+                    Some(entry) => {
                         entry.script.settings = script.clone();
                         let outcome = self.reload_one(inner, &key);
                         self.tell_outcome(inner, &key, outcome);
                     }
-                    Some(_) => {}
                 }
             }
         }
@@ -467,6 +477,7 @@ impl Host {
                 entry.script.start();
             }
         }
+        loaded
     }
 
     /// What a version did not declare again goes even if its start handlers never end.

@@ -90,6 +90,7 @@ impl Script {
             },
             kind: SessionKind::Script,
             peer: settings.path.display().to_string(),
+            transport: "",
         };
         realm
             .join_local(join, link.clone())
@@ -181,7 +182,7 @@ impl Script {
     pub(super) fn declares(&self, hook: &HookKey) -> bool {
         self.current
             .as_ref()
-            .is_some_and(|version| version.declared.hooks.contains(hook))
+            .is_some_and(|version| version.declared.hooks.contains_key(hook))
     }
 
     pub(super) fn generation(&self) -> u64 {

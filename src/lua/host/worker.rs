@@ -20,13 +20,12 @@ use tokio::sync::oneshot;
 use super::api;
 use super::boot::{Booted, files_of};
 use super::context::{Context, Phase};
-use super::mailbox::{Control, Mailbox};
+use super::mailbox::{Asker, Control, Mailbox};
 use super::ordered::Ordered;
-use crate::core::{AuthFailure, Granted, Ticket};
+use crate::core::{AuthFailure, Granted};
 use crate::lua::raw::objects::Classes;
 use crate::lua::vm::{CoroutineId, Vm};
 use crate::lua::watch::Fingerprints;
-use crate::server::RealmHandle;
 use crate::wire::{Event, Serializer};
 use crate::words::{RequestId, Uri};
 
@@ -105,8 +104,7 @@ enum Kind {
         topic: usize,
     },
     Authorize {
-        realm: Arc<RealmHandle>,
-        ticket: Ticket,
+        asker: Asker,
     },
     Authenticate {
         reply: oneshot::Sender<Result<Granted, AuthFailure>>,

@@ -60,7 +60,7 @@ impl Coroutines {
         }
     }
 
-    /// An error that is a table (or anything else): kept as it is, with its `tostring`.
+    /// An error that is a table (or anything else): kept as it is, with its `tostring`, or its contents if it has none.
     fn error_object(&self, thread: *mut lua_State) -> ScriptError {
         let (mut value, mut message) = (None, None);
         let told = self.main.protect(&mut |state| {
@@ -70,8 +70,11 @@ impl Coroutines {
                 ffi::lua_pushvalue(thread, -1);
                 ffi::lua_xmove(thread, state, 1);
                 value = Some(ValueRef::new(state, 1, &self.dead));
-                ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
-                message = text_at(state, -1);
+                message = contents(state, 1);
+                if message.is_none() {
+                    ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
+                    message = text_at(state, -1);
+                }
             }
         });
         let message = message
@@ -107,5 +110,77 @@ impl Coroutines {
             .filter(|l| !l.starts_with(&own))
             .collect();
         lines.join("\n")
+    }
+}
+
+/// Entries of a raised table that are shown, and octets of each text in it.
+const SHOWN_ENTRIES: usize = 8;
+const SHOWN_OCTETS: usize = 60;
+
+/// A table that does not say itself how it wants to be shown: `{code = 7, text = "no such room"}`.
+///
+/// # Safety
+/// `state` must be valid, on the calling thread, with room for four values; `at` counts from the bottom. Raises no
+/// Lua error.
+unsafe fn contents(state: *mut lua_State, at: c_int) -> Option<String> {
+    // SAFETY: `lua_next` goes on from a key it gave itself, which nothing here converts.
+    unsafe {
+        if ffi::lua_type(state, at) != ffi::LUA_TTABLE || ffi::lua_getmetatable(state, at) != 0 {
+            return None;
+        }
+        let mut entries = Vec::new();
+        ffi::lua_pushnil(state);
+        while ffi::lua_next(state, at) != 0 {
+            if entries.len() == SHOWN_ENTRIES {
+                entries.push("…".to_owned());
+                ffi::lua_pop(state, 2);
+                break;
+            }
+            let value = shown(state, -1);
+            entries.push(match ffi::lua_type(state, -2) {
+                ffi::LUA_TSTRING => format!("{} = {value}", short_text(state, -2)),
+                _ => format!("[{}] = {value}", shown(state, -2)),
+            });
+            ffi::lua_pop(state, 1);
+        }
+        Some(format!("{{{}}}", entries.join(", ")))
+    }
+}
+
+/// One key or value in a few characters.
+///
+/// # Safety
+/// As [`contents`], without the room.
+unsafe fn shown(state: *mut lua_State, at: c_int) -> String {
+    // SAFETY: reads only, by the type that is there.
+    unsafe {
+        match ffi::lua_type(state, at) {
+            ffi::LUA_TSTRING => format!("{:?}", short_text(state, at)),
+            ffi::LUA_TNUMBER => ffi::lua_tonumber(state, at).to_string(),
+            ffi::LUA_TBOOLEAN => (ffi::lua_toboolean(state, at) != 0).to_string(),
+            ffi::LUA_TTABLE => "{…}".to_owned(),
+            other => {
+                let name = std::ffi::CStr::from_ptr(ffi::lua_typename(state, other));
+                name.to_string_lossy().into_owned()
+            }
+        }
+    }
+}
+
+/// The beginning of a string on the stack.
+///
+/// # Safety
+/// There must be one at `at`.
+unsafe fn short_text(state: *mut lua_State, at: c_int) -> String {
+    // SAFETY: a string is not converted, and is copied before it can go.
+    let octets = unsafe {
+        let mut len = 0;
+        let start = ffi::lua_tolstring(state, at, &mut len);
+        std::slice::from_raw_parts(start.cast::<u8>(), len.min(SHOWN_OCTETS + 1))
+    };
+    let text = String::from_utf8_lossy(&octets[..octets.len().min(SHOWN_OCTETS)]).into_owned();
+    match octets.len() > SHOWN_OCTETS {
+        true => text + "…",
+        false => text,
     }
 }

@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 
 use mlua::ffi::{self, lua_State};
 
+use super::watchdog::note_place;
 use crate::lua::pattern::{Capture, Matcher, PatternError, is_magic};
 
 /// Puts the four functions into the table `string`.
@@ -281,6 +282,9 @@ unsafe fn settle<T>(state: *mut lua_State, result: Result<T, PatternError>) -> T
     match result {
         Ok(value) => value,
         Err(error) => unsafe {
+            if error == PatternError::OverBudget {
+                note_place(state);
+            }
             ffi::luaL_where(state, 1);
             push_text(state, error);
             ffi::lua_concat(state, 2);

@@ -211,16 +211,26 @@ extern "C" fn on_signal(_: c_int) {
 
 /// The hook of a slice over its budget: notes where the script is (once), then raises.
 unsafe extern "C-unwind" fn kill(state: *mut lua_State, _: *mut lua_Debug) {
+    // SAFETY: called by LuaJIT with a valid running state. A hook may raise; no value of this frame needs dropping.
+    unsafe {
+        note_place(state);
+        ffi::luaL_error(state, c"script time limit exceeded".as_ptr());
+    }
+}
+
+/// Notes where a slice over its budget is stopped, unless that is known.
+///
+/// # Safety
+/// `state` must be valid, running and on the calling thread. Raises no Lua error.
+pub(super) unsafe fn note_place(state: *mut lua_State) {
     KILLED_AT.with(|slot| {
         if let Ok(mut at) = slot.try_borrow_mut()
             && at.is_none()
         {
-            // SAFETY: called by LuaJIT with a valid running state; nothing here raises.
+            // SAFETY: as the caller's.
             *at = unsafe { location(state) };
         }
     });
-    // SAFETY: a hook may raise; no value of this frame needs dropping.
-    unsafe { ffi::luaL_error(state, c"script time limit exceeded".as_ptr()) };
 }
 
 /// The innermost Lua function on `state`'s stack that is not our own prelude: `function 'name' at file:line`.

@@ -41,7 +41,10 @@ impl Connection {
                 self.set_deadline(Instant::now().checked_add(self.limits.auth));
             }
             Step::Ask(login) => self.ask(*login),
-            Step::Join { realm, join } => self.join(&realm, *join),
+            Step::Join { realm, mut join } => {
+                join.transport = self.transport.kind;
+                self.join(&realm, *join);
+            }
             Step::Refuse(refusal) => self.refuse(&refusal),
             Step::Close => self.close(1000),
         }

@@ -160,9 +160,13 @@ impl Connection {
             inputs.drain(..).for_each(|input| step.input(input));
             step.now().mono
         });
+        if !goodbye {
+            // What this led to is found in the outbox when it is written from.
+            return;
+        }
         let flags = self.outbox.look(cx.waker());
         self.obey(flags);
-        if goodbye && matches!(self.stage, Stage::Leaving) {
+        if matches!(self.stage, Stage::Leaving) {
             // Crossing GOODBYEs: theirs was in hand when ours went out (SES-30).
             self.close(1000);
         }

@@ -15,6 +15,7 @@ struct Head {
     timestamp: u64,
     topic: String,
     publisher: Option<(u64, String, String)>,
+    trustlevel: Option<u64>,
     audience: Option<Lists>,
     passthru: Option<Ppt>,
     serializer: u8,
@@ -52,6 +53,7 @@ pub(super) fn write(event: &KeptEvent) -> Vec<u8> {
             } = publisher.clone();
             (session.value(), authid, authrole)
         }),
+        trustlevel: event.trustlevel,
         audience: event.audience.as_deref().map(|lists| Lists {
             exclude_authid: lists.exclude_authid.clone(),
             exclude_authrole: lists.exclude_authrole.clone(),
@@ -108,6 +110,7 @@ pub(super) fn read(octets: &[u8]) -> Option<KeptEvent> {
         timestamp: head.timestamp,
         topic: head.topic.into(),
         publisher,
+        trustlevel: head.trustlevel,
         audience: head.audience.map(|lists| {
             Box::new(Audience {
                 exclude_authid: lists.exclude_authid,
@@ -140,6 +143,7 @@ mod tests {
             timestamp: 1_700_000_000_123,
             topic: "a.b".into(),
             publisher: None,
+            trustlevel: None,
             audience: None,
             passthru: None,
             payload,
@@ -164,6 +168,7 @@ mod tests {
                         authid: "joe".into(),
                         authrole: "user".into(),
                     })),
+                    trustlevel: Some(3),
                     audience: Some(Box::new(Audience {
                         eligible_authid: Some(vec!["ann".into()]),
                         exclude_authrole: Some(vec![]),

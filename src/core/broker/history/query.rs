@@ -50,9 +50,8 @@ impl Bound {
 
 impl Query {
     /// `HIS-09`: the text says what is wrong. Null counts as absent, unknown keywords are ignored.
-    pub(in crate::core) fn parse(payload: &Payload) -> Result<Self, String> {
-        let (args, kwargs) = payload.values().map_err(|error| error.to_string())?;
-        let [subscription] = args.as_slice() else {
+    pub(in crate::core) fn parse(args: &[Value], kwargs: &Dict) -> Result<Self, String> {
+        let [subscription] = args else {
             let count = args.len();
             return Err(format!(
                 "expected one argument, the subscription, not {count}"
@@ -182,12 +181,6 @@ impl History {
 }
 
 impl Broker {
-    /// What a subscription is to, if there is one.
-    pub(in crate::core) fn subscribed(&self, id: SubscriptionId) -> Option<(MatchPolicy, Uri)> {
-        let subscription = self.subscriptions.get(&id)?;
-        Some((subscription.match_policy, subscription.topic.clone()))
-    }
-
     /// `HIS-03`: Arguments of the RESULT. Events that the serializer cannot carry are left out (`MSG-17`).
     pub(in crate::core) fn events(
         &self,
@@ -268,6 +261,9 @@ fn details(event: &KeptEvent, names_topic: bool) -> Dict {
             .with("publisher", publisher.session.value())
             .with("publisher_authid", publisher.authid.as_str())
             .with("publisher_authrole", publisher.authrole.as_str());
+    }
+    if let Some(trustlevel) = event.trustlevel {
+        details = details.with("trustlevel", trustlevel);
     }
     if names_topic {
         details = details.with("topic", event.topic.as_str());

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{Handler, Kind, Phase, Suspended, Worker};
-use crate::lua::host::context::Served;
+use crate::lua::host::context::{Hook, Served};
 use crate::lua::host::mailbox::{HookKey, Work};
 use crate::lua::host::timers::Due;
 use crate::lua::host::{answers, hooks};
@@ -35,12 +35,10 @@ impl Worker {
                 realm,
                 hook,
                 request,
+                asker,
             } => {
-                let values = hooks::authorize_arguments(realm.uri(), &request);
-                let handler = self.handler(Kind::Authorize {
-                    realm,
-                    ticket: request.ticket,
-                });
+                let values = hooks::authorize_arguments(&realm, &request);
+                let handler = self.handler(Kind::Authorize { asker });
                 self.ask(handler, &hook, &values);
             }
             Work::Authenticate {
@@ -149,8 +147,8 @@ impl Worker {
 
     /// Starts a hook function; one that is gone fails closed.
     pub(super) fn ask(&mut self, handler: Handler, hook: &HookKey, values: &[Value]) {
-        let function = self.context.hooks.borrow().get(hook).cloned();
-        let Some(function) = function else {
+        let hook = self.context.hooks.borrow().get(hook).cloned();
+        let Some(Hook { function, .. }) = hook else {
             self.fail(handler, "the function is gone", None);
             return;
         };

@@ -1,7 +1,7 @@
 //! Handlers end: their results and failures go to whoever waits for them.
 
 use super::{Handler, Kind, Ordered, Suspended, Worker};
-use crate::core::{Input, Verdict};
+use crate::core::Verdict;
 use crate::lua::host::mailbox::Work;
 use crate::lua::host::{answers, hooks};
 use crate::lua::raw::ValueError;
@@ -48,12 +48,7 @@ impl Worker {
                 };
                 self.context.send(Message::Yield(result));
             }
-            Kind::Authorize { realm, ticket } => {
-                realm.input(Input::Verdict {
-                    ticket,
-                    verdict: hooks::verdict(&payload),
-                });
-            }
+            Kind::Authorize { asker } => asker.answer(hooks::verdict(&payload)),
             Kind::Authenticate { reply } => {
                 // The peer may be gone; then nobody wants to know.
                 let _ = reply.send(hooks::granted(&payload));
@@ -121,12 +116,7 @@ impl Worker {
                 self.context.invocations.borrow_mut().remove(&request);
                 self.context.send(failure.error(request));
             }
-            Kind::Authorize { realm, ticket } => {
-                realm.input(Input::Verdict {
-                    ticket,
-                    verdict: Verdict::Failed(failure.text()),
-                });
-            }
+            Kind::Authorize { asker } => asker.answer(Verdict::Failed(failure.text())),
             Kind::Authenticate { reply } => {
                 // The peer may be gone; then nobody wants to know.
                 let _ = reply.send(Err(failure.refusal()));
@@ -161,12 +151,8 @@ impl Worker {
                 Work::Invocation { invocation, .. } => {
                     self.context.send(answers::canceled(invocation.request))
                 }
-                Work::Authorize { realm, request, .. } => {
-                    let verdict = Verdict::Failed("the script ended".into());
-                    realm.input(Input::Verdict {
-                        ticket: request.ticket,
-                        verdict,
-                    });
+                Work::Authorize { asker, .. } => {
+                    asker.answer(Verdict::Failed("the script ended".into()));
                 }
                 Work::Event(_) | Work::Authenticate { .. } | Work::Lifecycle { .. } => {}
             }

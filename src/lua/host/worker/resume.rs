@@ -56,6 +56,9 @@ impl Worker {
         else {
             return;
         };
+        if !self.suspended.contains_key(&request.value()) {
+            return self.give_up((procedure, index), id);
+        }
         if procedure {
             self.context.set_procedure_id(index, Some(id));
         } else {
@@ -66,6 +69,16 @@ impl Worker {
             Outcome::Return,
             &mut objects::pushing_number(index as f64),
         );
+    }
+
+    /// Who declared it has passed its deadline: no handle will ever name it, so it is not kept.
+    fn give_up(&self, declared: (bool, usize), id: u64) {
+        self.context.refused(declared);
+        let shared = !declared.0 && !self.context.subscribers(id).is_empty();
+        if let Some(link) = self.context.link.as_ref().filter(|_| !shared) {
+            self.context.flush();
+            link.realm.step(|step| link.withdraw_id(step, id));
+        }
     }
 
     pub(super) fn progress(&mut self, result: &CallResult) {
