@@ -127,14 +127,21 @@ local function handle(kind, index, uri)
   })
 end
 
-local REGISTER = { match = "string", invoke = "string", disclose_caller = "boolean", forward_timeout = "boolean" }
+local REGISTER = {
+  match = "string",
+  invoke = "string",
+  disclose_caller = "boolean",
+  forward_timeout = "boolean",
+  concurrency = "number",
+}
 
 function p.register(uri, handler, options)
   expect("register", 1, uri, "string")
   expect("register", 2, handler, "function")
   local o = expect_options("register", options, REGISTER)
-  local index =
-    blamed(pcall(native.register, uri, handler, o.match, o.invoke, o.disclose_caller, o.forward_timeout))
+  local index = blamed(
+    pcall(native.register, uri, handler, o.match, o.invoke, o.disclose_caller, o.forward_timeout, o.concurrency)
+  )
   return handle("procedure", index, uri)
 end
 

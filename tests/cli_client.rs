@@ -543,3 +543,47 @@ async fn keygen_scram_derives_keys_of_a_password() {
         "an empty password"
     );
 }
+
+#[tokio::test]
+async fn keys_made_by_keygen_log_in() {
+    let folder = app(&[]);
+    let key = folder.path().join("hub.key");
+    let key = key.to_str().expect("a path");
+    let keygen = run("ws://nowhere", &["keygen", "--out", key]).await;
+    let public = text(&keygen.stdout).trim_end().to_owned();
+    let mut scram = Vec::new();
+    for kdf in ["argon2id13", "pbkdf2"] {
+        let mut keygen = command("ws://nowhere", &["keygen", "scram", "--kdf", kdf]);
+        let output = soon(keygen.env("PERILUNE_PASSWORD", "p\u{e4}ssword").output()).await;
+        let output = output.expect("runs");
+        let keys = text(&output.stdout)
+            .trim_end()
+            .trim_end_matches('}')
+            .to_owned();
+        scram.push(format!("[\"{kdf}\"] = {keys} role = \"member\" }}"));
+    }
+    let config = CONFIG.replace(
+        "auth = {",
+        &format!(
+            "auth = {{ cryptosign = {{ keys = {{ [\"{public}\"] = {{ authid = \"hub\", role = \"member\" }} }} }},\n\
+             scram = {{ users = {{ {} }} }},",
+            scram.join(", ")
+        ),
+    );
+    let folder = app(&[("perilune.lua", &config), ("a.lua", SCRIPT)]);
+    let router = Program::serve(folder.path(), &[]);
+    let url = format!("ws://{}/ws", router.address().await);
+    // Whose key it is, the router knows.
+    let output = run(&url, &["call", "whoami", "--key", key]).await;
+    assert_eq!(lines(&output), [json!("hub")]);
+    for authid in ["argon2id13", "pbkdf2"] {
+        let login = ["call", "whoami", "--authid", authid, "--password"];
+        let output = run(&url, &[&login[..], &["p\u{e4}ssword"]].concat()).await;
+        assert_eq!(lines(&output), [json!(authid)]);
+        let output = run(&url, &[&login[..], &["wrong"]].concat()).await;
+        assert_eq!(output.status.code(), Some(3));
+    }
+    let other = "07".repeat(32);
+    let output = run(&url, &["call", "whoami", "--key", &other]).await;
+    assert_eq!(output.status.code(), Some(3));
+}

@@ -168,8 +168,8 @@ fn keys_of_later_versions_are_refused_by_name() {
         ),
     ]);
     all_refused_in_realm(&[(
-        "auth = { scram = {} }",
-        "perilune.lua:1: `realms.home.auth`: `scram` is not in this version",
+        "auth = { cookie = {} }",
+        "perilune.lua:1: `realms.home.auth`: `cookie` is not in this version",
     )]);
 }
 
@@ -628,10 +628,10 @@ fn cra_05_passwords_are_derived() {
 #[test]
 fn all_problems_at_once_in_the_order_of_the_file() {
     refused(
-        "return {\n  limts = 1,\n  realms = {\n    home = {\n      slow = 'x',\n      auth = { jwt = 1 } } } }",
+        "return {\n  limts = 1,\n  realms = {\n    home = {\n      slow = 'x',\n      auth = { tls = 1 } } } }",
         "perilune.lua:2: unknown key `limts`, did you mean `limits`?\n\
          perilune.lua:5: `realms.home.slow` must be \"drop\" or \"close\", not \"x\"\n\
-         perilune.lua:6: `realms.home.auth`: `jwt` is not in this version",
+         perilune.lua:6: `realms.home.auth`: `tls` is not in this version",
     );
 }
 
@@ -1126,7 +1126,7 @@ fn full_home() -> RealmPolicy {
             }),
             ticket: Some(BTreeMap::from([("joe".into(), joe)])),
             wampcra: Some(BTreeMap::from([("ann".into(), ann)])),
-            hooks: BTreeSet::new(),
+            ..AuthPolicy::default()
         },
         roles: BTreeMap::from([
             ("guest".into(), Arc::new(guest)),

@@ -4,6 +4,8 @@ mod support;
 
 use std::time::Duration;
 
+use perilune::core::cryptosign::{CryptosignPolicy, KeyOwner, PublicKey};
+use perilune::core::hex;
 use perilune::core::policy::SlowPolicy;
 use perilune::server::settings::{Address, ListenerSettings, RealmSettings, Settings, TlsSettings};
 use perilune::server::{ListenError, Listener};
@@ -754,18 +756,95 @@ async fn tls(
     address: std::net::SocketAddr,
     trusted: CertificateDer<'static>,
 ) -> std::io::Result<BoxedIo> {
+    let versions = rustls::DEFAULT_VERSIONS;
+    Ok(Box::new(tls_stream(address, trusted, versions).await?))
+}
+
+async fn tls_stream(
+    address: std::net::SocketAddr,
+    trusted: CertificateDer<'static>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> std::io::Result<tokio_rustls::client::TlsStream<BoxedIo>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted).unwrap();
     let config = rustls::ClientConfig::builder_with_provider(
         rustls::crypto::ring::default_provider().into(),
     )
-    .with_safe_default_protocol_versions()
+    .with_protocol_versions(versions)
     .unwrap()
     .with_root_certificates(roots)
     .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     let stream = connector.connect("localhost".try_into().unwrap(), tcp(address).await);
-    Ok(Box::new(soon(stream).await?))
+    soon(stream).await
+}
+
+/// The key of [`tls_01_cryptosign_is_bound_to_the_tls_channel`].
+const SEED: [u8; 32] = [7; 32];
+
+/// HELLO of `cryptosign` that wants to be bound.
+fn bound_hello() -> Message {
+    let Message::Hello(mut hello) = support::hello(support::REALM) else {
+        unreachable!("hello() makes HELLO")
+    };
+    let key = ed25519_dalek::SigningKey::from_bytes(&SEED).verifying_key();
+    hello.authmethods = vec!["cryptosign".into()];
+    hello.authextra = perilune::words::Dict::new()
+        .with("pubkey", hex::encode(key.as_bytes()))
+        .with("channel_binding", "tls-exporter");
+    Message::Hello(hello)
+}
+
+#[tokio::test]
+async fn tls_01_cryptosign_is_bound_to_the_tls_channel() {
+    use ed25519_dalek::Signer;
+    let folder = tempfile::tempdir().unwrap();
+    let (files, trusted) = certificate(folder.path());
+    let mut settings = settings();
+    settings.listeners[0].tls = Some(files);
+    let key = ed25519_dalek::SigningKey::from_bytes(&SEED);
+    let public = PublicKey::parse(&hex::encode(key.verifying_key().as_bytes())).unwrap();
+    let owner = KeyOwner {
+        authid: "joe".into(),
+        role: "anonymous".into(),
+    };
+    let realm = settings.realms.values_mut().next().unwrap();
+    realm.policy.auth.cryptosign = Some(CryptosignPolicy {
+        keys: [(public, owner)].into(),
+        router: None,
+    });
+    realm.policy.roles.entry("anonymous".into()).or_default();
+    let (_router, address) = start(&settings).await;
+    for (kind, serializer) in ways() {
+        let version = &[&rustls::version::TLS13];
+        let stream = tls_stream(address, trusted.clone(), version).await.unwrap();
+        let channel = stream.get_ref().1.export_keying_material(
+            [0u8; 32],
+            b"EXPORTER-Channel-Binding",
+            Some(&[]),
+        );
+        let mut client = Client::open(Box::new(stream), kind, serializer).await;
+        client.send(&bound_hello()).await;
+        let Message::Challenge(challenge) = client.message().await else {
+            panic!("CHALLENGE")
+        };
+        let mut message = hex::decode(challenge.extra.text("challenge").unwrap()).unwrap();
+        for (octet, theirs) in message.iter_mut().zip(channel.unwrap()) {
+            *octet ^= theirs;
+        }
+        let signature = hex::encode(&key.sign(&message).to_bytes()) + &hex::encode(&message);
+        let extra = perilune::words::Dict::new();
+        let answer = perilune::wire::Authenticate { signature, extra };
+        client.send(&Message::Authenticate(answer)).await;
+        let welcome = client.message().await;
+        assert!(matches!(welcome, Message::Welcome(_)), "{welcome:?}");
+    }
+    // Below TLS 1.3 nothing says that the channel is known to two only.
+    let stream = tls_stream(address, trusted, &[&rustls::version::TLS12]).await;
+    let io = Box::new(stream.unwrap());
+    let mut client = Client::open(io, Kind::WebSocket, Serializer::Json).await;
+    client.send(&bound_hello()).await;
+    assert_eq!(client.reason().await, "wamp.error.authentication_denied");
 }
 
 #[tokio::test]

@@ -314,6 +314,7 @@ function registration:unregister() end
 ---@field invoke? "single"|"roundrobin"|"random"|"first"|"last" how a shared registration chooses; default: "single"
 ---@field disclose_caller? boolean asks the router to name callers; default: false
 ---@field forward_timeout? boolean leaves time-outs of calls to the handler; default: false
+---@field concurrency? integer calls it takes at once, over all its VMs; more wait in the router; default: no limit
 
 ---Registers a procedure. Values the handler returns are the result's args (`p.result` for kwargs too); an error it
 ---raises goes to the caller: `p.error` unchanged, anything else as `wamp.error.runtime_error`.
@@ -432,12 +433,14 @@ function p.publish(topic, args, kwargs, options) end
 
 ---Who wants to log in.
 ---@class perilune.login
----@field method "anonymous"|"ticket"|"wampcra"
+---@field method "anonymous"|"ticket"|"wampcra"|"scram"|"cryptosign"|"jwt"
 ---@field realm string
 ---@field session integer the id the session will have
----@field authid? string whom the client claims to be
+---@field authid? string whom the client claims to be; with `claims`, whom the token names
 ---@field authextra table<string, any>
 ---@field ticket? string with method "ticket"
+---@field token? string with method "jwt"
+---@field claims? table<string, any> with method "jwt": what the token says, if the configured keys vouch for it
 ---@field transport perilune.login.transport
 
 ---@class perilune.login.transport
@@ -453,15 +456,23 @@ function p.publish(topic, args, kwargs, options) end
 ---@field authid? string default: the one the client claimed
 ---@field extra? table<string, any> for the client, in WELCOME; default: none
 ---@field secret? string "wampcra": the shared secret; with `salt`, the derived key in Base64
----@field password? string "wampcra": in place of `secret`; the router derives the key
----@field salt? string "wampcra": default: none
----@field iterations? integer "wampcra", with `salt`; default: 1000
+---@field password? string "wampcra": in place of `secret`; "scram": in place of keys; the router derives them
+---@field salt? string "wampcra": default: none; "scram": Base64, default with `password`: one of the router's
+---@field iterations? integer "wampcra", with `salt`: default: 1000; "scram": default: 15000, with argon2id13 2
 ---@field keylen? integer "wampcra", with `salt`; default: 32
+---@field kdf? "pbkdf2"|"argon2id13" "scram": default: "pbkdf2"
+---@field memory? integer "scram", with argon2id13: KiB; default: 19456
+---@field stored_key? string "scram": 64 hex digits
+---@field server_key? string "scram": 64 hex digits
+---@field pubkey? string "cryptosign": the key that proves who they are, 64 hex digits
+---@field authorized_keys? string[] "cryptosign": several of them
 
 ---Answers logins of one method. It returns a role, or a table with `role`; nil (and a reason for the log) refuses. For
----"wampcra" it gives the secret and the router checks the signature. Static users of the configuration come first.
+---"wampcra" it gives the secret, for "scram" a password or its keys, for "cryptosign" the public keys, and the router
+---checks the signature. A "jwt" is checked by the function itself unless the router has a key for it: then it is asked
+---only about the role. Static users of the configuration come first. "wamp-scram" and "scram" are one method.
 ---While loading only; one per method and realm.
----@param method "anonymous"|"ticket"|"wampcra"
+---@param method "anonymous"|"ticket"|"wampcra"|"scram"|"wamp-scram"|"cryptosign"|"jwt"
 ---@param authenticator async fun(login: perilune.login): (perilune.granted|string|nil), string?
 function p.authenticate(method, authenticator) end
 

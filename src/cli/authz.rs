@@ -1,5 +1,6 @@
 //! `perilune authz explain`: which rule or function decides about an action, and how.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +16,13 @@ use crate::lua::guard;
 use crate::lua::host::{Configuration, Host, HostOptions};
 use crate::server::Router;
 use crate::words::{Dict, MatchPolicy, SessionId, Uri};
+
+/// A line of output; a reader that has gone is no error.
+macro_rules! say {
+    ($($text:tt)*) => {
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    };
+}
 
 #[derive(Args)]
 pub(super) struct AuthzArgs {
@@ -150,13 +158,11 @@ impl Case<'_> {
             self.realm.as_str(),
         );
         if let Err(invalid) = self.policy.uris.check(uri, match_policy) {
-            println!("{subject}: refused\n  {invalid}");
+            say!("{subject}: refused\n  {invalid}");
             return Ok(false);
         }
         if !self.policy.has_role(&args.role) {
-            println!(
-                "{subject}: refused\n  the realm has no such role, a login for it is turned away"
-            );
+            say!("{subject}: refused\n  the realm has no such role, a login for it is turned away");
             return Ok(false);
         }
         let settings = &self.configuration.settings.realms[&self.realm];
@@ -178,7 +184,7 @@ impl Case<'_> {
                 allowed,
             } => {
                 let place = places.rules.get(index).map_or("?", String::as_str);
-                println!(
+                say!(
                     "{subject}: {}\n  by rule {} of the role, {place}: {}",
                     word(allowed),
                     index + 1,
@@ -187,7 +193,7 @@ impl Case<'_> {
                 return Ok(allowed);
             }
             Explanation::Nobody => {
-                println!(
+                say!(
                     "{subject}: refused\n  no rule of the role matches, and there is no function to ask"
                 );
                 return Ok(false);
@@ -211,7 +217,7 @@ impl Case<'_> {
             _ => place,
         };
         let (allowed, answer) = verdict_text(&verdict, action, uri, match_policy);
-        println!(
+        say!(
             "{subject}: {}\n  no rule of the role matches; asked {place}: {answer}",
             word(allowed)
         );

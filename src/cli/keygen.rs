@@ -14,7 +14,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use rand::RngCore;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
-use super::client::{Kdf, SaltedPassword, hex};
+use crate::core::hex;
+use crate::core::scram::{
+    ARGON2_ITERATIONS, ARGON2_MEMORY, Derivation, Kdf, PBKDF2_ITERATIONS, ScramCredential,
+};
 
 const EXAMPLES: &str = concat!(
     r#"Examples:
@@ -53,7 +56,7 @@ struct ScramArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     iterations: Option<u32>,
     /// KiB of memory that argon2id13 takes
-    #[arg(long, value_name = "KIB", default_value_t = 19 * 1024, value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
+    #[arg(long, value_name = "KIB", default_value_t = ARGON2_MEMORY, value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     memory: u32,
 }
 
@@ -75,7 +78,7 @@ fn pair(out: Option<&Path>) -> anyhow::Result<()> {
     let mut seed = [0; 32];
     rand::rng().fill_bytes(&mut seed);
     let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|error| anyhow!("{error}"))?;
-    let (private, public) = (hex(&seed), hex(pair.public_key().as_ref()));
+    let (private, public) = (hex::encode(&seed), hex::encode(pair.public_key().as_ref()));
     let mut stdout = io::stdout().lock();
     match out {
         Some(path) => {
@@ -103,29 +106,36 @@ fn credential(args: &ScramArgs) -> anyhow::Result<()> {
     let password = password()?;
     let mut salt = [0; 16];
     rand::rng().fill_bytes(&mut salt);
-    let (kdf, parameters) = match args.kdf {
+    let (kdf, iterations, parameters) = match args.kdf {
         KdfName::Argon2id13 => {
-            let (iterations, memory) = (args.iterations.unwrap_or(2), args.memory);
+            let (iterations, memory) = (args.iterations.unwrap_or(ARGON2_ITERATIONS), args.memory);
             (
-                Kdf::Argon2id13 { iterations, memory },
+                Kdf::Argon2id13 { memory },
+                iterations,
                 format!(r#"kdf = "argon2id13", iterations = {iterations}, memory = {memory}"#),
             )
         }
         KdfName::Pbkdf2 => {
-            let iterations = args.iterations.unwrap_or(15_000);
+            let iterations = args.iterations.unwrap_or(PBKDF2_ITERATIONS);
             (
-                Kdf::Pbkdf2 { iterations },
+                Kdf::Pbkdf2,
+                iterations,
                 format!(r#"kdf = "pbkdf2", iterations = {iterations}"#),
             )
         }
     };
-    let key = SaltedPassword::derive(kdf, &password, &salt)?;
+    let derivation = Derivation {
+        kdf,
+        salt: salt.to_vec(),
+        iterations,
+    };
+    let keys = ScramCredential::derive(&password, derivation)?.keys;
     writeln!(
         io::stdout(),
         "{{\n  {parameters},\n  salt = \"{}\",\n  stored_key = \"{}\",\n  server_key = \"{}\",\n}}",
         STANDARD.encode(salt),
-        hex(&key.stored_key()),
-        hex(&key.server_key()),
+        hex::encode(keys.stored.expose()),
+        hex::encode(keys.server.expose()),
     )?;
     Ok(())
 }

@@ -5,6 +5,9 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
+use super::cryptosign::CryptosignPolicy;
+use super::jwt::JwtPolicy;
+use super::scram::ScramCredential;
 use crate::words::Dict;
 
 /// Secret octets. Compares in constant time, never shows itself in `Debug`.
@@ -42,22 +45,41 @@ pub enum AuthMethod {
     Anonymous,
     Ticket,
     WampCra,
+    Scram,
+    Cryptosign,
+    Jwt,
 }
 
-impl AuthMethod {
-    pub const ALL: [Self; 3] = [Self::Anonymous, Self::Ticket, Self::WampCra];
+/// The one method with two names in HELLO.Details.authmethods: this is the protocol's, `scram` is Autobahn's dialect.
+pub(super) const WAMP_SCRAM: &str = "wamp-scram";
 
-    /// As in HELLO.Details.authmethods and in the configuration.
+impl AuthMethod {
+    pub const ALL: [Self; 6] = [
+        Self::Anonymous,
+        Self::Ticket,
+        Self::WampCra,
+        Self::Scram,
+        Self::Cryptosign,
+        Self::Jwt,
+    ];
+
+    /// As in the configuration and in HELLO.Details.authmethods.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Anonymous => "anonymous",
             Self::Ticket => "ticket",
             Self::WampCra => "wampcra",
+            Self::Scram => "scram",
+            Self::Cryptosign => "cryptosign",
+            Self::Jwt => "jwt",
         }
     }
 
-    /// The inverse of [`AuthMethod::as_str`].
+    /// The inverse of [`AuthMethod::as_str`]; takes `wamp-scram` too.
     pub fn parse(text: &str) -> Option<Self> {
+        if text == WAMP_SCRAM {
+            return Some(Self::Scram);
+        }
         Self::ALL.into_iter().find(|method| method.as_str() == text)
     }
 }
@@ -82,6 +104,9 @@ pub struct AuthPolicy {
     /// authid -> user. `Some` of an empty table still offers the method.
     pub ticket: Option<BTreeMap<String, TicketUser>>,
     pub wampcra: Option<BTreeMap<String, CraUser>>,
+    pub scram: Option<BTreeMap<String, ScramUser>>,
+    pub cryptosign: Option<CryptosignPolicy>,
+    pub jwt: Option<JwtPolicy>,
     /// Methods with a Lua function (in the config or by `p.authenticate`), asked after the static tables.
     pub hooks: BTreeSet<AuthMethod>,
 }
@@ -105,6 +130,12 @@ pub struct CraUser {
     pub salt: Option<Salt>,
 }
 
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScramUser {
+    pub credential: ScramCredential,
+    pub role: String,
+}
+
 /// The salting parameters told in CHALLENGE; all or none (`CRA-06`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Salt {
@@ -121,6 +152,9 @@ impl AuthPolicy {
                 AuthMethod::Anonymous => self.anonymous.is_some(),
                 AuthMethod::Ticket => self.ticket.is_some(),
                 AuthMethod::WampCra => self.wampcra.is_some(),
+                AuthMethod::Scram => self.scram.is_some(),
+                AuthMethod::Cryptosign => self.cryptosign.is_some(),
+                AuthMethod::Jwt => self.jwt.is_some(),
             }
     }
 
@@ -142,6 +176,21 @@ impl AuthPolicy {
                 .as_ref()
                 .and_then(|users| users.get(&principal.authid))
                 .map(|user| &user.role),
+            Some(AuthMethod::Scram) => self
+                .scram
+                .as_ref()
+                .and_then(|users| users.get(&principal.authid))
+                .map(|user| &user.role),
+            Some(AuthMethod::Cryptosign) => self
+                .cryptosign
+                .as_ref()
+                .and_then(|policy| policy.owner(principal))
+                .map(|owner| &owner.role),
+            // The token is gone; who was admitted by another key or issuer stays, as with a changed secret.
+            Some(AuthMethod::Jwt) => {
+                let jwt = self.jwt.as_ref();
+                return jwt.is_some_and(|jwt| jwt.may_give(&principal.authrole));
+            }
             None => return true,
         };
         role == Some(&principal.authrole)

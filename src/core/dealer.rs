@@ -7,20 +7,26 @@
 mod answers;
 mod calls;
 mod cancel;
+mod fan_out;
 mod leave;
 mod lookup;
 mod policies;
 mod registrations;
 mod reroute;
 mod streams;
+mod undelivered;
+mod waiting;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+use self::fan_out::{FanOut, FanOutKey};
 use super::answers::Refusal;
 use super::meta::{Change, News};
 use super::patterns::PatternMap;
@@ -37,13 +43,26 @@ use crate::words::{Id, MatchPolicy, RegistrationId, RequestId, SessionId, Uri};
 /// The place of an open call in [`Dealer`].
 pub(super) type CallKey = usize;
 
+/// What a request id of a caller stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Open {
+    Call(CallKey),
+    /// A call to all nodes of a sharded registration.
+    FanOut(FanOutKey),
+}
+
 /// All registrations and open calls of a realm.
 #[derive(Debug, Default)]
 pub(super) struct Dealer {
     registrations: FxHashMap<RegistrationId, Registration>,
     index: PatternMap<RegistrationId>,
     calls: Slab<OpenCall>,
+    fan_outs: Slab<FanOut>,
     deadlines: BTreeSet<(Duration, CallKey)>,
+    /// Registrations whose waiting calls may find a callee now.
+    due: Vec<RegistrationId>,
+    /// Waiting calls whose registration is gone.
+    orphans: Vec<CallKey>,
     /// When the input arrived that is being handled.
     now: Duration,
 }
@@ -58,13 +77,27 @@ pub(super) struct Registration {
     callees: Vec<Callee>,
     /// Round robin: index of the callee that is next (`SHR-07`).
     next: usize,
+    /// Sharded: how many turns callees have had.
+    turns: u64,
+    /// Some callee limits its open invocations.
+    limited: bool,
+    /// Calls for which no callee has room.
+    waiting: VecDeque<CallKey>,
+    /// Those calls and their further chunks.
+    backlog: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Callee {
     session: SessionId,
     disclose_caller: bool,
     forward_timeout: bool,
+    /// How many invocations it takes at once; how many it has, counted only then.
+    concurrency: Option<NonZeroU32>,
+    open: u32,
+    /// Sharded: its node, and when it had its last turn there.
+    nkey: Option<Arc<str>>,
+    turn: u64,
 }
 
 /// A call that has not had its final answer.
@@ -72,6 +105,7 @@ struct Callee {
 struct OpenCall {
     caller: SessionId,
     request: RequestId,
+    /// This and `invocation` mean something once the call is `placed`.
     callee: SessionId,
     invocation: RequestId,
     registration: RegistrationId,
@@ -89,6 +123,12 @@ struct OpenCall {
     interrupted: bool,
     /// A progressive result went to the caller.
     progressed: bool,
+    /// It takes one of the limited places of its callee.
+    counted: bool,
+    /// A callee has it.
+    placed: bool,
+    /// It stands in the queue of its registration.
+    waiting: bool,
     rare: Option<Box<Rare>>,
 }
 
@@ -101,6 +141,19 @@ struct Rare {
     kept: Option<Parcel>,
     /// The caller sends its input in chunks.
     stream: Option<Stream>,
+    /// The registration is sharded.
+    shard: Option<Shard>,
+    /// It is one of several invocations of one CALL.
+    fan_out: Option<FanOutKey>,
+}
+
+/// Where a call of a sharded registration belongs.
+#[derive(Debug)]
+enum Shard {
+    /// To the node that its `rkey` leads to.
+    Key(String),
+    /// To this node, for one call of many (`SRD-07`).
+    Node(Arc<str>),
 }
 
 /// A call with progressive invocations (conformance section 13.2).
@@ -110,6 +163,8 @@ struct Stream {
     details: InvocationDetails,
     /// INVOCATIONs sent to the present callee.
     sent: usize,
+    /// Chunks after the first of a call that waits.
+    waiting: Vec<(bool, Payload)>,
 }
 
 /// What a caller gave that an INVOCATION carries.
@@ -137,6 +192,12 @@ impl Dealer {
 impl OpenCall {
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    fn is_leg(&self) -> bool {
+        self.rare
+            .as_ref()
+            .is_some_and(|rare| rare.fan_out.is_some())
     }
 
     fn stream(&mut self) -> Option<&mut Stream> {

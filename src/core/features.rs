@@ -42,6 +42,7 @@ const DEALER: &[Feature] = &[
     ("caller_identification", ALWAYS),
     ("pattern_based_registration", ALWAYS),
     ("shared_registration", ALWAYS),
+    ("sharded_registration", ALWAYS),
     ("progressive_call_invocations", ALWAYS),
     ("call_reroute", ALWAYS),
     ("payload_passthru_mode", ALWAYS),

@@ -7,7 +7,11 @@
 //! [`Handshake::begin`] and [`Handshake::answer`] and, if it proves something new, a variant of [`Proof`]. What a
 //! transport already proved (TLS, cookie, unix peer) then comes in by [`Handshake::new`].
 
+mod attempt;
 mod claim;
+mod cryptosign;
+mod jwt;
+mod scram;
 mod ticket;
 mod wampcra;
 
@@ -18,14 +22,18 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngCore;
 
+use self::attempt::{Attempt, random_authid};
 use self::claim::Claim;
-use super::credentials::{AuthMethod, Principal, Secret};
+use self::scram::ScramHello;
+use super::credentials::{AuthMethod, Principal, Secret, WAMP_SCRAM};
+use super::cryptosign::{self as signing, CryptosignHello};
 use super::lockout::Locked;
 use super::login::{AuthFailure, Granted, Login, Provider};
 use super::policy::RealmPolicy;
+use super::scram::{Dialect, Exchange};
 use super::{Join, Now, Refusal, SessionKind};
 use crate::wire::{Authenticate, Challenge, ClientRoles, Hello, Message};
-use crate::words::{Dict, MatchPolicy, SessionId, Uri, UriRules};
+use crate::words::{Dict, MatchPolicy, SessionId, Uri, UriRules, Value};
 
 /// What the conversation must know of the router.
 pub trait Realms {
@@ -70,11 +78,20 @@ pub enum Step {
     Close,
 }
 
+/// What a connection brings along beside its messages.
+#[derive(Debug, Clone, Default)]
+pub struct Transport {
+    /// Names the other end for humans.
+    pub peer: String,
+    /// `tls-exporter`: octets that only the two ends of this TLS connection know. `None`: there is no TLS 1.3.
+    pub channel_binding: Option<[u8; 32]>,
+}
+
 /// The conversation of one connection while it has no session: before the first, and again after the client said
 /// GOODBYE (`SES-32`). Messages of a live session go to its realm instead.
 #[derive(Debug)]
 pub struct Handshake {
-    peer: String,
+    transport: Transport,
     seed: Arc<Secret>,
     state: State,
     /// Set while somebody has to prove who they are.
@@ -92,18 +109,6 @@ enum State {
     Over,
 }
 
-/// One HELLO on its way to a session.
-#[derive(Debug)]
-struct Attempt {
-    realm: Uri,
-    session: SessionId,
-    method: AuthMethod,
-    /// Empty for `anonymous`, whose wish is ignored (`ANON-01`).
-    authid: String,
-    authextra: Dict,
-    roles: ClientRoles,
-}
-
 /// What AUTHENTICATE has to prove.
 #[derive(Debug)]
 enum Proof {
@@ -114,14 +119,26 @@ enum Proof {
         expected: Secret,
         outcome: Result<Principal, Refusal>,
     },
+    /// The same for `scram`.
+    Scram {
+        exchange: Box<Exchange>,
+        outcome: Result<Principal, Refusal>,
+    },
+    /// The same for `cryptosign`.
+    Cryptosign {
+        exchange: signing::Exchange,
+        outcome: Result<Principal, Refusal>,
+    },
+    /// `jwt`: looked at when it is here.
+    Token,
 }
 
 impl Handshake {
-    /// `peer` names the other end for humans. `seed` is a random secret of this process, 32 octets, the same for all
-    /// connections: mock challenges are derived from it.
-    pub fn new(peer: String, seed: Arc<Secret>) -> Self {
+    /// `seed` is a random secret of this process, 32 octets, the same for all connections: mock challenges are derived
+    /// from it.
+    pub fn new(transport: Transport, seed: Arc<Secret>) -> Self {
         Self {
-            peer,
+            transport,
             seed,
             state: State::AwaitHello,
             claim: None,
@@ -157,11 +174,11 @@ impl Handshake {
         let answer = answer.map_err(|failure| refusal(attempt.method, failure));
         let step = match (attempt.method, answer) {
             (AuthMethod::WampCra, answer) => self.answer_wampcra(context, attempt, answer),
-            (AuthMethod::Anonymous | AuthMethod::Ticket, Ok(granted)) => {
-                let principal = attempt.granted(granted, context.random);
-                self.admit(context, *attempt, principal)
-            }
-            (AuthMethod::Anonymous | AuthMethod::Ticket, Err(refusal)) => Err(refusal),
+            (AuthMethod::Scram, answer) => self.answer_scram(context, attempt, answer),
+            (AuthMethod::Cryptosign, answer) => self.answer_cryptosign(context, attempt, answer),
+            (AuthMethod::Anonymous | AuthMethod::Ticket | AuthMethod::Jwt, answer) => answer
+                .and_then(|granted| attempt.granted(granted, context.random))
+                .and_then(|principal| self.admit(context, *attempt, principal)),
         };
         self.conclude(context, step)
     }
@@ -193,10 +210,18 @@ impl Handshake {
         let realm = hello.realm.ok_or(Refusal::NoRealm)?.detached();
         UriRules::Loose.check(&realm, MatchPolicy::Exact)?;
         let policy = policy(context, &realm)?;
-        let method = choose(&policy, &realm, hello.authmethods)?;
+        let (method, name) = choose(&policy, &realm, hello.authmethods)?;
         let authid = match (method, hello.authid) {
             (AuthMethod::Anonymous, _) => String::new(),
             (_, Some(authid)) => authid,
+            // `CS-06`
+            (AuthMethod::Cryptosign, None) => policy
+                .auth
+                .cryptosign
+                .as_ref()
+                .and_then(|policy| policy.derived_authid(&hello.authextra))
+                .unwrap_or_default(),
+            (AuthMethod::Jwt, None) => String::new(),
             (_, None) => return Err(Refusal::MissingAuthid { method }),
         };
         self.claim = Claim::of(&policy, &realm, method, &authid);
@@ -207,9 +232,12 @@ impl Handshake {
             realm,
             session,
             method,
+            name,
             authid,
             authextra,
             roles,
+            scram: None,
+            cryptosign: None,
         });
         self.begin(context, &policy, attempt)
     }
@@ -225,6 +253,9 @@ impl Handshake {
             AuthMethod::Anonymous => self.begin_anonymous(context, policy, attempt),
             AuthMethod::Ticket => Ok(self.begin_ticket(attempt)),
             AuthMethod::WampCra => Ok(self.begin_wampcra(context, policy, attempt)),
+            AuthMethod::Scram => self.begin_scram(context, policy, attempt),
+            AuthMethod::Cryptosign => self.begin_cryptosign(context, policy, attempt),
+            AuthMethod::Jwt => Ok(self.begin_jwt(attempt)),
         }
     }
 
@@ -236,7 +267,7 @@ impl Handshake {
         attempt: Box<Attempt>,
     ) -> Result<Step, Refusal> {
         let Some(user) = &policy.auth.anonymous else {
-            return Ok(self.ask(policy, attempt, None));
+            return Ok(self.ask(policy, attempt, None, None));
         };
         let authid = random_authid(context.random);
         let principal = attempt.principal(authid, &user.role, Provider::Static);
@@ -252,12 +283,18 @@ impl Handshake {
     ) -> Result<Step, Refusal> {
         // Again: meanwhile others may have failed that were challenged at the same time.
         self.check_lock(context)?;
-        let answer = Secret::new(message.signature);
         match proof {
-            Proof::Ticket => self.ticket(context, attempt, answer),
+            Proof::Ticket => self.ticket(context, attempt, Secret::new(message.signature)),
+            Proof::Token => self.token(context, attempt, Secret::new(message.signature)),
+            Proof::Scram { exchange, outcome } => {
+                self.scram(context, attempt, &exchange, outcome, &message)
+            }
+            Proof::Cryptosign { exchange, outcome } => {
+                self.cryptosign(context, attempt, &exchange, outcome, &message)
+            }
             Proof::Signature { expected, outcome } => {
                 // Compared first, for mock challenges too: both take the same time.
-                let right = answer == expected;
+                let right = Secret::new(message.signature) == expected;
                 let principal = outcome?;
                 if !right {
                     return Err(attempt.wrong_secret());
@@ -276,15 +313,22 @@ impl Handshake {
         &mut self,
         policy: &RealmPolicy,
         mut attempt: Box<Attempt>,
-        ticket: Option<Secret>,
+        credential: Option<Secret>,
+        claims: Option<Dict>,
     ) -> Step {
+        let (ticket, token) = match attempt.method {
+            AuthMethod::Jwt => (None, credential),
+            _ => (credential, None),
+        };
         let login = Login {
             method: attempt.method,
             realm: attempt.realm.clone(),
             session: attempt.session,
-            authid: (attempt.method != AuthMethod::Anonymous).then(|| attempt.authid.clone()),
+            authid: attempt.claimed().map(str::to_owned),
             authextra: mem::take(&mut attempt.authextra),
             ticket,
+            token,
+            claims,
             within: policy.limits.hook,
         };
         self.state = State::Asking(attempt);
@@ -329,7 +373,7 @@ impl Handshake {
             principal,
             roles,
             kind: SessionKind::Peer,
-            peer: self.peer.clone(),
+            peer: self.transport.peer.clone(),
             transport: "", // The driver knows.
         };
         Ok(Step::Join {
@@ -350,44 +394,6 @@ impl State {
     }
 }
 
-impl Attempt {
-    fn principal(&self, authid: String, role: &str, provider: Provider) -> Principal {
-        Principal {
-            authid,
-            authrole: role.to_owned(),
-            authmethod: self.method.as_str().to_owned(),
-            authprovider: provider.as_str().to_owned(),
-            extra: Dict::new(),
-        }
-    }
-
-    /// Whom a function admitted; it may have renamed them (`AUTH-06`).
-    fn granted(&self, granted: Granted, random: &mut dyn RngCore) -> Principal {
-        let authid = granted.authid.unwrap_or_else(|| match self.method {
-            AuthMethod::Anonymous => random_authid(random),
-            AuthMethod::Ticket | AuthMethod::WampCra => self.authid.clone(),
-        });
-        Principal {
-            extra: granted.extra,
-            ..self.principal(authid, &granted.role, Provider::Lua)
-        }
-    }
-
-    fn unknown_user(&self) -> Refusal {
-        Refusal::UnknownUser {
-            method: self.method,
-            authid: self.authid.clone(),
-        }
-    }
-
-    fn wrong_secret(&self) -> Refusal {
-        Refusal::WrongSecret {
-            method: self.method,
-            authid: self.authid.clone(),
-        }
-    }
-}
-
 fn policy(context: &Context<'_>, realm: &Uri) -> Result<Arc<RealmPolicy>, Refusal> {
     context
         .realms
@@ -395,18 +401,26 @@ fn policy(context: &Context<'_>, realm: &Uri) -> Result<Arc<RealmPolicy>, Refusa
         .ok_or_else(|| Refusal::NoSuchRealm(realm.clone()))
 }
 
-/// `AUTH-02..04`: the client's first method that is on offer here.
+/// `AUTH-02..04`: the client's first method that is on offer here, and by which name.
 fn choose(
     policy: &RealmPolicy,
     realm: &Uri,
     mut offered: Vec<String>,
-) -> Result<AuthMethod, Refusal> {
+) -> Result<(AuthMethod, &'static str), Refusal> {
     if offered.is_empty() {
         offered.push(AuthMethod::Anonymous.as_str().to_owned());
     }
-    let known = offered.iter().filter_map(|name| AuthMethod::parse(name));
-    match known.into_iter().find(|method| policy.auth.offers(*method)) {
-        Some(method) => Ok(method),
+    let mut known = offered.iter().filter_map(|name| {
+        let method = AuthMethod::parse(name)?;
+        let own = if name == WAMP_SCRAM {
+            WAMP_SCRAM
+        } else {
+            method.as_str()
+        };
+        Some((method, own))
+    });
+    match known.find(|(method, _)| policy.auth.offers(*method)) {
+        Some(chosen) => Ok(chosen),
         None if offered
             .iter()
             .all(|name| name == AuthMethod::Anonymous.as_str()) =>
@@ -420,13 +434,6 @@ fn choose(
             offered,
         }),
     }
-}
-
-/// 120 random bits, 20 characters.
-fn random_authid(random: &mut dyn RngCore) -> String {
-    let mut octets = [0; 15];
-    random.fill_bytes(&mut octets);
-    URL_SAFE_NO_PAD.encode(octets)
 }
 
 /// `DYN-04`. An error URI that is none cannot go out: that is a failure of the function.

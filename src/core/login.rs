@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::credentials::{AuthMethod, Salt, Secret};
+use super::cryptosign::PublicKey;
+use super::scram::ScramCredential;
 use crate::words::{Dict, SessionId, Uri};
 
 /// What a login function is asked. The driver adds what it knows of the transport.
@@ -12,12 +14,17 @@ pub struct Login {
     pub realm: Uri,
     /// The id the session will have.
     pub session: SessionId,
-    /// Whom the peer claims to be; always there but for `anonymous`.
+    /// Whom the peer claims to be; always there but for `anonymous`, `cryptosign` and `jwt`. With `claims`, whom the
+    /// token names.
     pub authid: Option<String>,
     /// HELLO.Details.authextra.
     pub authextra: Dict,
     /// Only for `ticket`, which asks after AUTHENTICATE (`DYN-02`).
     pub ticket: Option<Secret>,
+    /// Only for `jwt`, which asks after AUTHENTICATE too.
+    pub token: Option<Secret>,
+    /// What the token says, if the configured keys vouch for it.
+    pub claims: Option<Dict>,
     /// `limits.hook` of the realm: with no answer by then, call `Handshake::timeout`.
     pub within: Duration,
 }
@@ -34,6 +41,10 @@ pub struct Granted {
     pub secret: Option<Secret>,
     /// Only for `wampcra`.
     pub salt: Option<Salt>,
+    /// `scram` cannot do without.
+    pub scram: Option<ScramCredential>,
+    /// `cryptosign` cannot do without: the keys that prove who they are.
+    pub pubkeys: Vec<PublicKey>,
 }
 
 /// A login function's no (`DYN-04`).

@@ -247,6 +247,7 @@ impl Effects {
                 let result = CallResult {
                     request,
                     progress: false,
+                    nkey: None,
                     passthru: None,
                     payload,
                 };

@@ -1,6 +1,7 @@
 //! A realm: the one state machine behind every session of it. Dispatches messages to broker and dealer, asks for
 //! permission, keeps the order of requests, and cleans up after sessions.
 
+mod arrival;
 mod history;
 mod lifecycle;
 mod reauthorize;
@@ -152,6 +153,16 @@ impl Realm {
             Input::Purge(filter) => self.purge(&filter),
             Input::Reauthorize(filter) => self.reauthorize(now, &filter, out),
             Input::Close { reason, message } => self.close(&reason, message.as_deref(), out),
+        }
+        if self.dealer.has_due() {
+            let mut context = CallContext {
+                sessions: &mut self.sessions,
+                limits: &self.policy.limits,
+                random: &mut *self.random,
+                received: now.mono,
+                out,
+            };
+            self.dealer.serve_waiting(&mut context);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Why a connection gets no session. The log says everything but the secret; the peer learns less (`AUTH-07`).
 
 use super::credentials::AuthMethod;
+use super::jwt::JwtError;
 use super::lockout::Locked;
 use super::uris;
 use crate::wire::{Abort, Payload};
@@ -39,11 +40,20 @@ pub enum Refusal {
     NoMatchingMethod { realm: Uri, offered: Vec<String> },
     #[error("{}: HELLO names no authid", .method.as_str())]
     MissingAuthid { method: AuthMethod },
+    /// HELLO.Details.authextra lacks what the method needs, or asks for what there is not (`SCR-09`, `CS-07`).
+    #[error("{}: {text}", .method.as_str())]
+    Unusable { method: AuthMethod, text: String },
     #[error("{}: unknown user {authid:?}", .method.as_str())]
     UnknownUser { method: AuthMethod, authid: String },
     /// A wrong ticket or signature.
     #[error("{}: wrong secret of {authid:?}", .method.as_str())]
     WrongSecret { method: AuthMethod, authid: String },
+    /// A token that is not accepted.
+    #[error("jwt: {error}{}", .authid.as_ref().map(|authid| format!(" ({authid:?})")).unwrap_or_default())]
+    BadToken {
+        authid: Option<String>,
+        error: JwtError,
+    },
     /// Nobody looked at the credentials: too many were wrong before (`limits.login_failures`).
     #[error("{}: {}{locked}", .method.as_str(), .authid.as_ref().map(|authid| format!("{authid:?} ")).unwrap_or_default())]
     LockedOut {
@@ -95,6 +105,7 @@ impl Refusal {
         match self {
             Self::UnknownUser { .. }
             | Self::WrongSecret { .. }
+            | Self::BadToken { .. }
             | Self::NoAnswer { .. }
             | Self::ByHook { .. }
             | Self::RaisedByHook { .. } => true,
@@ -108,6 +119,7 @@ impl Refusal {
             | Self::AuthenticationRequired { .. }
             | Self::NoMatchingMethod { .. }
             | Self::MissingAuthid { .. }
+            | Self::Unusable { .. }
             | Self::LockedOut { .. }
             | Self::Removed { .. }
             | Self::HookFailed { .. }
@@ -140,9 +152,12 @@ impl Refusal {
                 uris::AUTHENTICATION_DENIED,
                 "no AUTHENTICATE in time".into(),
             ),
-            Self::MissingAuthid { .. } => (uris::AUTHENTICATION_DENIED, self.to_string()),
+            Self::MissingAuthid { .. } | Self::Unusable { .. } => {
+                (uris::AUTHENTICATION_DENIED, self.to_string())
+            }
             Self::UnknownUser { .. }
             | Self::WrongSecret { .. }
+            | Self::BadToken { .. }
             | Self::LockedOut { .. }
             | Self::Removed { .. }
             | Self::ByHook { .. } => (

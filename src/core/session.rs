@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::credentials::Principal;
-use super::dealer::CallKey;
+use super::dealer::{CallKey, Open};
 use super::meta::Testaments;
 use super::pending::Pending;
 use super::permissions::{Decision, LearnedRules, Role};
@@ -42,7 +42,7 @@ pub(super) struct Session {
     pub(super) subscriptions: FxHashSet<SubscriptionId>,
     pub(super) registrations: FxHashSet<RegistrationId>,
     /// Open calls this session made.
-    pub(super) calls: FxHashMap<RequestId, CallKey>,
+    pub(super) calls: FxHashMap<RequestId, Open>,
     /// Of these, and of those before: the ones with progressive invocations.
     pub(super) streams: Streams,
     /// Open invocations this session serves.

@@ -12,5 +12,6 @@ pub mod pattern;
 pub mod raw;
 pub mod require;
 pub mod sandbox;
+mod scram;
 pub mod vm;
 pub mod watch;

@@ -139,7 +139,7 @@ struct Idle {
 
 impl Connection {
     fn new(shared: Arc<Shared>, parts: Parts) -> Self {
-        let handshake = Handshake::new(parts.transport.peer_name(), shared.seed());
+        let handshake = Handshake::new(parts.transport.for_login(), shared.seed());
         let buffered = !parts.ahead.is_empty();
         let (io, socket) = parts.io.share();
         parts.outbox.attach(socket);
@@ -312,7 +312,7 @@ impl Connection {
         }
         match then {
             Then::AwaitHello => {
-                let handshake = Handshake::new(self.transport.peer_name(), self.shared.seed());
+                let handshake = Handshake::new(self.transport.for_login(), self.shared.seed());
                 self.enter(
                     Stage::Login(Box::new(handshake)),
                     Some(self.limits.handshake),

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::realm::RealmHandle;
 use crate::core::credentials::Principal;
-use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login};
+use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login, Transport};
 use crate::words::SessionId;
 
 /// Answers logins and permissions by function. Without it, whatever would be asked is refused.
@@ -51,9 +51,19 @@ pub struct TransportInfo {
     /// The upgrade request: its path with the query, and its headers in lower case; empty for RawSocket.
     pub path: String,
     pub headers: Vec<(String, String)>,
+    /// What only the two ends of this TLS connection know (RFC 9266); `None` without TLS 1.3.
+    pub channel_binding: Option<[u8; 32]>,
 }
 
 impl TransportInfo {
+    /// What the login conversation has to know of the connection.
+    pub(crate) fn for_login(&self) -> Transport {
+        Transport {
+            peer: self.peer_name(),
+            channel_binding: self.channel_binding,
+        }
+    }
+
     /// The peer's address for humans.
     pub fn peer_name(&self) -> String {
         self.peer

@@ -449,6 +449,7 @@ impl Newcomer {
         let transport = TransportInfo {
             peer: self.peer,
             tls: self.tls.is_some(),
+            channel_binding: io.channel_binding(),
             ..transport
         };
         let parts = Parts {

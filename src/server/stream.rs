@@ -11,6 +11,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::rustls::ProtocolVersion;
 use tokio_rustls::server::TlsStream;
 
 /// An accepted connection, with the octets that were read ahead to tell what it speaks.
@@ -35,6 +36,19 @@ impl Stream {
             ahead: Bytes::new(),
             io,
         }
+    }
+
+    /// `tls-exporter` (RFC 9266): octets that only the two ends of a TLS connection know. Not below TLS 1.3, where
+    /// that holds only with an extension that we cannot see was used.
+    pub(crate) fn channel_binding(&self) -> Option<[u8; 32]> {
+        let Io::Tls(io) = &self.io else { return None };
+        let (_, connection) = io.get_ref();
+        if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            return None;
+        }
+        connection
+            .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(&[]))
+            .ok()
     }
 
     /// Puts octets back in front of those still to come.

@@ -520,31 +520,23 @@ fn cancel<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Cancel> {
     Ok(Cancel { request, mode })
 }
 
-/// Options or Details of which only `progress` and `ppt_*` count.
-fn progress<'a>(
-    w: &mut Walk<'a, impl TokenReader<'a>>,
-    field: &'static str,
-    flag: &'static str,
-) -> Result<(bool, Option<Box<Passthru>>)> {
-    let (mut progress, mut passthru) = (false, None);
-    w.dict(field, |w, key| {
-        if key == "progress" {
-            progress = w.flag(flag)?;
-            return Ok(true);
-        }
-        w.passthru(key, &mut passthru)
-    })?;
-    Ok((progress, if_on(passthru)))
-}
-
 fn result<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<CallResult> {
     w.named("RESULT", "3 to 5");
     let request = w.id("RESULT.Request")?;
-    let (progress, passthru) = progress(w, "RESULT.Details", "RESULT.Details.progress")?;
+    let (mut progress, mut nkey, mut passthru) = (false, None, None);
+    w.dict("RESULT.Details", |w, key| {
+        match key {
+            "progress" => progress = w.flag("RESULT.Details.progress")?,
+            "nkey" => nkey = w.optional_string("RESULT.Details.nkey")?,
+            key => return w.passthru(key, &mut passthru),
+        }
+        Ok(true)
+    })?;
     Ok(CallResult {
         request,
         progress,
-        passthru,
+        nkey: nkey.map(String::into_boxed_str),
+        passthru: if_on(passthru),
         payload: w.payload()?,
     })
 }
@@ -557,7 +549,7 @@ fn register<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Register> {
         match key {
             "match" => options.match_policy = match_policy(w, "REGISTER.Options.match")?,
             "invoke" => {
-                let expected = "single, roundrobin, random, first or last";
+                let expected = "single, roundrobin, random, first, last or sharded";
                 let invoke =
                     w.word("REGISTER.Options.invoke", expected, InvocationPolicy::parse)?;
                 options.invoke = invoke.unwrap_or_default();
@@ -572,7 +564,7 @@ fn register<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Register> {
             "concurrency" => {
                 let field = "REGISTER.Options.concurrency";
                 let most = w.optional_number(field)?;
-                options.concurrency = match most.map(|most| u32::try_from(most)) {
+                options.concurrency = match most.map(u32::try_from) {
                     Some(Ok(0)) => return wrong(field, "an integer from 1 on"),
                     Some(Ok(most)) => NonZeroU32::new(most),
                     // More than anybody will ever serve at once.
@@ -685,11 +677,18 @@ fn interrupt<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Interrupt> {
 fn yielded<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Yield> {
     w.named("YIELD", "3 to 5");
     let request = w.id("YIELD.Request")?;
-    let (progress, passthru) = progress(w, "YIELD.Options", "YIELD.Options.progress")?;
+    let (mut progress, mut passthru) = (false, None);
+    w.dict("YIELD.Options", |w, key| {
+        if key == "progress" {
+            progress = w.flag("YIELD.Options.progress")?;
+            return Ok(true);
+        }
+        w.passthru(key, &mut passthru)
+    })?;
     Ok(Yield {
         request,
         progress,
-        passthru,
+        passthru: if_on(passthru),
         payload: w.payload()?,
     })
 }

@@ -80,14 +80,7 @@ fn write<W: TokenWriter>(w: &mut W, to: Serializer, message: &Message) -> Result
             dict(w, false, |w| text(w, "mode", Some(mode.as_str())));
             None
         }
-        Message::Result(m) => progress(
-            w,
-            code::RESULT,
-            m.request,
-            m.progress,
-            m.passthru.as_deref(),
-            &m.payload,
-        ),
+        Message::Result(result) => write_result(w, result),
         Message::Register(register) => write_register(w, register),
         Message::Registered(m) => ids(w, code::REGISTERED, m.request, m.registration),
         Message::Unregister(m) => ids(w, code::UNREGISTER, m.request, m.registration),
@@ -118,14 +111,7 @@ fn write<W: TokenWriter>(w: &mut W, to: Serializer, message: &Message) -> Result
             });
             None
         }
-        Message::Yield(m) => progress(
-            w,
-            code::YIELD,
-            m.request,
-            m.progress,
-            m.passthru.as_deref(),
-            &m.payload,
-        ),
+        Message::Yield(answer) => write_yield(w, answer),
     };
     if let Some(payload) = payload {
         payload.write(w, to)?;
@@ -442,23 +428,28 @@ fn write_call<'m>(w: &mut impl TokenWriter, call: &'m Call) -> Rest<'m> {
     Some(&call.payload)
 }
 
-/// RESULT and YIELD: `[code, Request|id, {progress, ppt_*}, Arguments|list?, ArgumentsKw|dict?]`
 #[inline]
-fn progress<'m>(
-    w: &mut impl TokenWriter,
-    code: u64,
-    request: impl Id,
-    progress: bool,
-    ppt: Option<&Passthru>,
-    payload: &'m Payload,
-) -> Rest<'m> {
-    start(w, code, 3 + payload.elements());
-    w.uint(request.value());
-    dict(w, !progress && ppt.is_none(), |w| {
-        flag(w, "progress", progress);
-        passthru(w, ppt);
+fn write_result<'m>(w: &mut impl TokenWriter, result: &'m CallResult) -> Rest<'m> {
+    start(w, code::RESULT, 3 + result.payload.elements());
+    w.uint(result.request.value());
+    let empty = !result.progress && result.nkey.is_none() && result.passthru.is_none();
+    dict(w, empty, |w| {
+        flag(w, "progress", result.progress);
+        text(w, "nkey", result.nkey.as_deref());
+        passthru(w, result.passthru.as_deref());
     });
-    Some(payload)
+    Some(&result.payload)
+}
+
+#[inline]
+fn write_yield<'m>(w: &mut impl TokenWriter, answer: &'m Yield) -> Rest<'m> {
+    start(w, code::YIELD, 3 + answer.payload.elements());
+    w.uint(answer.request.value());
+    dict(w, !answer.progress && answer.passthru.is_none(), |w| {
+        flag(w, "progress", answer.progress);
+        passthru(w, answer.passthru.as_deref());
+    });
+    Some(&answer.payload)
 }
 
 fn write_register(w: &mut impl TokenWriter, register: &Register) -> Rest<'static> {

@@ -380,6 +380,8 @@ impl CancelMode {
 pub struct CallResult {
     pub request: RequestId,
     pub progress: bool,
+    /// Which node of a sharded registration answers, in calls to all of them.
+    pub nkey: Option<Box<str>>,
     pub passthru: Option<Box<Passthru>>,
     pub payload: Payload,
 }
@@ -413,6 +415,8 @@ pub enum InvocationPolicy {
     Random,
     First,
     Last,
+    /// By `nkey` and `rkey`, see `core::rendezvous`.
+    Sharded,
 }
 
 impl InvocationPolicy {
@@ -424,6 +428,7 @@ impl InvocationPolicy {
             Self::Random => "random",
             Self::First => "first",
             Self::Last => "last",
+            Self::Sharded => "sharded",
         }
     }
 
@@ -435,6 +440,7 @@ impl InvocationPolicy {
             Self::Random,
             Self::First,
             Self::Last,
+            Self::Sharded,
         ]
         .into_iter()
         .find(|policy| policy.as_str() == text)

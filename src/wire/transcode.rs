@@ -53,14 +53,62 @@ impl Payload {
             writer.raw(self.tail(), self.elements());
             return Ok(());
         }
-        for octets in [self.args(), self.kwargs()].into_iter().flatten() {
-            with_reader!(self.serializer(), octets, CHECKED, |reader| copy_value(
-                &mut reader,
-                writer,
-                to
-            ))?;
+        let mut parts = [self.args(), self.kwargs()].into_iter().flatten();
+        parts.try_for_each(|octets| self.copy_part(octets, writer, to))
+    }
+
+    /// The answers of several nodes as one: a dict `{nkey, args, kwargs}` each.
+    pub fn by_node<'p>(
+        to: Serializer,
+        answers: impl ExactSizeIterator<Item = (&'p str, &'p Payload)>,
+    ) -> Result<Payload> {
+        let mut tail = Vec::new();
+        with_writer!(to, &mut tail, |writer| {
+            writer.list(Some(answers.len()));
+            for (nkey, payload) in answers {
+                writer.map(Some(3));
+                writer.str("nkey");
+                writer.str(nkey);
+                writer.str("args");
+                match payload.args() {
+                    Some(octets) => payload.copy_part(octets, writer, to)?,
+                    None => {
+                        writer.list(Some(0));
+                        writer.end();
+                    }
+                }
+                writer.str("kwargs");
+                match payload.kwargs() {
+                    Some(octets) => payload.copy_part(octets, writer, to)?,
+                    None => {
+                        writer.map(Some(0));
+                        writer.end();
+                    }
+                }
+                writer.end();
+            }
+            writer.end();
+        });
+        let end = tail.len();
+        Ok(Payload::from_parts(to, tail.into(), end, end))
+    }
+
+    /// Writes args or kwargs as one value.
+    fn copy_part(
+        &self,
+        octets: &[u8],
+        writer: &mut impl TokenWriter,
+        to: Serializer,
+    ) -> Result<()> {
+        if self.serializer() == to {
+            writer.raw(octets, 1);
+            return Ok(());
         }
-        Ok(())
+        with_reader!(self.serializer(), octets, CHECKED, |reader| copy_value(
+            &mut reader,
+            writer,
+            to
+        ))
     }
 
     /// A payload the router makes itself.

@@ -3,7 +3,7 @@
 use crate::support::*;
 
 #[test]
-fn feat_01_feat_02_feat_03_feat_04_feat_12_feat_13_feat_14_feat_15_feat_16_feat_17_feat_19_feat_20_feat_25_announced()
+fn feat_01_feat_02_feat_03_feat_04_feat_12_feat_13_feat_14_feat_15_feat_16_feat_17_feat_19_feat_20_feat_21_feat_25_announced()
  {
     let mut realm = Conversation::new();
     let joe = realm.join_raw("joe", USER, &[], false);
@@ -33,6 +33,7 @@ fn feat_01_feat_02_feat_03_feat_04_feat_12_feat_13_feat_14_feat_15_feat_16_feat_
             "testament_meta_api": true,
             "session_meta_api": true,
             "registration_meta_api": true,
+            "sharded_registration": true,
             "progressive_call_invocations": true,
             "call_reroute": true,
             "payload_passthru_mode": true,

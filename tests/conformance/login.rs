@@ -12,6 +12,7 @@ use perilune::core::lockout::{Claim, Locked, Lockout};
 use perilune::core::policy::{RealmPolicy, RolePolicy};
 use perilune::core::{
     AuthFailure, Context, Granted, Handshake, Join, Login, Now, Outcome, Realms, Refusal, Step,
+    Transport,
 };
 use perilune::wire::{Abort, Authenticate, Challenge, ClientFeatures, ClientRoles, Hello, Message};
 use perilune::words::{Dict, Id, MAX_ID, SessionId, Uri};
@@ -74,6 +75,7 @@ pub(crate) struct Door {
     router: Router,
     random: StdRng,
     handshake: Handshake,
+    channel: Option<[u8; 32]>,
 }
 
 impl Door {
@@ -94,7 +96,15 @@ impl Door {
             },
             random: StdRng::seed_from_u64(7),
             handshake: handshake(),
+            channel: None,
         }
+    }
+
+    /// Connections have TLS, with this channel.
+    pub(crate) fn over_tls(mut self, channel: [u8; 32]) -> Self {
+        self.channel = Some(channel);
+        self.reconnect();
+        self
     }
 
     /// `limits.login_failures` is set.
@@ -115,7 +125,7 @@ impl Door {
 
     /// Another connection to the same router.
     pub(crate) fn reconnect(&mut self) -> &mut Self {
-        self.handshake = handshake();
+        self.handshake = over(self.channel);
         self
     }
 
@@ -161,7 +171,15 @@ impl Door {
 
 /// A connection that has said nothing yet.
 pub(crate) fn handshake() -> Handshake {
-    Handshake::new("192.0.2.7:4711".into(), Arc::new(Secret::new([42; 32])))
+    over(None)
+}
+
+fn over(channel_binding: Option<[u8; 32]>) -> Handshake {
+    let transport = Transport {
+        peer: "192.0.2.7:4711".into(),
+        channel_binding,
+    };
+    Handshake::new(transport, Arc::new(Secret::new([42; 32])))
 }
 
 fn context<'a>(router: &'a Router, random: &'a mut StdRng) -> Context<'a> {

@@ -73,6 +73,14 @@ fn ppt_06_the_callee_has_to_know_it() {
     realm.hears(caller, json!([8, 48, request, {}, uri]));
     realm.hears_nothing(old);
     assert_eq!(realm.realm.open_call_count(), 0);
+    // What such a callee serves meanwhile is not disturbed.
+    let first = realm.call(caller, json!({}), "old", json!([]));
+    let other = realm.join_with("other", &PPT);
+    let refused = realm.call(other, keys(), "old", payload());
+    realm.hears(other, json!([8, 48, refused, {}, uri]));
+    let invocation = realm.invoked(old).request;
+    realm.yields(old, invocation, json!([]));
+    realm.hears(caller, json!([50, first, {}]));
 }
 
 #[test]

@@ -298,17 +298,19 @@ fn trusting() -> Conversation {
 }
 
 #[test]
-fn ptl_01_events_carry_the_publishers_trust_level() {
+fn feat_05_ptl_01_events_carry_the_publishers_trust_level() {
     let mut realm = trusting();
     let (joe, ann) = (realm.join("joe"), realm.join("ann"));
     realm.subscribe(ann, "t");
     realm.publish(joe, json!({}), "t", json!([]));
     assert_eq!(realm.event(ann).2["trustlevel"], 7);
+    assert!(announces(&mut realm, "broker", "publication_trustlevels"));
     let script = realm.join_raw("script", "script", &[], true);
     realm.publish(script, json!({}), "t", json!([]));
     assert_eq!(realm.event(ann).2["trustlevel"], 0);
 
     let mut realm = Conversation::new();
+    assert!(!announces(&mut realm, "broker", "publication_trustlevels"));
     let (joe, ann) = (realm.join("joe"), realm.join("ann"));
     realm.subscribe(ann, "t");
     realm.publish(joe, json!({}), "t", json!([]));
@@ -316,12 +318,23 @@ fn ptl_01_events_carry_the_publishers_trust_level() {
 }
 
 #[test]
-fn ctl_01_invocations_carry_the_callers_trust_level() {
+fn feat_18_ctl_01_invocations_carry_the_callers_trust_level() {
     let mut realm = trusting();
     let (joe, ann) = (realm.join("joe"), realm.join("ann"));
     realm.register(ann, "p");
     realm.call(joe, json!({}), "p", json!([]));
     assert_eq!(realm.heard(ann)[3], json!({"trustlevel": 7}));
+    assert!(announces(&mut realm, "dealer", "call_trustlevels"));
+    assert!(!announces(
+        &mut Conversation::new(),
+        "dealer",
+        "call_trustlevels"
+    ));
+}
+
+fn announces(realm: &mut Conversation, role: &str, flag: &str) -> bool {
+    let peer = realm.join_raw("somebody", USER, &[], false);
+    realm.heard(peer)[2]["roles"][role]["features"][flag] == true
 }
 
 fn id_of(peer: SessionId) -> u64 {

@@ -17,9 +17,12 @@ enum Step {
     Subscribe(usize, usize, usize),
     Unsubscribe(usize, u64),
     Publish(usize, usize, bool),
-    Register(usize, usize, usize),
+    /// Peer, URI, policy, nkey, concurrency (0: no limit).
+    Register(usize, usize, usize, usize, u64),
     Unregister(usize, u64),
-    Call(usize, usize, bool, u64),
+    Call(usize, usize, Wishes),
+    /// Another chunk, of one of the peer's calls in chunks (counted back), be it over or not; whether the last.
+    Chunk(usize, usize, usize, bool),
     Cancel(usize, u64, usize),
     /// Answers one of the invocations it has received: YIELD, progress, ERROR.
     Answer(usize, usize, usize),
@@ -34,10 +37,24 @@ enum Step {
     Reload,
 }
 
+/// Options of a call.
+#[derive(Debug, Clone)]
+struct Wishes {
+    receive_progress: bool,
+    progress: bool,
+    passthru: bool,
+    timeout: u64,
+    /// Into `RKEYS`.
+    rkey: usize,
+    all: bool,
+}
+
 const PEERS: usize = 5;
 const URIS: [&str; 6] = ["a", "a.b", "ask.x", "ask.y", "no.z", "a..b"];
 const MATCHES: [&str; 3] = ["exact", "prefix", "wildcard"];
-const POLICIES: [&str; 5] = ["single", "roundrobin", "random", "first", "last"];
+const POLICIES: [&str; 6] = ["single", "roundrobin", "random", "first", "last", "sharded"];
+const NKEYS: [&str; 3] = ["n1", "n2", ""];
+const RKEYS: [&str; 4] = ["", "x", "y", "z"];
 const MODES: [&str; 3] = ["skip", "kill", "killnowait"];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -47,11 +64,12 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (peer(), uri(), 0..3_usize).prop_map(|(p, u, m)| Step::Subscribe(p, u, m)),
         1 => (peer(), 1..20_u64).prop_map(|(p, id)| Step::Unsubscribe(p, id)),
         4 => (peer(), uri(), any::<bool>()).prop_map(|(p, u, a)| Step::Publish(p, u, a)),
-        4 => (peer(), uri(), 0..5_usize).prop_map(|(p, u, i)| Step::Register(p, u, i)),
+        5 => (peer(), uri(), 0..6_usize, 0..3_usize, 0..4_u64).prop_map(|(p, u, i, n, c)| Step::Register(p, u, i, n, c)),
         1 => (peer(), 1..20_u64).prop_map(|(p, id)| Step::Unregister(p, id)),
-        8 => (peer(), uri(), any::<bool>(), 0..300_u64).prop_map(|(p, u, r, t)| Step::Call(p, u, r, t)),
+        8 => (peer(), uri(), wishes()).prop_map(|(p, u, w)| Step::Call(p, u, w)),
+        4 => (peer(), 0..3_usize, uri(), any::<bool>()).prop_map(|(p, r, u, l)| Step::Chunk(p, r, u, l)),
         3 => (peer(), 1..30_u64, 0..3_usize).prop_map(|(p, r, m)| Step::Cancel(p, r, m)),
-        8 => (peer(), 0..8_usize, 0..4_usize).prop_map(|(p, i, a)| Step::Answer(p, i, a)),
+        8 => (peer(), 0..8_usize, 0..6_usize).prop_map(|(p, i, a)| Step::Answer(p, i, a)),
         1 => prop_oneof![
             peer().prop_map(Step::Goodbye),
             peer().prop_map(Step::Lose),
@@ -66,12 +84,28 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn wishes() -> impl Strategy<Value = Wishes> {
+    let flags = (any::<bool>(), any::<bool>(), 0..8_u8, any::<bool>());
+    (flags, 0..300_u64, 0..RKEYS.len()).prop_map(
+        |((receive, progress, ppt, all), timeout, rkey)| Wishes {
+            receive_progress: receive,
+            progress,
+            passthru: ppt == 0,
+            timeout,
+            rkey,
+            all,
+        },
+    )
+}
+
 /// The conversation, its peers and what the properties need to know of them.
 struct World {
     realm: Conversation,
     peers: Vec<Peer>,
     /// Calls without a final answer.
     open: HashSet<(Peer, u64)>,
+    /// Calls in chunks, open or not, with what they call.
+    streams: Vec<(Peer, u64, &'static str)>,
     /// Invocations received, per peer in order.
     invocations: Vec<(Peer, u64)>,
 }
@@ -88,11 +122,13 @@ impl World {
             policy.limits.pending_verdicts = 3;
             policy.limits.subscriptions = 4;
             policy.limits.registrations = 4;
+            policy.limits.call_queue = 3;
         });
         let mut world = Self {
             realm,
             peers: Vec::new(),
             open: HashSet::new(),
+            streams: Vec::new(),
             invocations: Vec::new(),
         };
         for number in 0..PEERS {
@@ -104,8 +140,19 @@ impl World {
 
     fn join(&mut self, number: usize) -> Peer {
         let features: &[&str] = match number % 3 {
-            0 => &["call_canceling", "progressive_call_results"],
-            1 => &["call_canceling", "call_timeout"],
+            0 => &[
+                "call_canceling",
+                "progressive_call_results",
+                "progressive_call_invocations",
+                "payload_passthru_mode",
+                "call_reroute",
+            ],
+            1 => &[
+                "call_canceling",
+                "call_timeout",
+                "progressive_call_invocations",
+                "call_reroute",
+            ],
             _ => &[],
         };
         self.realm.join_with("peer", features)
@@ -119,7 +166,7 @@ impl World {
         self.peers[number]
     }
 
-    fn request(&mut self, number: usize, code: u64, options: Json, what: Json) {
+    fn request(&mut self, number: usize, code: u64, options: Json, what: Json) -> u64 {
         let peer = self.peer(number);
         let request = self.realm.next_request(peer);
         if code == 48 {
@@ -130,14 +177,17 @@ impl World {
             _ => json!([code, request, options, what]),
         };
         self.realm.says(peer, message);
+        request
     }
 
     fn take(&mut self, step: Step) {
         match step {
             Step::Subscribe(p, u, m) => {
-                self.request(p, 32, json!({"match": MATCHES[m]}), json!(URIS[u]))
+                self.request(p, 32, json!({"match": MATCHES[m]}), json!(URIS[u]));
             }
-            Step::Unsubscribe(p, id) => self.request(p, 34, json!({}), json!(id)),
+            Step::Unsubscribe(p, id) => {
+                self.request(p, 34, json!({}), json!(id));
+            }
             Step::Publish(p, u, a) => {
                 self.request(
                     p,
@@ -146,18 +196,44 @@ impl World {
                     json!(URIS[u]),
                 );
             }
-            Step::Register(p, u, i) => {
-                let options = json!({"invoke": POLICIES[i], "forward_timeout": i % 2 == 0});
+            Step::Register(p, u, i, n, c) => {
+                let concurrency = if c == 0 { json!(null) } else { json!(c) };
+                let options = json!({"invoke": POLICIES[i], "forward_timeout": i % 2 == 0,
+                                     "nkey": NKEYS[n], "concurrency": concurrency});
                 self.request(p, 64, options, json!(URIS[u]));
             }
-            Step::Unregister(p, id) => self.request(p, 66, json!({}), json!(id)),
-            Step::Call(p, u, r, t) => {
-                self.request(
-                    p,
-                    48,
-                    json!({"receive_progress": r, "timeout": t}),
-                    json!(URIS[u]),
-                );
+            Step::Unregister(p, id) => {
+                self.request(p, 66, json!({}), json!(id));
+            }
+            Step::Call(p, u, wishes) => {
+                let mut options = json!({"receive_progress": wishes.receive_progress,
+                    "timeout": wishes.timeout, "rkey": RKEYS[wishes.rkey]});
+                if wishes.all {
+                    options["runmode"] = json!("all");
+                }
+                // Not announced, both would only end the session.
+                if p % 3 == 0 && wishes.passthru {
+                    options["ppt_scheme"] = json!("wamp");
+                }
+                let in_chunks = p % 3 != 2 && wishes.progress;
+                if in_chunks {
+                    options["progress"] = json!(true);
+                }
+                let request = self.request(p, 48, options, json!(URIS[u]));
+                if in_chunks {
+                    self.streams.push((self.peers[p], request, URIS[u]));
+                }
+            }
+            Step::Chunk(p, back, u, last) => {
+                let peer = self.peer(p);
+                let mine = self.streams.iter().rev().filter(|s| s.0 == peer);
+                if let Some((_, request, uri)) = mine.copied().nth(back) {
+                    // Mostly the same procedure.
+                    let uri = if u == 0 { URIS[u] } else { uri };
+                    let options = json!({"progress": !last});
+                    let chunk = json!([48, request, options, uri, [2]]);
+                    self.realm.says(peer, chunk);
+                }
             }
             Step::Cancel(p, r, m) => {
                 let peer = self.peer(p);
@@ -216,6 +292,8 @@ impl World {
             0 => json!([8, 68, invocation, {}, "app.error"]),
             1 => json!([8, 68, invocation, {}, "bad uri"]),
             2 => json!([70, invocation, {"progress": true}, [1]]),
+            3 => json!([8, 68, invocation, {}, "wamp.error.unavailable"]),
+            4 if number % 3 == 0 => json!([70, invocation, {"ppt_scheme": "wamp"}, [1]]),
             _ => json!([70, invocation, {}, [1]]),
         };
         self.realm.says(peer, message);
@@ -278,13 +356,14 @@ proptest! {
         let script = world.realm.join_raw("script", "script", &[], true);
         for peer in world.peers.clone() {
             world.realm.adopt(|_| {});
-            let open: Vec<u64> = world.invocations.iter().filter(|i| i.0 == peer).map(|i| i.1).collect();
-            for invocation in open {
-                if world.realm.ended(peer).is_none() {
-                    world.realm.yields(peer, invocation, json!([]));
-                }
+            world.realm.takes_everything(peer);
+        }
+        // Answers make room for calls that wait.
+        while let Some((peer, invocation)) = world.invocations.pop() {
+            if world.realm.ended(peer).is_none() {
+                world.realm.yields(peer, invocation, json!([]));
+                world.listen()?;
             }
-            world.listen()?;
         }
         prop_assert!(world.open.is_empty(), "{:?} never got an answer", world.open);
         for peer in world.peers.clone().into_iter().chain([script]) {

@@ -208,7 +208,9 @@ impl Conversation {
         if matches!(message[0].as_u64(), Some(16 | 32 | 34 | 48 | 64 | 66))
             && let Some(request) = message[1].as_u64()
         {
-            self.last_request.insert(peer, request);
+            // A further chunk of a call bears an earlier id.
+            let last = self.last_request.entry(peer).or_default();
+            *last = request.max(*last);
         }
         self.says_octets(peer, &message.to_string());
     }

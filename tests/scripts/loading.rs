@@ -130,6 +130,18 @@ async fn misuse_while_loading_is_told_at_its_line() {
             r#"p.register("a.b", function() end, { invoke = "never" })"#,
             "never",
         ),
+        (
+            r#"p.register("a.b", function() end, { invoke = "sharded" })"#,
+            "sharded",
+        ),
+        (
+            r#"p.register("a.b", function() end, { concurrency = 0 })"#,
+            "concurrency must be a whole number",
+        ),
+        (
+            r#"p.register("a.b", function() end, { concurrency = "many" })"#,
+            "concurrency",
+        ),
         (r#"p.on("reboot", function() end)"#, "reboot"),
         (r#"p.cron("99 * * * *", function() end)"#, "99"),
         (r#"p.authenticate("password", function() end)"#, "password"),

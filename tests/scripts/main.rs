@@ -5,6 +5,7 @@ mod config_edits;
 mod hooks;
 mod lifecycle;
 mod loading;
+mod logins;
 mod procedures;
 mod sharing;
 #[path = "../support/mod.rs"]

@@ -381,3 +381,43 @@ p.register("a.again", function() return (pcall(p.register, "a.x", function() end
     assert_eq!(uri, "perilune.error.script_time_limit");
     assert_eq!(peer.call("a.again", &[]).await, args("[true]"));
 }
+
+#[tokio::test]
+async fn concurrency_of_a_procedure_is_held_by_the_router() {
+    let app = App::of(
+        r#"
+local p = require "perilune"
+local running, most = 0, 0
+local function busy()
+  running = running + 1
+  most = math.max(most, running)
+  p.sleep(0.002)
+  running = running - 1
+  return most
+end
+p.register("a.two", busy, { concurrency = 2 })
+p.register("a.free", busy)
+"#,
+    );
+    let router = app.start().await;
+    let mut peer = router.join().await;
+    for (procedure, most) in [("a.two", 2), ("a.free", 7)] {
+        let mut requests = Vec::new();
+        for _ in 0..7 {
+            let (none, options) = (Dict::new(), CallOptions::default());
+            requests.push(peer.send_call(procedure, &[], &none, options).await);
+        }
+        let mut seen = 0;
+        for request in requests {
+            let Outcome::Result(result, _) = peer.outcome(request).await else {
+                panic!("a result")
+            };
+            let Some(Value::Int(running)) = result.first() else {
+                panic!("{result:?}")
+            };
+            seen = seen.max(*running);
+        }
+        assert!(seen <= most, "{procedure}: {seen} at once");
+        assert_eq!(seen > 2, most > 2, "{procedure}: {seen} at once");
+    }
+}

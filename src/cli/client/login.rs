@@ -10,11 +10,11 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::core::cra;
 use crate::core::credentials::{Salt, Secret};
+use crate::core::hex;
 use crate::wire::{Authenticate, Challenge};
 use crate::words::{Dict, Value};
 
 pub(super) use scram::Scram;
-pub(in crate::cli) use scram::{Kdf, SaltedPassword};
 
 /// What a login is proven with.
 pub(super) enum Credentials {
@@ -51,7 +51,7 @@ impl Credentials {
     pub(super) fn extra(&self) -> Dict {
         match self {
             Self::Key(pair) => Dict::new()
-                .with("pubkey", hex(pair.public_key().as_ref()))
+                .with("pubkey", hex::encode(pair.public_key().as_ref()))
                 .with("channel_binding", Value::Null),
             Self::Scram(scram) => scram.extra(),
             Self::Anonymous | Self::Ticket(_) | Self::Secret(_) => Dict::new(),
@@ -136,8 +136,7 @@ fn answer_wampcra(secret: &Secret, extra: &Dict) -> Result<String> {
 fn sign_cryptosign(pair: &Ed25519KeyPair, extra: &Dict) -> Result<String> {
     let challenge = extra
         .text("challenge")
-        .and_then(unhex)
-        .filter(|challenge| challenge.len() == 32)
+        .and_then(hex::decode_array::<32>)
         .context("the challenge is not 64 hexadecimal digits")?;
     ensure!(
         matches!(extra.lookup("channel_binding"), None | Some(Value::Null)),
@@ -145,8 +144,11 @@ fn sign_cryptosign(pair: &Ed25519KeyPair, extra: &Dict) -> Result<String> {
     );
     let mut signed = pair.sign(&challenge).as_ref().to_vec();
     signed.extend(challenge);
-    Ok(hex(&signed))
+    Ok(hex::encode(&signed))
 }
+
+/// What stands before the private key in a key file of Autobahn's.
+const LABEL: &str = "private-key-ed25519:";
 
 /// A private key as `perilune keygen` writes it: hexadecimal digits, or the name of a file that has them (or 32 octets)
 /// in it.
@@ -170,30 +172,20 @@ pub(super) fn private_key(given: &str) -> Result<Box<Ed25519KeyPair>> {
     Ok(Box::new(pair))
 }
 
-/// The seed, where the public key may follow it as some tools write it.
+/// The seed, where the public key may follow it as some tools write it; or the line of a key file of Autobahn's.
 fn seed(octets: &[u8]) -> Option<[u8; 32]> {
     if let Ok(seed) = octets.try_into() {
         return Some(seed);
     }
-    let octets = unhex(std::str::from_utf8(octets).ok()?.trim())?;
+    let text = std::str::from_utf8(octets).ok()?;
+    let labelled = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(LABEL));
+    let octets = hex::decode(labelled.unwrap_or(text).trim())?;
     match octets.len() {
         32 | 64 => octets.first_chunk().copied(),
         _ => None,
     }
-}
-
-/// Lower-case hexadecimal digits.
-pub(in crate::cli) fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |octet: u8| char::from(octet).to_digit(16);
-    text.len().is_multiple_of(2).then_some(())?;
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8))
-        .collect()
 }
 
 #[cfg(test)]
@@ -210,10 +202,10 @@ mod tests {
     #[test]
     fn vec_cs_1_signature_and_challenge_as_one_text() {
         let seed: Vec<u8> = (0x00..=0x1f).collect();
-        let credentials = Credentials::Key(private_key(&hex(&seed)).expect("a key"));
+        let credentials = Credentials::Key(private_key(&hex::encode(&seed)).expect("a key"));
         let pubkey = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8";
         assert_eq!(credentials.extra().text("pubkey"), Some(pubkey));
-        let text = hex(&(0x40..=0x5f).collect::<Vec<u8>>());
+        let text = hex::encode(&(0x40..=0x5f).collect::<Vec<u8>>());
         let extra = Dict::new().with("challenge", text.as_str());
         let answer = credentials.answer(None, &challenge("cryptosign", extra));
         let signature = "d64f2dd10819b97847765606b736f4430738894241682cdd8834bcbf6c725052\
@@ -274,7 +266,7 @@ mod tests {
         let public = |given: &str| {
             private_key(given)
                 .ok()
-                .map(|pair| hex(pair.public_key().as_ref()))
+                .map(|pair| hex::encode(pair.public_key().as_ref()))
         };
         let expected = public(&digits);
         assert!(expected.is_some());
@@ -283,6 +275,10 @@ mod tests {
             ("line", format!("{digits}\n").into_bytes()),
             ("octets", vec![0x0a; 32]),
             ("both", both.into_bytes()),
+            (
+                "autobahn",
+                format!("creator: me\nprivate-key-ed25519: {digits}\n").into_bytes(),
+            ),
         ] {
             let path = folder.path().join(name);
             fs::write(&path, contents).expect("writes");

@@ -18,7 +18,6 @@ mod transport;
 use std::process::ExitCode;
 
 pub(super) use call::CallArgs;
-pub(super) use login::{Kdf, SaltedPassword, hex};
 pub(super) use publish::PublishArgs;
 pub(super) use register::RegisterArgs;
 pub(super) use subscribe::SubscribeArgs;

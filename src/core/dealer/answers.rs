@@ -17,6 +17,10 @@ impl Dealer {
             return Ok(());
         };
         let call = &mut self.calls[key];
+        if call.is_leg() {
+            self.leg_yields(key, callee, message, sessions, out);
+            return Ok(());
+        }
         if message.passthru.is_some()
             && !sessions
                 .get(&call.caller)
@@ -39,11 +43,31 @@ impl Dealer {
         let result = CallResult {
             request,
             progress: message.progress,
+            nkey: None,
             passthru: message.passthru,
             payload: message.payload,
         };
         out.send(caller, Message::Result(result));
         Ok(())
+    }
+
+    #[cold]
+    fn leg_yields(
+        &mut self,
+        key: CallKey,
+        callee: &SessionId,
+        message: Yield,
+        sessions: &mut Sessions,
+        out: &mut Effects,
+    ) {
+        let call = &self.calls[key];
+        let caller = sessions.get(&call.caller);
+        let knows = caller.is_some_and(|caller| caller.caller().payload_passthru_mode);
+        if message.passthru.is_some() && (!knows || self.collects(call)) {
+            self.refuse_passthru(key, callee, message.request, sessions, out);
+        } else if !message.progress {
+            self.leg_result(key, message, sessions, out);
+        }
     }
 
     /// `PPT-07`: both ends are told that the caller cannot read such a result.
@@ -85,20 +109,19 @@ impl Dealer {
             self.reroute(key, context);
             return Ok(());
         }
-        let call = self.finish(key, sessions);
         if uri_valid {
             let error = Error {
                 request_type: code::CALL,
-                request: call.request,
+                request: self.calls[key].request,
                 ..message
             };
-            out.send(call.caller, Message::Error(error));
+            self.fail_with(key, error, sessions, out);
         } else {
             let text = format!(
                 "the callee answered with an invalid error URI, {:?}",
                 message.error
             );
-            out.fail_call(call.caller, call.request, uris::INVALID_URI, &text);
+            self.fail(key, uris::INVALID_URI, &text, sessions, out);
         }
         Ok(())
     }

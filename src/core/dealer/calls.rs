@@ -1,7 +1,9 @@
 //! From CALL to INVOCATION.
 
-use super::policies::Seat;
+use super::policies::{Pick, Seat};
 use super::*;
+use crate::core::answers::text_payload;
+use crate::core::rendezvous;
 
 impl Dealer {
     /// Whether the reserved or application procedure exists is not told apart here: reserved ones have none yet.
@@ -40,7 +42,9 @@ impl Dealer {
         let Some(registration) = self.registrations.get_mut(&id) else {
             return;
         };
-        let seat = registration.choose(context.random);
+        if registration.policy == InvocationPolicy::Sharded {
+            return self.call_sharded(caller, call, disclosure, (policy, id), context);
+        }
         let rare = call.options.progress.then(|| {
             let stream = Some(Stream::default());
             Box::new(Rare {
@@ -48,36 +52,86 @@ impl Dealer {
                 ..Rare::default()
             })
         });
-        let open = OpenCall {
-            caller,
-            request: call.request,
-            callee: seat.session,
-            invocation: call.request, // replaced by `issue`
-            registration: id,
-            disclosure: CallerDisclosure {
-                rule: disclosure,
-                asked: call.options.disclose_me,
-            },
-            progress: false,
-            receive_progress: call.options.receive_progress,
-            received: context.received,
-            timeout: context.limits.timeout_of(&call),
-            deadline: None,
-            interrupted: false,
-            progressed: false,
-            rare,
-        };
+        let pick = registration.pick(rare.as_deref(), context.random);
+        let open = OpenCall::new(caller, &call, disclosure, id, rare, context);
+        self.begin(open, pick, Parcel::of(call, policy), context);
+    }
+
+    /// A call enters the tables.
+    #[inline]
+    fn begin(&mut self, open: OpenCall, pick: Pick, parcel: Parcel, context: &mut CallContext<'_>) {
+        let (caller, request) = (open.caller, open.request);
         let key = self.calls.insert(open);
         if let Some(session) = context.sessions.get_mut(&caller) {
-            session.calls.insert(call.request, key);
+            session.calls.insert(request, Open::Call(key));
         }
-        let parcel = Parcel {
-            procedure: (policy != MatchPolicy::Exact).then_some(call.procedure),
-            progress: call.options.progress,
-            passthru: call.options.passthru,
-            payload: call.payload,
+        let failure = (uris::NO_AVAILABLE_CALLEE, "no callee is available");
+        self.place(key, pick, parcel, failure, context);
+    }
+
+    /// A call to one node of a sharded registration, or to all of them (`SRD-06`, `SRD-07`).
+    fn call_sharded(
+        &mut self,
+        caller: SessionId,
+        mut call: Call,
+        disclosure: Disclosure,
+        (policy, id): (MatchPolicy, RegistrationId),
+        context: &mut CallContext<'_>,
+    ) {
+        let (uri, text) = match (call.options.runmode.as_deref(), call.options.rkey.take()) {
+            (None | Some("partition"), Some(rkey)) if rendezvous::is_key(&rkey) => {
+                let rare = Box::new(Rare {
+                    stream: call.options.progress.then(Stream::default),
+                    shard: Some(Shard::Key(rkey)),
+                    ..Rare::default()
+                });
+                let Some(registration) = self.registrations.get_mut(&id) else {
+                    return;
+                };
+                let pick = registration.pick(Some(&*rare), context.random);
+                let open = OpenCall::new(caller, &call, disclosure, id, Some(rare), context);
+                return self.begin(open, pick, Parcel::of(call, policy), context);
+            }
+            (None | Some("partition"), _) => (
+                uris::INVALID_ARGUMENT,
+                "a sharded procedure needs an rkey of 1 to 255 octets",
+            ),
+            (Some("all"), _) if call.options.progress => (
+                uris::FEATURE_NOT_SUPPORTED,
+                "a call with runmode \"all\" cannot come in chunks",
+            ),
+            (Some("all"), _) => {
+                let mut model = OpenCall::new(caller, &call, disclosure, id, None, context);
+                // What a leg tells before its result would be nobody's.
+                model.receive_progress = false;
+                let leg = |rare| model.leg(rare);
+                let (from, progressive) = ((caller, call.request), call.options.receive_progress);
+                let parcel = Parcel::of(call, policy);
+                return self.call_all(from, progressive, &parcel, leg, id, context);
+            }
+            (Some(_), _) => (
+                uris::INVALID_ARGUMENT,
+                "runmode is neither \"partition\" nor \"all\"",
+            ),
         };
-        self.issue(key, seat, parcel, context);
+        context.out.fail_call(caller, call.request, uri, text);
+    }
+
+    /// Carries out what looking for a callee came to.
+    #[inline]
+    pub(super) fn place(
+        &mut self,
+        key: CallKey,
+        pick: Pick,
+        parcel: Parcel,
+        (uri, text): (Uri, &str),
+        context: &mut CallContext<'_>,
+    ) {
+        match pick {
+            Pick::Seat(seat) => self.issue(key, seat, parcel, context),
+            Pick::Full => self.wait(key, &parcel, context),
+            Pick::Nobody => self.fail(key, uri, text, context.sessions, context.out),
+        }
     }
 
     /// Sends the invocation of a call to a callee.
@@ -89,6 +143,8 @@ impl Dealer {
         context: &mut CallContext<'_>,
     ) {
         let call = &mut self.calls[key];
+        call.callee = seat.session;
+        call.counted = seat.counted;
         let discloses = match call.disclosure.rule {
             Disclosure::Always => true,
             Disclosure::OnRequest => call.disclosure.asked || seat.disclose_caller,
@@ -105,7 +161,7 @@ impl Dealer {
             let uri = uris::FEATURE_NOT_SUPPORTED;
             return self.fail(key, uri, text, context.sessions, context.out);
         }
-        call.callee = seat.session;
+        call.placed = true;
         call.invocation = session.next_invocation();
         // PCR-01: progress without a way to cancel is not offered to a callee.
         call.progress =
@@ -138,11 +194,12 @@ impl Dealer {
                 .filter(|_| forwards_timeout)
                 .map(|timeout| timeout.as_millis() as u64),
             passthru: parcel.passthru,
-            ..InvocationDetails::default()
         };
+        let mut chunks = Vec::new();
         if let Some(stream) = call.stream() {
             stream.sent = 1;
             stream.details = details.clone();
+            chunks = std::mem::take(&mut stream.waiting);
         }
         let (request, registration) = (call.invocation, call.registration);
         context.out.send(
@@ -154,90 +211,49 @@ impl Dealer {
                 payload: parcel.payload,
             }),
         );
+        for (progress, payload) in chunks {
+            self.send_chunk(key, progress, payload, context.out);
+        }
     }
 
-    /// The driver could not hand an invocation over: the next callee, or the caller is told.
-    pub(in crate::core) fn invocation_undelivered(
+    /// The caller is past an answer: whoever works for it is told to stop.
+    pub(super) fn drop_open(
         &mut self,
-        callee: SessionId,
-        invocation: Invocation,
-        cause: Undelivered,
-        context: &mut CallContext<'_>,
-    ) {
-        let (uri, text) = match cause {
-            Undelivered::QueueFull => (uris::UNAVAILABLE, "the callee's queue is full"),
-            Undelivered::TooLarge => (
-                uris::PAYLOAD_SIZE_EXCEEDED,
-                "the call is larger than the callee accepts",
-            ),
-            Undelivered::Unencodable => (
-                uris::INVALID_ARGUMENT,
-                "the arguments cannot be converted to the callee's serializer",
-            ),
-        };
-        let Some(session) = context.sessions.get_mut(&callee) else {
-            return;
-        };
-        let Some(key) = session.invocations.get(&invocation.request).copied() else {
-            return;
-        };
-        let call = &mut self.calls[key];
-        if call.stream().is_some_and(|stream| stream.sent > 1) {
-            // One of several chunks: the callee may have others of them.
-            return self.abandon(key, uri, text, context.sessions, context.out);
-        }
-        if session.last_invocation == invocation.request.value() {
-            session.last_invocation -= 1; // The callee never saw it: leave no gap.
-        }
-        if cause != Undelivered::QueueFull {
-            return self.fail(key, uri, text, context.sessions, context.out);
-        }
-        let parcel = Parcel {
-            procedure: invocation.details.procedure,
-            progress: invocation.details.progress,
-            passthru: invocation.details.passthru,
-            payload: invocation.payload,
-        };
-        self.try_next(key, parcel, (uri, text), context);
-    }
-
-    /// A RESULT did not fit the caller (`MSG-17`, `MSG-18`): it becomes an error and the call ends.
-    pub(in crate::core) fn result_undelivered(
-        &mut self,
-        caller: SessionId,
-        request: RequestId,
-        cause: Undelivered,
+        open: Option<Open>,
         sessions: &mut Sessions,
         out: &mut Effects,
     ) {
-        let open = sessions
-            .get(&caller)
-            .and_then(|session| session.calls.get(&request).copied());
-        if let Some(key) = open {
-            self.interrupt(key, CancelMode::KillNoWait, None, sessions, out);
-            self.finish(key, sessions);
+        match open {
+            Some(Open::Call(key)) => {
+                self.interrupt(key, CancelMode::KillNoWait, None, sessions, out);
+                self.finish(key, sessions);
+            }
+            Some(Open::FanOut(fan_out)) => {
+                self.end_fan_out(fan_out, None, sessions, out);
+            }
+            None => {}
         }
-        let (uri, text) = match cause {
-            Undelivered::TooLarge => (
-                uris::PAYLOAD_SIZE_EXCEEDED,
-                "the result is larger than the caller accepts",
-            ),
-            Undelivered::Unencodable | Undelivered::QueueFull => (
-                uris::INVALID_ARGUMENT,
-                "the result cannot be converted to the caller's serializer",
-            ),
-        };
-        out.fail_call(caller, request, uri, text);
     }
 
     /// Takes the call out of every table.
     pub(super) fn finish(&mut self, key: CallKey, sessions: &mut Sessions) -> OpenCall {
-        let call = self.calls.remove(key);
-        if let Some(session) = sessions.get_mut(&call.caller) {
+        let mut call = self.calls.remove(key);
+        if let Some(fan_out) = call.rare.as_ref().and_then(|rare| rare.fan_out) {
+            if let Some(whole) = self.fan_outs.get_mut(fan_out) {
+                whole.legs.retain(|leg| *leg != key);
+            }
+        } else if let Some(session) = sessions.get_mut(&call.caller) {
             session.calls.remove(&call.request);
         }
-        if let Some(session) = sessions.get_mut(&call.callee) {
+        if call.waiting {
+            self.unqueue(key, &mut call);
+        } else if call.placed
+            && let Some(session) = sessions.get_mut(&call.callee)
+        {
             session.invocations.remove(&call.invocation);
+        }
+        if call.counted {
+            self.release(call.registration, call.callee);
         }
         if let Some(deadline) = call.deadline {
             self.deadlines.remove(&(deadline, key));
@@ -264,12 +280,88 @@ impl Dealer {
         sessions: &mut Sessions,
         out: &mut Effects,
     ) {
+        let request = self.calls[key].request;
+        let error = Error {
+            request_type: code::CALL,
+            request,
+            passthru: None,
+            error: uri,
+            payload: text_payload(text),
+        };
+        self.fail_with(key, error, sessions, out);
+    }
+
+    /// The call ends with this error; so does the whole of which it is a leg.
+    pub(super) fn fail_with(
+        &mut self,
+        key: CallKey,
+        error: Error,
+        sessions: &mut Sessions,
+        out: &mut Effects,
+    ) {
         let call = self.finish(key, sessions);
-        out.fail_call(call.caller, call.request, uri, text);
+        match call.rare.and_then(|rare| rare.fan_out) {
+            Some(fan_out) => self.fail_fan_out(fan_out, error, sessions, out),
+            None => out.send(call.caller, Message::Error(error)),
+        }
+    }
+}
+
+impl OpenCall {
+    /// One that no callee has yet.
+    #[inline]
+    fn new(
+        caller: SessionId,
+        call: &Call,
+        disclosure: Disclosure,
+        registration: RegistrationId,
+        rare: Option<Box<Rare>>,
+        context: &CallContext<'_>,
+    ) -> Self {
+        Self {
+            caller,
+            request: call.request,
+            callee: caller,           // replaced by `issue`
+            invocation: call.request, // the same
+            registration,
+            disclosure: CallerDisclosure {
+                rule: disclosure,
+                asked: call.options.disclose_me,
+            },
+            progress: false,
+            receive_progress: call.options.receive_progress,
+            received: context.received,
+            timeout: context.limits.timeout_of(call),
+            deadline: None,
+            interrupted: false,
+            progressed: false,
+            counted: false,
+            placed: false,
+            waiting: false,
+            rare,
+        }
+    }
+
+    /// Another like it.
+    fn leg(&self, rare: Box<Rare>) -> Self {
+        Self {
+            rare: Some(rare),
+            ..*self
+        }
     }
 }
 
 impl Parcel {
+    #[inline]
+    fn of(call: Call, policy: MatchPolicy) -> Self {
+        Self {
+            procedure: (policy != MatchPolicy::Exact).then_some(call.procedure),
+            progress: call.options.progress,
+            passthru: call.options.passthru,
+            payload: call.payload,
+        }
+    }
+
     /// Whether a callee with these features can take it (`PCI-04`, `PPT-06`).
     #[inline]
     fn suits(&self, features: ClientFeatures) -> Result<(), &'static str> {

@@ -10,15 +10,22 @@ impl Dealer {
         sessions: &mut Sessions,
         out: &mut Effects,
     ) {
-        let Some(key) = sessions
+        let open = sessions
             .get(caller)
-            .and_then(|session| session.calls.get(&cancel.request).copied())
-        else {
-            return; // CAN-10, CAN-11
+            .and_then(|session| session.calls.get(&cancel.request).copied());
+        let key = match open {
+            Some(Open::Call(key)) => key,
+            Some(Open::FanOut(fan_out)) => {
+                return self.cancel_fan_out(fan_out, cancel.mode, sessions, out);
+            }
+            None => return, // CAN-10, CAN-11
         };
         let call = &self.calls[key];
         if call.interrupted {
             return; // CAN-12
+        }
+        if call.waiting {
+            return self.fail(key, uris::CANCELED, "the call was canceled", sessions, out);
         }
         let canceling = sessions
             .get(&call.callee)
@@ -72,7 +79,7 @@ impl Dealer {
         let canceling = sessions
             .get(&call.callee)
             .is_some_and(|session| session.callee().call_canceling);
-        if canceling && !call.interrupted {
+        if canceling && !call.interrupted && call.placed {
             out.send(call.callee, interrupt(call.invocation, mode, reason));
         }
     }

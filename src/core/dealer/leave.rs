@@ -8,7 +8,12 @@ impl Dealer {
     }
 
     pub(in crate::core) fn open_call_count(&self) -> usize {
-        self.calls.len()
+        let legs: usize = self
+            .fan_outs
+            .iter()
+            .map(|(_, whole)| whole.legs.len())
+            .sum();
+        self.calls.len() - legs + self.fan_outs.len()
     }
 
     pub(in crate::core) fn deadline_count(&self) -> usize {
@@ -57,30 +62,32 @@ impl Dealer {
             .collect();
         served.sort_unstable();
         for (_, key) in served {
-            let call = self.finish(key, sessions);
-            if call.caller != session.id {
-                out.fail_call(
-                    call.caller,
-                    call.request,
-                    uris::CANCELED,
-                    "the callee has left",
-                );
+            match self.calls.get(key) {
+                Some(call) if call.callee != session.id => {}
+                // Its own call to itself: nobody is left to be told.
+                Some(call) if call.caller == session.id => {
+                    self.finish(key, sessions);
+                }
+                Some(_) => self.fail(key, uris::CANCELED, "the callee has left", sessions, out),
+                None => {}
             }
         }
-        let mut made: Vec<(RequestId, CallKey)> = session
+        let mut made: Vec<(RequestId, Open)> = session
             .calls
             .iter()
-            .map(|(request, key)| (*request, *key))
+            .map(|(request, open)| (*request, *open))
             .collect();
         made.sort_unstable();
-        for (_, key) in made {
-            if self
-                .calls
-                .get(key)
-                .is_some_and(|call| call.caller == session.id)
-            {
-                self.interrupt(key, CancelMode::KillNoWait, None, sessions, out);
-                self.finish(key, sessions);
+        for (request, open) in made {
+            let still = match open {
+                Open::Call(key) => self
+                    .calls
+                    .get(key)
+                    .is_some_and(|call| (call.caller, call.request) == (session.id, request)),
+                Open::FanOut(_) => true, // Ends in `end_fan_out` if at all.
+            };
+            if still {
+                self.drop_open(Some(open), sessions, out);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Registrations and the callees behind them.
 
 use super::*;
+use crate::core::rendezvous;
 
 impl Dealer {
     /// `limit`: registrations a session may hold. `fresh`: id and time of a new registration.
@@ -41,6 +42,14 @@ impl Dealer {
             let text = format!("disclosing callers is not allowed on {procedure:?}");
             return Err(Refusal::new(uris::DISCLOSE_ME_DISALLOWED, text));
         }
+        let nkey = match &options.nkey {
+            _ if options.invoke != InvocationPolicy::Sharded => None,
+            Some(nkey) if rendezvous::is_key(nkey) => Some(Arc::from(nkey.as_str())),
+            _ => {
+                let text = "a sharded registration needs an nkey of 1 to 255 octets"; // SRD-05
+                return Err(Refusal::new(uris::INVALID_ARGUMENT, text));
+            }
+        };
         let existing = self.index.lookup(options.match_policy, procedure);
         if let Some(id) = existing {
             let registration = &self.registrations[&id];
@@ -70,6 +79,10 @@ impl Dealer {
                     created,
                     callees: Vec::new(),
                     next: 0,
+                    turns: 0,
+                    limited: false,
+                    waiting: VecDeque::new(),
+                    backlog: 0,
                 };
                 self.index.insert(options.match_policy, procedure, id);
                 self.registrations.insert(id, registration);
@@ -83,11 +96,30 @@ impl Dealer {
         };
         out.news
             .push(News::registration(session.id, id, Change::Joined));
-        registration.callees.push(Callee {
+        let mut callee = Callee {
             session: session.id,
             disclose_caller: options.disclose_caller,
             forward_timeout: options.forward_timeout,
-        });
+            concurrency: options.concurrency,
+            open: 0,
+            nkey,
+            turn: registration.next_turn(),
+        };
+        if callee.concurrency.is_some() {
+            registration.limited = true;
+            // What it still serves from an earlier membership counts.
+            for key in session.invocations.values() {
+                let call = &mut self.calls[*key];
+                if call.registration == id {
+                    call.counted = true;
+                    callee.open += 1;
+                }
+            }
+        }
+        registration.callees.push(callee);
+        if !registration.waiting.is_empty() {
+            self.due.push(id);
+        }
         session.registrations.insert(id);
         Ok(id)
     }
@@ -131,9 +163,12 @@ impl Dealer {
         if registration.callees.is_empty() {
             self.index
                 .remove(registration.match_policy, &registration.procedure);
+            self.orphans.extend(registration.waiting.drain(..));
             self.registrations.remove(&id);
             out.news
                 .push(News::registration(session, id, Change::Deleted));
+        } else if !registration.waiting.is_empty() {
+            self.due.push(id); // Some may have nobody left to wait for.
         }
     }
 }
@@ -148,6 +183,7 @@ impl Registration {
             return;
         };
         self.callees.remove(at);
+        self.limited = self.callees.iter().any(|c| c.concurrency.is_some());
         if at < self.next {
             self.next -= 1;
         }

@@ -1,5 +1,6 @@
 //! Another callee for a call that one could not or would not take.
 
+use super::policies::Pick;
 use super::*;
 
 impl Dealer {
@@ -33,19 +34,20 @@ impl Dealer {
         context: &mut CallContext<'_>,
     ) {
         let call = &mut self.calls[key];
-        if let Some(session) = context.sessions.get_mut(&call.callee) {
+        let (id, callee) = (call.registration, call.callee);
+        if let Some(session) = context.sessions.get_mut(&callee) {
             session.invocations.remove(&call.invocation);
         }
-        let callee = call.callee;
+        call.placed = false;
         call.rare().tried.push(callee);
-        let (id, tried) = (call.registration, &call.rare().tried);
-        let next = self
-            .registrations
-            .get_mut(&id)
-            .and_then(|registration| registration.choose_untried(tried, context.random));
-        match next {
-            Some(seat) => self.issue(key, seat, parcel, context),
-            None => self.fail(key, failure.0, failure.1, context.sessions, context.out),
+        if std::mem::take(&mut call.counted) {
+            self.release(id, callee);
         }
+        let rare = self.calls[key].rare.as_deref();
+        let pick = match self.registrations.get_mut(&id) {
+            Some(registration) => registration.pick(rare, context.random),
+            None => Pick::Nobody,
+        };
+        self.place(key, pick, parcel, failure, context);
     }
 }

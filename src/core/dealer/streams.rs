@@ -14,13 +14,18 @@ impl Dealer {
             .sessions
             .get(&caller)
             .and_then(|session| session.calls.get(&chunk.request).copied());
-        let Some(key) = open else { return };
+        let Some(Open::Call(key)) = open else { return };
         let call = &mut self.calls[key];
         if call.interrupted || call.stream().is_none() {
             return; // CAN-22
         }
+        let (waiting, progress) = (call.waiting, chunk.options.progress);
         self.restart_timer(key);
-        self.send_chunk(key, chunk.options.progress, chunk.payload, context.out);
+        if waiting {
+            self.wait_with_chunk(key, progress, &chunk.payload, context);
+        } else {
+            self.send_chunk(key, progress, chunk.payload, context.out);
+        }
     }
 
     pub(super) fn send_chunk(

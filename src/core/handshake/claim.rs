@@ -1,5 +1,6 @@
 //! Whose failures count, and when: the conversation's side of `core::lockout`.
 
+use super::attempt::claimed;
 use super::*;
 
 /// In whose name a login succeeds or fails; the driver knows from where.
@@ -20,8 +21,7 @@ impl Claim {
     ) -> Option<Self> {
         let authid = match method {
             AuthMethod::Anonymous if policy.auth.anonymous.is_some() => return None,
-            AuthMethod::Anonymous => None,
-            AuthMethod::Ticket | AuthMethod::WampCra => Some(authid.to_owned()),
+            _ => claimed(method, authid).map(str::to_owned),
         };
         Some(Self {
             realm: realm.clone(),

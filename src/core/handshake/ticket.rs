@@ -33,7 +33,7 @@ impl Handshake {
             }
             Some(_) => Err(attempt.wrong_secret()),
             None if policy.auth.hooks.contains(&attempt.method) => {
-                Ok(self.ask(&policy, attempt, Some(ticket)))
+                Ok(self.ask(&policy, attempt, Some(ticket), None))
             }
             None => Err(attempt.unknown_user()),
         }

@@ -17,7 +17,7 @@ impl Handshake {
             return self.challenge_wampcra(context, attempt, &Claimant::from(user), Ok(principal));
         }
         if policy.auth.hooks.contains(&attempt.method) {
-            return self.ask(policy, attempt, None);
+            return self.ask(policy, attempt, None, None);
         }
         let unknown = attempt.unknown_user();
         self.mock_wampcra(context, policy, attempt, unknown)
@@ -33,11 +33,7 @@ impl Handshake {
         match answer {
             Ok(mut granted) => {
                 let Some(key) = granted.secret.take() else {
-                    let text = "it named no secret".into();
-                    return Err(Refusal::HookFailed {
-                        method: attempt.method,
-                        text,
-                    });
+                    return Err(attempt.hook_failed("it named no secret"));
                 };
                 let (role, salt) = (granted.role.clone(), granted.salt.take());
                 let claimant = Claimant {
@@ -46,7 +42,7 @@ impl Handshake {
                     key,
                     salt,
                 };
-                let principal = attempt.granted(granted, context.random);
+                let principal = attempt.granted(granted, context.random)?;
                 Ok(self.challenge_wampcra(context, attempt, &claimant, Ok(principal)))
             }
             // Said only after AUTHENTICATE, as to an unknown user of the tables.

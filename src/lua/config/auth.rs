@@ -1,12 +1,16 @@
 //! `auth` of a realm: static users of each login method, or the function that answers for it.
 
+mod cryptosign;
+mod jwt;
+mod scram;
+
 use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use mlua::Value;
-use sha2::Sha256;
 
+use crate::core::cra;
 use crate::core::credentials::{AnonymousUser, AuthMethod, CraUser, Salt, Secret, TicketUser};
 use crate::core::policy::SCRIPT_ROLE;
 
@@ -15,6 +19,10 @@ use super::keys::{Fields, Key, Reads, Slot};
 use super::node::Node;
 use super::realm::RealmDraft;
 use super::{HookKind, UndecidedRole};
+
+pub(super) use cryptosign::{CRYPTOSIGN, KEY_OWNER};
+pub(super) use jwt::JWT;
+pub(super) use scram::SCRAM_USER;
 
 pub(super) const AUTH: Fields<RealmDraft> = Fields::of(
     &[&[
@@ -45,9 +53,41 @@ pub(super) const AUTH: Fields<RealmDraft> = Fields::of(
             }),
             doc: "A secret that signs a challenge.",
         },
+        Key {
+            name: AuthMethod::Scram.as_str(),
+            reads: Reads::With("table: `users`; or function", |realm, node| {
+                method(realm, node, AuthMethod::Scram, |realm, node| {
+                    let users = users(realm, node, scram::user);
+                    realm.settings.policy.auth.scram = Some(users);
+                });
+            }),
+            doc: "A password that neither side sends nor the router keeps: `wamp-scram`, and `scram` as Autobahn speaks it.",
+        },
+        Key {
+            name: AuthMethod::Cryptosign.as_str(),
+            reads: Reads::With("table: `keys`; or function", |realm, node| {
+                method(realm, node, AuthMethod::Cryptosign, cryptosign::read);
+            }),
+            doc: "An Ed25519 key that signs a challenge.",
+        },
+        Key {
+            name: AuthMethod::Jwt.as_str(),
+            reads: Reads::With("table; or function", |realm, node| {
+                method(realm, node, AuthMethod::Jwt, jwt::read);
+            }),
+            doc: "A JSON Web Token, signed by somebody the router trusts.",
+        },
     ]],
-    &["scram", "wamp-scram", "cryptosign", "cookie", "tls", "jwt"],
+    &["cookie", "tls"],
 );
+
+/// [`AUTH`], with the other name of one method.
+pub(super) fn fields() -> Fields<RealmDraft> {
+    Fields {
+        misplaced: |key| (key == "wamp-scram").then_some("is configured as `scram`"),
+        ..AUTH
+    }
+}
 
 fn method(
     realm: &mut RealmDraft,
@@ -68,6 +108,11 @@ fn method(
 /// The role of a user that is configured: it must exist, or a script must decide about it.
 fn role(realm: &mut RealmDraft, user: &Node, role: Option<String>) -> Option<String> {
     let role = user.need("role", role)?;
+    known_role(realm, &user.at("role"), role)
+}
+
+/// A role that stands at `place`.
+fn known_role(realm: &mut RealmDraft, place: &Node, role: String) -> Option<String> {
     let roles = &realm.settings.policy.roles;
     if roles.contains_key(&role) {
         return Some(role);
@@ -81,11 +126,10 @@ fn role(realm: &mut RealmDraft, user: &Node, role: Option<String>) -> Option<Str
             roles.keys().cloned().collect::<Vec<_>>().join(", ")
         ),
     };
-    let finding: Finding = user
-        .at("role")
-        .finding(format!("realm `{}` has no role `{role}`{hint}", realm.name));
+    let finding: Finding =
+        place.finding(format!("realm `{}` has no role `{role}`{hint}", realm.name));
     if role == SCRIPT_ROLE || realm.settings.scripts.is_empty() {
-        user.source.findings.borrow_mut().push(finding);
+        place.source.findings.borrow_mut().push(finding);
     } else {
         realm.undecided.push(UndecidedRole {
             realm: realm.name.clone(),
@@ -129,7 +173,7 @@ pub(super) const METHOD: Fields<()> = Fields::of(
 fn users<U>(
     realm: &mut RealmDraft,
     node: &Node,
-    user: fn(&mut RealmDraft, &Node) -> Option<U>,
+    user: fn(&mut RealmDraft, &str, &Node) -> Option<U>,
 ) -> BTreeMap<String, U> {
     node.read(&mut (), &METHOD);
     let Some(users) = node.child("users") else {
@@ -138,7 +182,10 @@ fn users<U>(
     };
     users
         .named("an authid")
-        .filter_map(|(authid, node)| Some((authid, user(realm, &node)?)))
+        .filter_map(|(authid, node)| {
+            let user = user(realm, &authid, &node)?;
+            Some((authid, user))
+        })
         .collect()
 }
 
@@ -164,7 +211,7 @@ pub(super) const TICKET_USER: Fields<TicketDraft> = Fields::of(
     &[],
 );
 
-fn ticket_user(realm: &mut RealmDraft, node: &Node) -> Option<TicketUser> {
+fn ticket_user(realm: &mut RealmDraft, _: &str, node: &Node) -> Option<TicketUser> {
     let mut draft = TicketDraft::default();
     if !node.read(&mut draft, &TICKET_USER) {
         return None;
@@ -244,7 +291,7 @@ pub(super) const CRA_USER: Fields<CraDraft> = Fields::of(
     &[],
 );
 
-fn cra_user(realm: &mut RealmDraft, node: &Node) -> Option<CraUser> {
+fn cra_user(realm: &mut RealmDraft, _: &str, node: &Node) -> Option<CraUser> {
     let mut draft = CraDraft::default();
     if !node.read(&mut draft, &CRA_USER) {
         return None;
@@ -288,7 +335,7 @@ fn cra_key(node: &Node, draft: CraDraft) -> Option<(Secret, Option<Salt>)> {
         }
         (None, Some(password), Some(salt)) => {
             not_empty(&password, &node.at("password"))?;
-            Some((derived(&password, &salt), Some(salt)))
+            Some((cra::derive_key(password.as_bytes(), &salt), Some(salt)))
         }
         (secret, None, salt) => {
             let secret = node.need("secret", secret)?;
@@ -306,16 +353,4 @@ fn cra_key(node: &Node, draft: CraDraft) -> Option<(Secret, Option<Salt>)> {
             Some((Secret::new(secret), salt))
         }
     }
-}
-
-/// The key is the Base64 *text* of what PBKDF2 gives (`CRA-05`).
-fn derived(password: &str, salt: &Salt) -> Secret {
-    let mut key = vec![0; salt.keylen as usize];
-    pbkdf2::pbkdf2_hmac::<Sha256>(
-        password.as_bytes(),
-        salt.salt.as_bytes(),
-        salt.iterations,
-        &mut key,
-    );
-    Secret::new(BASE64.encode(key))
 }

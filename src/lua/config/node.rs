@@ -315,6 +315,19 @@ impl<'s> Node<'s> {
         None
     }
 
+    /// The text of a file named relative to the configuration; a change of it asks for a reload.
+    pub(super) fn file_text(&self, name: &str) -> Option<String> {
+        let path = self.file(name)?;
+        self.source.files.borrow_mut().push(path.clone());
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.say(format!("{} cannot be read: {error}", path.display()));
+                None
+            }
+        }
+    }
+
     /// A number, if it is one.
     pub(super) fn number(&self) -> Option<f64> {
         match self.value {

@@ -167,7 +167,7 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
     Key {
         name: "auth",
         reads: Reads::With("table: method = table or function", |realm, node| {
-            node.read(realm, &auth::AUTH);
+            node.read(realm, &auth::fields());
         }),
         doc: "How to log in; a method that is not named is not offered.",
     },

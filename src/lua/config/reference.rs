@@ -64,6 +64,26 @@ pub fn reference() -> String {
     );
     section(
         &mut text,
+        "`auth.scram.users.AUTHID`",
+        auth::SCRAM_USER.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`auth.cryptosign`",
+        auth::CRYPTOSIGN.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`auth.cryptosign.keys.KEY`",
+        auth::KEY_OWNER.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`auth.jwt`",
+        auth::JWT.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
         "`roles.NAME`, beside its rules",
         realm::ROLE.rows(&mut RolePolicy::default()),
     );

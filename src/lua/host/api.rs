@@ -3,6 +3,7 @@
 //! Arguments were checked there; what is checked here is what only the router knows. Nothing waits: what takes time
 //! returns a ticket, and the worker resumes the handler.
 
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -165,6 +166,7 @@ type RegisterArguments = (
     Option<String>,
     Option<bool>,
     Option<bool>,
+    Option<f64>,
 );
 
 fn register(
@@ -172,10 +174,10 @@ fn register(
     context: &Context,
     arguments: RegisterArguments,
 ) -> mlua::Result<Begun<usize>> {
-    let (uri, function, policy, invoke, disclose_caller, forward_timeout) = arguments;
+    let (uri, function, policy, invoke, disclose_caller, forward_timeout, concurrency) = arguments;
     let invoke = match invoke {
         None => InvocationPolicy::Single,
-        Some(name) => InvocationPolicy::parse(&name).ok_or_else(|| {
+        Some(name) => scripted(&name).ok_or_else(|| {
             let known = "\"single\", \"roundrobin\", \"random\", \"first\" or \"last\"";
             mlua::Error::runtime(format!("invoke must be {known}, got {name:?}"))
         })?,
@@ -186,7 +188,7 @@ fn register(
         disclose_caller: disclose_caller.unwrap_or_default(),
         forward_timeout: forward_timeout.unwrap_or_default(),
         nkey: None,
-        concurrency: None,
+        concurrency: concurrency.map(places).transpose()?,
     };
     let declaration = Declaration::Procedure {
         uri: checked(context, &uri, options.match_policy)?,
@@ -222,6 +224,23 @@ fn register(
         context.set_procedure_id(index, Some(id));
     }
     Ok(begun.map(index))
+}
+
+/// The policies of scripts: one script is one session, so there is nothing to shard.
+fn scripted(name: &str) -> Option<InvocationPolicy> {
+    InvocationPolicy::parse(name).filter(|policy| *policy != InvocationPolicy::Sharded)
+}
+
+/// How many calls a handler takes at once.
+fn places(most: f64) -> mlua::Result<NonZeroU32> {
+    let whole = most.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(&most);
+    NonZeroU32::new(most as u32)
+        .filter(|_| whole)
+        .ok_or_else(|| {
+            mlua::Error::runtime(format!(
+                "concurrency must be a whole number from 1 on, got {most}"
+            ))
+        })
 }
 
 fn subscribe(

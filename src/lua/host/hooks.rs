@@ -1,8 +1,7 @@
-//! The arguments and answers of login and permission functions.
+//! The arguments of login and permission functions, and the answers of the latter; those of the former: `granted`.
 
-use crate::core::credentials::{Salt, Secret};
 use crate::core::policy::{Action, Actions, Disclosure, Rule};
-use crate::core::{AuthFailure, AuthorizeRequest, CacheFor, Granted, Login, Verdict, cra};
+use crate::core::{AuthorizeRequest, CacheFor, Login, Verdict};
 use crate::server::TransportInfo;
 use crate::wire::Payload;
 use crate::words::{Dict, Id, MatchPolicy, UriRules, Value};
@@ -191,125 +190,19 @@ pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<V
     if let Some(authid) = &login.authid {
         table = table.with("authid", authid.as_str());
     }
-    if let Some(ticket) = &login.ticket {
-        table = table.with(
-            "ticket",
-            String::from_utf8_lossy(ticket.expose()).into_owned(),
-        );
+    for (key, secret) in [("ticket", &login.ticket), ("token", &login.token)] {
+        if let Some(secret) = secret {
+            let text = String::from_utf8_lossy(secret.expose()).into_owned();
+            table = table.with(key, text);
+        }
+    }
+    if let Some(claims) = &login.claims {
+        table = table.with("claims", claims.clone());
     }
     vec![table.into()]
 }
 
-/// `DYN-03`, `DYN-04`: nil or false refuse, with an optional reason; a string is the role; a table says more.
-pub(super) fn granted(results: &Payload) -> Result<Granted, AuthFailure> {
-    let (args, _) = results
-        .values()
-        .map_err(|error| AuthFailure::Failed(error.to_string()))?;
-    let mut args = args.into_iter();
-    match args.next().unwrap_or_default() {
-        Value::Null | Value::Bool(false) => {
-            let reason = args
-                .next()
-                .and_then(|reason| reason.as_str().map(str::to_owned));
-            Err(AuthFailure::Refused { reason })
-        }
-        Value::Str(role) => Ok(Granted {
-            role,
-            ..Granted::default()
-        }),
-        Value::Map(answer) => granted_of(&answer).map_err(AuthFailure::Failed),
-        other => Err(AuthFailure::Failed(format!(
-            "the function returned {}, expected nil, a role or a table with `role`",
-            kind(&other)
-        ))),
-    }
-}
-
-/// What deriving a key may cost: it runs in the router, where no CPU limit of the script's ends it.
-const DERIVED_ITERATIONS: u32 = 100_000;
-const DERIVED_OCTETS: u32 = 64;
-
-fn granted_of(answer: &Dict) -> Result<Granted, String> {
-    const KNOWN: [&str; 8] = [
-        "role",
-        "authid",
-        "extra",
-        "secret",
-        "password",
-        "salt",
-        "iterations",
-        "keylen",
-    ];
-    if let Some((key, _)) = answer
-        .0
-        .iter()
-        .find(|(key, _)| !KNOWN.contains(&key.as_str()))
-    {
-        return Err(format!(
-            "the function's table has the unknown key {key:?}, known are {}",
-            KNOWN.join(", ")
-        ));
-    }
-    let text = |key: &str| match answer.lookup(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Str(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(format!(
-            "the function's {key} is {}, expected a string",
-            kind(other)
-        )),
-    };
-    let count = |key: &str, absent: u32| match answer.lookup(key) {
-        None | Some(Value::Null) => Ok(absent),
-        Some(Value::Int(count)) if (1..=10_000_000).contains(count) => Ok(*count as u32),
-        Some(_) => Err(format!(
-            "the function's {key} must be a number from 1 to 10000000"
-        )),
-    };
-    let salt = match text("salt")? {
-        Some(salt) => Some(Salt {
-            salt,
-            iterations: count("iterations", 1000)?,
-            keylen: count("keylen", 32)?,
-        }),
-        None => None,
-    };
-    let secret = match (text("secret")?, text("password")?, &salt) {
-        (Some(_), Some(_), _) => return Err("the function gave both secret and password".into()),
-        (Some(secret), None, _) => Some(Secret::new(secret)),
-        (None, Some(_), Some(salt))
-            if salt.iterations > DERIVED_ITERATIONS || salt.keylen > DERIVED_OCTETS =>
-        {
-            return Err(format!(
-                "the function gave a password to derive a key from with iterations {} and keylen {}: at most \
-                 {DERIVED_ITERATIONS} and {DERIVED_OCTETS}, beyond that give the derived key as secret",
-                salt.iterations, salt.keylen
-            ));
-        }
-        (None, Some(password), Some(salt)) => Some(cra::derive_key(password.as_bytes(), salt)),
-        (None, Some(password), None) => Some(Secret::new(password)),
-        (None, None, _) => None,
-    };
-    let extra = match answer.lookup("extra") {
-        None | Some(Value::Null) => Dict::new(),
-        Some(Value::Map(extra)) => extra.clone(),
-        Some(other) => {
-            return Err(format!(
-                "the function's extra is {}, expected a table",
-                kind(other)
-            ));
-        }
-    };
-    let role = text("role")?.ok_or("the function's table has no role")?;
-    Ok(Granted {
-        role,
-        authid: text("authid")?,
-        extra,
-        secret,
-        salt,
-    })
-}
-
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nil",
         Value::Bool(_) => "a boolean",
@@ -318,35 +211,5 @@ fn kind(value: &Value) -> &'static str {
         Value::Bytes(_) => "binary",
         Value::List(_) => "a list",
         Value::Map(_) => "a table",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deriving_a_key_has_a_price_limit() {
-        let refusal = |secret: &str, iterations: i64, keylen: i64| {
-            let answer = [
-                ("role", Value::from("user")),
-                (secret, "s3cret".into()),
-                ("salt", "pepper".into()),
-                ("iterations", Value::Int(iterations)),
-                ("keylen", Value::Int(keylen)),
-            ]
-            .map(|(key, value)| (key.to_owned(), value));
-            granted_of(&Dict(answer.to_vec())).err()
-        };
-        assert_eq!(refusal("password", 10, 64), None);
-        for (iterations, keylen) in [(100_001, 32), (10, 65)] {
-            let text = refusal("password", iterations, keylen).unwrap();
-            assert!(text.contains("at most 100000 and 64"), "{text}");
-            assert_eq!(
-                refusal("secret", iterations, keylen),
-                None,
-                "the peer derives"
-            );
-        }
     }
 }

@@ -8,6 +8,7 @@ mod api;
 mod boot;
 mod configuration;
 mod context;
+mod granted;
 mod hooks;
 mod link;
 mod mailbox;

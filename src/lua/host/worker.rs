@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::api;
 use super::boot::{Booted, files_of};
 use super::context::{Context, Phase};
+use super::granted::Asked;
 use super::mailbox::{Asker, Control, Mailbox};
 use super::ordered::Ordered;
 use crate::core::{AuthFailure, Granted};
@@ -108,6 +109,7 @@ enum Kind {
     },
     Authenticate {
         reply: oneshot::Sender<Result<Granted, AuthFailure>>,
+        asked: Asked,
     },
     Lifecycle {
         name: &'static str,

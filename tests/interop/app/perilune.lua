@@ -16,6 +16,18 @@ return {
             sue = { password = "sue's password", salt = "rock salt", role = "member" },
           },
         },
+        -- Small parameters: the tests are many.
+        scram = {
+          users = {
+            kim = { password = "kim's password", kdf = "argon2id13", iterations = 2, memory = 512, role = "member" },
+          },
+        },
+        cryptosign = {
+          keys = {
+            -- Of the private key 0101…
+            ["8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"] = { authid = "hub", role = "member" },
+          },
+        },
       },
       roles = {
         guest = {

@@ -46,9 +46,24 @@ class Client(ApplicationSession):
 
     def onConnect(self):
         login = self.config.extra
-        self.join(self.config.realm, [login["method"]], login.get("authid"))
+        method, authid, secret = (login[key] for key in ("method", "authid", "secret"))
+        # Autobahn's own authenticators, for what needs more than a line.
+        self.proof, extra = None, None
+        if method == "scram":
+            self.proof = auth.create_authenticator(method, authid=authid, password=secret)
+        elif method == "cryptosign":
+            self.proof = auth.create_authenticator(method, privkey=secret)
+        if self.proof:
+            extra = self.proof.authextra
+        self.join(self.config.realm, [method], authid, authextra=extra)
+
+    def onWelcome(self, welcome):
+        # What this returns ends the session: the router has to prove itself in its turn.
+        return self.proof.on_welcome(self, welcome.authextra) if self.proof else None
 
     def onChallenge(self, challenge):
+        if self.proof:
+            return self.proof.on_challenge(self, challenge)
         secret = self.config.extra["secret"]
         if challenge.method == "ticket":
             return secret
@@ -147,9 +162,39 @@ async def wampcra(_me):
 
 
 @step
+async def scram(_me):
+    for authid in ("kim", "lua-kim"):
+        member = await connect("scram", authid, f"{authid}'s password")
+        welcome = member.welcome
+        equal((welcome.authmethod, welcome.authid, welcome.authrole), ("scram", authid, "member"))
+        await member.bye()
+
+
+@step
+async def cryptosign(_me):
+    # With and without a name; the private keys of tests/interop/app.
+    for authid, known_as, key in (("hub", "hub", "01"), (None, "hub", "01"), ("lua-hub", "lua-hub", "02")):
+        member = await connect("cryptosign", authid, key * 32)
+        welcome = member.welcome
+        equal((welcome.authmethod, welcome.authid, welcome.authrole), ("cryptosign", known_as, "member"))
+        await member.bye()
+
+
+@step
 async def wrong_secret(_me):
-    for method, authid in (("ticket", "joe"), ("ticket", "lua-joe"), ("wampcra", "ann"), ("wampcra", "sal")):
-        equal(await refused(connect(method, authid, "a guess")), "wamp.error.authentication_denied")
+    wrong = (
+        ("ticket", "joe", "a guess"),
+        ("ticket", "lua-joe", "a guess"),
+        ("wampcra", "ann", "a guess"),
+        ("wampcra", "sal", "a guess"),
+        ("scram", "kim", "a guess"),
+        ("scram", "lua-kim", "a guess"),
+        ("cryptosign", "hub", "02" * 32),
+        ("cryptosign", "lua-hub", "01" * 32),
+        ("cryptosign", None, "03" * 32),
+    )
+    for method, authid, guess in wrong:
+        equal(await refused(connect(method, authid, guess)), "wamp.error.authentication_denied")
 
 
 @step

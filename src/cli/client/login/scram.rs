@@ -1,15 +1,13 @@
 //! The client's half of SCRAM: proves a password without sending it, and has the router prove that it knows it, too.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use argon2::{Algorithm, Argon2, Params, Version};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac};
 use rand::RngCore;
-use sha2::{Digest, Sha256};
 
 use super::number;
 use crate::core::credentials::Secret;
+use crate::core::scram::{Derivation, Kdf, Proof};
 use crate::words::{Dict, Value};
 
 /// Fewer rounds would hand a dishonest router a proof that is quickly guessed at (RFC 7677, section 4).
@@ -27,7 +25,7 @@ pub(in crate::cli::client) struct Scram {
 }
 
 /// The answer to a challenge.
-pub(super) struct Proof {
+pub(super) struct ScramAnswer {
     /// AUTHENTICATE.Signature
     pub(super) signature: String,
     /// AUTHENTICATE.Extra
@@ -53,134 +51,59 @@ impl Scram {
             .with("channel_binding", Value::Null)
     }
 
-    pub(super) fn answer(&self, authid: &str, challenge: &Dict) -> Result<Proof> {
+    pub(super) fn answer(&self, authid: &str, challenge: &Dict) -> Result<ScramAnswer> {
         let nonce = challenge
             .text("nonce")
             .filter(|nonce| nonce.len() > self.nonce.len() && nonce.starts_with(&self.nonce))
             .context("the challenge's nonce does not begin with ours")?;
-        let salt = challenge
-            .text("salt")
-            .context("the challenge has no salt")?;
-        let octets = STANDARD
-            .decode(salt)
-            .context("the challenge's salt is not Base64")?;
-        let kdf = Kdf::asked(challenge)?;
+        let derivation = derivation(challenge)?;
         let password = std::str::from_utf8(self.password.expose())?;
-        let key = SaltedPassword::derive(kdf, password, &octets)?;
-        let iterations = kdf.iterations();
-        let authid = authid.replace('=', "=3D").replace(',', "=2C");
-        let ours = &self.nonce;
-        // `biws`: no channel binding.
-        let message =
-            format!("n={authid},r={ours},r={nonce},s={salt},i={iterations},c=biws,r={nonce}");
-        let signature = hmac(&key.stored_key(), message.as_bytes());
-        let proof: Vec<u8> = key
-            .client_key()
-            .iter()
-            .zip(signature)
-            .map(|(key, signature)| key ^ signature)
-            .collect();
-        let server = hmac(&key.server_key(), message.as_bytes());
-        Ok(Proof {
-            signature: STANDARD.encode(proof),
+        let proof =
+            Proof::of(password, &derivation, authid, &self.nonce, nonce).context("the password")?;
+        Ok(ScramAnswer {
+            signature: STANDARD.encode(proof.client),
             extra: Dict::new()
                 .with("nonce", nonce)
                 .with("channel_binding", Value::Null)
                 .with("cbind_data", Value::Null),
-            verifier: STANDARD.encode(server),
+            verifier: STANDARD.encode(proof.server),
         })
     }
 }
 
-/// How a password becomes a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum Kdf {
-    Pbkdf2 {
-        iterations: u32,
-    },
-    Argon2id13 {
-        iterations: u32,
-        /// KiB.
-        memory: u32,
-    },
-}
-
-impl Kdf {
-    /// What a challenge asks for, if we are ready to do it.
-    fn asked(challenge: &Dict) -> Result<Self> {
-        let iterations = number(challenge, "iterations", 0)?;
-        match challenge.text("kdf") {
-            Some("pbkdf2") => {
-                ensure!(
-                    (LEAST_ROUNDS..=MOST_ROUNDS).contains(&iterations),
-                    "the challenge asks for {iterations} rounds of PBKDF2, \
-                     expected {LEAST_ROUNDS} to {MOST_ROUNDS}"
-                );
-                Ok(Self::Pbkdf2 { iterations })
-            }
-            Some("argon2id13") => {
-                let memory = number(challenge, "memory", 0)?;
-                ensure!(
-                    memory <= MOST_MEMORY && iterations <= MOST_PASSES,
-                    "the challenge asks for {memory} KiB and {iterations} passes of Argon2: too much"
-                );
-                Ok(Self::Argon2id13 { iterations, memory })
-            }
-            kdf => bail!("the challenge asks for the key derivation {kdf:?}"),
+/// What a challenge asks for, if we are ready to do it.
+fn derivation(challenge: &Dict) -> Result<Derivation> {
+    let salt = challenge
+        .text("salt")
+        .context("the challenge has no salt")?;
+    let salt = STANDARD
+        .decode(salt)
+        .context("the challenge's salt is not Base64")?;
+    let iterations = number(challenge, "iterations", 0)?;
+    let kdf = match challenge.text("kdf") {
+        Some("pbkdf2") => {
+            ensure!(
+                (LEAST_ROUNDS..=MOST_ROUNDS).contains(&iterations),
+                "the challenge asks for {iterations} rounds of PBKDF2, \
+                 expected {LEAST_ROUNDS} to {MOST_ROUNDS}"
+            );
+            Kdf::Pbkdf2
         }
-    }
-
-    fn iterations(self) -> u32 {
-        match self {
-            Self::Pbkdf2 { iterations } | Self::Argon2id13 { iterations, .. } => iterations,
+        Some("argon2id13") => {
+            let memory = number(challenge, "memory", 0)?;
+            ensure!(
+                memory <= MOST_MEMORY && iterations <= MOST_PASSES,
+                "the challenge asks for {memory} KiB and {iterations} passes of Argon2: too much"
+            );
+            Kdf::Argon2id13 { memory }
         }
-    }
-}
-
-/// The key that all others come from.
-pub(in crate::cli) struct SaltedPassword([u8; 32]);
-
-impl SaltedPassword {
-    /// Takes as long as the derivation is meant to take.
-    pub(in crate::cli) fn derive(kdf: Kdf, password: &str, salt: &[u8]) -> Result<Self> {
-        let password = stringprep::saslprep(password)
-            .map_err(|_| anyhow!("the password holds characters that passwords must not hold"))?;
-        let mut key = [0; 32];
-        match kdf {
-            Kdf::Pbkdf2 { iterations } => {
-                pbkdf2::pbkdf2_hmac::<Sha256>(password.as_bytes(), salt, iterations, &mut key);
-            }
-            Kdf::Argon2id13 { iterations, memory } => {
-                Params::new(memory, iterations, 1, Some(key.len()))
-                    .map(|params| Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
-                    .and_then(|argon2| {
-                        argon2.hash_password_into(password.as_bytes(), salt, &mut key)
-                    })
-                    .map_err(|error| anyhow!("Argon2: {error}"))?;
-            }
-        }
-        Ok(Self(key))
-    }
-
-    fn client_key(&self) -> [u8; 32] {
-        hmac(&self.0, b"Client Key")
-    }
-
-    /// What a router keeps of the password, to check proofs with.
-    pub(in crate::cli) fn stored_key(&self) -> [u8; 32] {
-        Sha256::digest(self.client_key()).into()
-    }
-
-    /// What a router keeps of the password, to prove itself with.
-    pub(in crate::cli) fn server_key(&self) -> [u8; 32] {
-        hmac(&self.0, b"Server Key")
-    }
-}
-
-fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(message);
-    mac.finalize().into_bytes().into()
+        kdf => bail!("the challenge asks for the key derivation {kdf:?}"),
+    };
+    Ok(Derivation {
+        kdf,
+        salt,
+        iterations,
+    })
 }
 
 #[cfg(test)]
@@ -223,17 +146,6 @@ mod tests {
             let nonce = proof.extra.text("nonce");
             assert_eq!(nonce, Some("egVDf3DMJh0=SBmkFIh7sSo="));
         }
-    }
-
-    #[test]
-    fn vec_scr_1_keys_a_router_keeps() {
-        let salt = STANDARD.decode("aBc+fx0NAVBoFz5/HQ0BUA==").expect("Base64");
-        let kdf = Kdf::Pbkdf2 { iterations: 4096 };
-        let key = SaltedPassword::derive(kdf, "pencil-42", &salt).expect("a key");
-        let stored = "5496f175e0c666b9b5df18013d75928a492cccfda4d73f05951ef0d4a0c01889";
-        let server = "8371d97489cb83b115f0c8403a32f6aad116023df4bb69a947c55d0c349bff52";
-        assert_eq!(super::super::hex(&key.stored_key()), stored);
-        assert_eq!(super::super::hex(&key.server_key()), server);
     }
 
     #[test]

@@ -48,7 +48,10 @@ impl Worker {
                 reply,
             } => {
                 let values = hooks::login_arguments(&login, &transport);
-                let handler = self.handler(Kind::Authenticate { reply });
+                let handler = self.handler(Kind::Authenticate {
+                    reply,
+                    asked: login.as_ref().into(),
+                });
                 self.ask(handler, &hook, &values);
             }
             Work::Lifecycle { name, argument } => {

@@ -3,7 +3,7 @@
 use super::{Handler, Kind, Ordered, Suspended, Worker};
 use crate::core::Verdict;
 use crate::lua::host::mailbox::Work;
-use crate::lua::host::{answers, hooks};
+use crate::lua::host::{answers, granted, hooks};
 use crate::lua::raw::ValueError;
 use crate::lua::vm::{ScriptError, Slice};
 use crate::wire::{Message, Payload, Yield};
@@ -49,9 +49,9 @@ impl Worker {
                 self.context.send(Message::Yield(result));
             }
             Kind::Authorize { asker } => asker.answer(hooks::verdict(&payload)),
-            Kind::Authenticate { reply } => {
+            Kind::Authenticate { reply, asked } => {
                 // The peer may be gone; then nobody wants to know.
-                let _ = reply.send(hooks::granted(&payload));
+                let _ = reply.send(granted::granted(&payload, &asked));
             }
             kind => return self.ended(kind),
         }
@@ -117,7 +117,7 @@ impl Worker {
                 self.context.send(failure.error(request));
             }
             Kind::Authorize { asker } => asker.answer(Verdict::Failed(failure.text())),
-            Kind::Authenticate { reply } => {
+            Kind::Authenticate { reply, .. } => {
                 // The peer may be gone; then nobody wants to know.
                 let _ = reply.send(Err(failure.refusal()));
             }

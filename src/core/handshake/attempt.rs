@@ -1,0 +1,109 @@
+//! One HELLO on its way to a session: who it is about, and how it may end.
+
+use super::*;
+
+/// One HELLO on its way to a session.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) realm: Uri,
+    pub(super) session: SessionId,
+    pub(super) method: AuthMethod,
+    /// The name by which the client offered the method.
+    pub(super) name: &'static str,
+    /// Empty for `anonymous`, whose wish is ignored (`ANON-01`), and where `cryptosign` or `jwt` will tell.
+    pub(super) authid: String,
+    pub(super) authextra: Dict,
+    pub(super) roles: ClientRoles,
+    /// What `authextra` says to `scram`, up to CHALLENGE.
+    pub(super) scram: Option<ScramHello>,
+    /// What `authextra` says to `cryptosign`, up to CHALLENGE.
+    pub(super) cryptosign: Option<CryptosignHello>,
+}
+
+impl Attempt {
+    pub(super) fn principal(&self, authid: String, role: &str, provider: Provider) -> Principal {
+        Principal {
+            authid,
+            authrole: role.to_owned(),
+            authmethod: self.name.to_owned(),
+            authprovider: provider.as_str().to_owned(),
+            extra: Dict::new(),
+        }
+    }
+
+    /// Whom a function admitted; it may have renamed them (`AUTH-06`).
+    pub(super) fn granted(
+        &self,
+        granted: Granted,
+        random: &mut dyn RngCore,
+    ) -> Result<Principal, Refusal> {
+        let authid = match (granted.authid, self.claimed()) {
+            (Some(authid), _) => authid,
+            (None, Some(claimed)) => claimed.to_owned(),
+            (None, None) if self.method == AuthMethod::Anonymous => random_authid(random),
+            (None, None) => return Err(self.hook_failed("it named no authid, nor did the client")),
+        };
+        Ok(Principal {
+            extra: granted.extra,
+            ..self.principal(authid, &granted.role, Provider::Lua)
+        })
+    }
+
+    /// Whom the client claims to be, as far as it does.
+    pub(super) fn claimed(&self) -> Option<&str> {
+        claimed(self.method, &self.authid)
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        match self.name {
+            WAMP_SCRAM => Dialect::Text,
+            _ => Dialect::Autobahn,
+        }
+    }
+
+    pub(super) fn unusable(&self, text: String) -> Refusal {
+        Refusal::Unusable {
+            method: self.method,
+            text,
+        }
+    }
+
+    pub(super) fn hook_failed(&self, text: &str) -> Refusal {
+        Refusal::HookFailed {
+            method: self.method,
+            text: text.to_owned(),
+        }
+    }
+
+    pub(super) fn unknown_user(&self) -> Refusal {
+        Refusal::UnknownUser {
+            method: self.method,
+            authid: self.authid.clone(),
+        }
+    }
+
+    pub(super) fn wrong_secret(&self) -> Refusal {
+        Refusal::WrongSecret {
+            method: self.method,
+            authid: self.authid.clone(),
+        }
+    }
+}
+
+/// The authid of an [`Attempt`], unless it is empty because the method does not need one.
+pub(super) fn claimed(method: AuthMethod, authid: &str) -> Option<&str> {
+    match method {
+        AuthMethod::Anonymous => None,
+        AuthMethod::Ticket | AuthMethod::WampCra | AuthMethod::Scram => Some(authid),
+        AuthMethod::Cryptosign | AuthMethod::Jwt => {
+            Some(authid).filter(|authid| !authid.is_empty())
+        }
+    }
+}
+
+/// 120 random bits, 20 characters.
+pub(super) fn random_authid(random: &mut dyn RngCore) -> String {
+    let mut octets = [0; 15];
+    random.fill_bytes(&mut octets);
+    URL_SAFE_NO_PAD.encode(octets)
+}
