@@ -4,7 +4,6 @@
 //! to refuse since is left out; no hook is asked for somebody who is gone.
 
 use bytes::Bytes;
-use rand::Rng;
 
 use super::arguments::{self, invalid};
 use super::{
@@ -15,7 +14,7 @@ use crate::core::permissions::Decision;
 use crate::core::policy::{Action, Disclosure};
 use crate::core::session::Session;
 use crate::wire::{Message, NESTING, Publish, Serializer, code, decode};
-use crate::words::{MAX_ID, MatchPolicy, PublicationId};
+use crate::words::MatchPolicy;
 
 /// What a session leaves behind, each bucket in order of adding (`TST-04`).
 #[derive(Debug, Default)]
@@ -143,13 +142,13 @@ impl Realm {
             if decision == Decision::Deny {
                 continue;
             }
-            let id = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
+            let stamp = self.stamp();
             self.broker.publish(
                 &self.sessions,
                 session,
                 &testament.publish,
                 testament.disclosure,
-                id,
+                stamp,
                 out,
             );
         }

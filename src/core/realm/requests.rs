@@ -17,13 +17,20 @@ impl Realm {
         }
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => decide(&self.permissions, session, now.mono, &request),
+            Ok(()) => match request.subject() {
+                Some(subject) => decide(&self.permissions, session, now.mono, &subject),
+                None => Some(Ok(Disclosure::OnRequest)),
+            },
         };
+        let first = session.pending.is_empty();
         match outcome {
-            Some(outcome) if session.pending.is_empty() => {
+            Some(outcome) if first && !self.waits_for_disk(&request, &outcome) => {
                 self.perform(now.mono, id, request, outcome, out)
             }
-            Some(outcome) => self.queue(now, id, request, PendingState::Decided(outcome), out),
+            Some(outcome) => {
+                self.queue(now, id, request, PendingState::Decided(outcome), out);
+                self.store_head(id, out);
+            }
             None => self.ask(now, id, request, out),
         }
     }
@@ -60,7 +67,10 @@ impl Realm {
         };
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => decide(&self.permissions, session, now.mono, &request),
+            Ok(()) => match request.subject() {
+                Some(subject) => decide(&self.permissions, session, now.mono, &subject),
+                None => Some(Ok(Disclosure::OnRequest)),
+            },
         };
         match outcome {
             Some(outcome) => self.perform(now.mono, id, request, outcome, out),
@@ -73,7 +83,7 @@ impl Realm {
         let now = self.now.mono;
         self.sessions.get_mut(&id).is_some_and(|session| {
             matches!(
-                decide_on(&self.permissions, session, now, subject),
+                decide(&self.permissions, session, now, subject),
                 Some(Ok(_))
             )
         })
@@ -165,7 +175,7 @@ impl Realm {
             return self.act_on_behalf(id, request, *deed, disclosure, out);
         }
         if let Request::Publish(publish) = request {
-            let publication = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
+            let stamp = self.stamp();
             let Some(publisher) = self.sessions.get(&id) else {
                 return;
             };
@@ -174,7 +184,7 @@ impl Realm {
                 publisher,
                 &publish,
                 disclosure,
-                publication,
+                stamp,
                 out,
             );
         }
@@ -191,7 +201,7 @@ impl Realm {
             Request::Subscribe(m) => {
                 let fresh = || (SubscriptionId::from_raw(fresh_id()), created);
                 self.broker
-                    .subscribe(session, m, limits.subscriptions, fresh, out);
+                    .subscribe(session, m, limits.subscriptions, self.now, fresh, out);
             }
             Request::Register(m) => {
                 let fresh = || (RegistrationId::from_raw(fresh_id()), created);
@@ -215,6 +225,14 @@ impl Realm {
                 self.fits(Kind::Topic, &m.topic, &m.payload, out)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// For a publication that is accepted in this step.
+    pub(in crate::core) fn stamp(&mut self) -> Stamp {
+        Stamp {
+            id: PublicationId::from_raw(self.random.random_range(1..=MAX_ID)),
+            now: self.now,
         }
     }
 
@@ -283,9 +301,9 @@ impl Realm {
         granted: Option<&Payload>,
         out: &mut Effects,
     ) {
-        let publication = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
+        let stamp = self.stamp();
         self.broker
-            .publish_internal(&self.sessions, topic, payload, granted, publication, out);
+            .publish_internal(&self.sessions, topic, payload, granted, stamp, out);
     }
 }
 
@@ -306,19 +324,7 @@ fn check_uri(request: &Request, policy: &RealmPolicy) -> Result<(), Refusal> {
 }
 
 /// The static decision or a cached verdict; `None`: a hook has to be asked.
-fn decide(
-    permissions: &Permissions,
-    session: &mut Session,
-    now: Duration,
-    request: &Request,
-) -> Option<Outcome> {
-    match request.subject() {
-        Some(subject) => decide_on(permissions, session, now, &subject),
-        None => Some(Ok(Disclosure::OnRequest)),
-    }
-}
-
-fn decide_on(
+pub(super) fn decide(
     permissions: &Permissions,
     session: &mut Session,
     now: Duration,
@@ -360,15 +366,17 @@ fn decide_on(
     }
 }
 
-pub(super) fn asks_role(permissions: &Permissions, session: &Session, request: &Request) -> bool {
-    request.subject().is_some_and(|subject| {
-        let role = session.role.as_deref();
-        permissions.decide(
-            role,
-            session.kind,
-            subject.action,
-            subject.uri,
-            subject.match_policy,
-        ) == Decision::Ask { by_role: true }
-    })
+pub(super) fn asks_role(
+    permissions: &Permissions,
+    session: &Session,
+    subject: &Subject<'_>,
+) -> bool {
+    let role = session.role.as_deref();
+    permissions.decide(
+        role,
+        session.kind,
+        subject.action,
+        subject.uri,
+        subject.match_policy,
+    ) == Decision::Ask { by_role: true }
 }
