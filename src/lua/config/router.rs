@@ -27,13 +27,7 @@ pub(super) struct Draft {
 
 pub(super) const TOP: Fields<Draft> = Fields::of(
     &[TOP_KEYS],
-    &[
-        "compat",
-        "trusted_proxies",
-        "trust",
-        "history",
-        "retain",
-    ],
+    &["compat", "trusted_proxies", "trust", "history", "retain"],
 );
 
 const TOP_KEYS: &[Key<Draft>] = &[
