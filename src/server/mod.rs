@@ -4,6 +4,7 @@ mod clock;
 mod connection;
 mod files;
 pub(crate) mod frames;
+mod history;
 mod hooks;
 mod http;
 mod listener;
@@ -21,6 +22,7 @@ mod websocket;
 
 pub use clock::Clock;
 pub use files::raise_open_files;
+pub use history::{HistoryStore, StoreError};
 pub use hooks::{Hooks, SessionChange, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmCounts, RealmHandle, RealmStep};
