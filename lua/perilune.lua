@@ -210,11 +210,11 @@ function p.unsubscribe(h)
 end
 
 local PUBLISH = with_passthru({
-  retain = "boolean",
-  rkey = "string",
   acknowledge = "boolean",
   exclude_me = "boolean",
   disclose_me = "boolean",
+  retain = "boolean",
+  rkey = "string",
   exclude = "table",
   exclude_authid = "table",
   exclude_authrole = "table",
