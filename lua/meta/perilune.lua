@@ -383,7 +383,7 @@ function reply:cancel(mode) end
 ---@field disclose_me? boolean asks the router to name this script to the callee; default: false
 ---@field on_progress? async fun(reply: perilune.reply) gets the progressive results; default: none are asked for
 ---@field chunks? async fun(): args: any[]?, kwargs: table<string, any>?, last: boolean? the input after `args` and `kwargs`, chunk by chunk until it returns nothing or `last`; what it raises ends the call; default: the call is whole
----@field rkey? string routing key of a sharded procedure
+---@field rkey? string routing key of a sharded procedure; default: none
 ---@field runmode? "partition"|"all" with "all" every node of a sharded procedure is called; default: "partition"
 
 ---Calls a procedure and waits for its result. Raises a `perilune.error` if it fails. A handler that is ended while it

@@ -101,6 +101,10 @@ impl Link {
     }
 }
 
+#[allow(
+    clippy::result_large_err,
+    reason = "as in LocalSession: the message itself goes back to the realm"
+)]
 impl Routing {
     /// A call, or the first chunk of one, goes to one VM.
     fn invocation(&mut self, invocation: Invocation) -> Result<(), Message> {

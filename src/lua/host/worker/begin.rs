@@ -292,7 +292,7 @@ impl Worker {
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in tickets {
-            if let Some(handler) = self.give_up_waiting(ticket) {
+            if let Some(handler) = self.end_waiting(ticket) {
                 self.ended(handler.kind);
             }
         }

@@ -252,11 +252,17 @@ impl Worker {
         }
     }
 
-    /// Ends a handler that waits. If it waits for a call, nobody wants its answer.
-    pub(super) fn give_up_waiting(&mut self, ticket: u64) -> Option<Handler> {
+    /// Ends a handler that waits. What it called goes on.
+    pub(super) fn end_waiting(&mut self, ticket: u64) -> Option<Handler> {
         let Suspended { coroutine, handler } = self.take_suspended(ticket)?;
         self.vm.cancel(coroutine);
         self.context.timers.borrow_mut().end_sleep(ticket);
+        Some(handler)
+    }
+
+    /// Ends a handler that waits. If it waits for a call, that is given up.
+    pub(super) fn give_up_waiting(&mut self, ticket: u64) -> Option<Handler> {
+        let handler = self.end_waiting(ticket)?;
         // The realm ignores it if the ticket is not that of an open call.
         self.context.send(Message::Cancel(Cancel {
             request: RequestId::from_raw(ticket),
