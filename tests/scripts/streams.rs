@@ -184,7 +184,14 @@ async fn more_chunks_than_a_call_may_leave_waiting_end_it() {
     assert_eq!(peer.progress(request).await, args(r#"["there"]"#));
     let much: Value = "x".repeat(600_000).into();
     for _ in 0..2 {
-        go_on(&mut peer, request, "a.never", &[much.clone()], false).await;
+        go_on(
+            &mut peer,
+            request,
+            "a.never",
+            std::slice::from_ref(&much),
+            false,
+        )
+        .await;
     }
     let Outcome::Error(uri, said, _) = peer.outcome(request).await else {
         panic!("an error")
