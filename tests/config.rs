@@ -317,7 +317,8 @@ fn listeners_that_cannot_be() {
         ),
         (
             "return { listen = { addr = ':0', serializers = { 'jsn' } } }",
-            "perilune.lua:1: `listen.serializers[1]` must be \"json\" or \"msgpack\" or \"cbor\", not \"jsn\", \
+            "perilune.lua:1: `listen.serializers[1]` must be \"json\" or \"msgpack\" or \"cbor\" or \"json.batched\" or \
+             \"msgpack.batched\" or \"cbor.batched\", not \"jsn\", \
              did you mean \"json\"?",
         ),
         (
@@ -883,7 +884,7 @@ return {
     "127.0.0.1:8080",
     "unix:run/p.sock",
     { addr = ":8443", tls = { cert = "tls/cert.pem", key = "tls/key.pem" }, origins = { "https://*.example.com" },
-      serializers = { "json", "cbor" }, path = "/wamp", message = "2MB", idle_ping = false },
+      serializers = { "json", "cbor", "cbor.batched" }, path = "/wamp", message = "2MB", idle_ping = false },
     { addr = "unix:/run/x.sock", mode = "0660" },
   },
   realms = {
@@ -949,6 +950,7 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
             paths: vec!["/wamp".into()],
             origins: Some(vec!["https://*.example.com".into()]),
             serializers: vec![Serializer::Json, Serializer::Cbor],
+            batched: vec![Serializer::Cbor],
             message: 2 << 20,
             idle_ping: None,
         },

@@ -443,7 +443,7 @@ impl Newcomer {
         } = parts;
         let message = match framing {
             Framing::RawSocket => rawsocket::announced(self.settings.message),
-            Framing::WebSocket { .. } => self.settings.message,
+            Framing::WebSocket { .. } | Framing::Batched { .. } => self.settings.message,
         };
         let queue = self.shared.limits().queue;
         let transport = TransportInfo {

@@ -1,5 +1,6 @@
 //! Tasks and transports: everything that touches a socket or the clock.
 
+mod batched;
 mod clock;
 mod connection;
 mod files;

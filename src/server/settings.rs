@@ -44,6 +44,8 @@ pub struct ListenerSettings {
     pub origins: Option<Vec<String>>,
     /// In no order of preference: the client's list decides.
     pub serializers: Vec<Serializer>,
+    /// Those that WebSocket clients may also use in batches.
+    pub batched: Vec<Serializer>,
     /// Largest message in octets, either direction; `limits.message`.
     pub message: usize,
     /// Idle time after which a peer is pinged; three missed pongs close it. `None`: never.
@@ -59,6 +61,7 @@ impl ListenerSettings {
             paths: vec!["/".into(), "/ws".into(), "/ws/".into()],
             origins: None,
             serializers: Serializer::ALL.to_vec(),
+            batched: Serializer::ALL.to_vec(),
             message: 1 << 20,
             idle_ping: Some(Duration::from_secs(20)),
         }

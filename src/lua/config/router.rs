@@ -198,12 +198,12 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     Key {
         name: "serializers",
         reads: Reads::With(
-            "list of `\"json\"`, `\"msgpack\"`, `\"cbor\"`",
+            "list of `\"json\"`, `\"msgpack\"`, `\"cbor\"`, each also with `.batched`",
             |l: &mut ListenerDraft, node| {
-                l.settings.serializers = serializers(node);
+                (l.settings.serializers, l.settings.batched) = serializers(node);
             },
         ),
-        doc: "Serializers on offer; all unless given.",
+        doc: "Serializers on offer, `.batched` for several messages in one of WebSocket; all unless given.",
     },
     Key {
         name: "path",
@@ -252,25 +252,31 @@ fn socket_mode(node: &Node) -> Option<u32> {
     mode
 }
 
-fn serializers(node: &Node) -> Vec<Serializer> {
-    let names = Serializer::ALL.map(Serializer::name);
-    let mut serializers = Vec::new();
+/// The plain serializers and the batched ones.
+fn serializers(node: &Node) -> (Vec<Serializer>, Vec<Serializer>) {
+    const BATCHED: [&str; 3] = ["json.batched", "msgpack.batched", "cbor.batched"];
+    let names: Vec<&str> = Serializer::ALL
+        .map(Serializer::name)
+        .into_iter()
+        .chain(BATCHED)
+        .collect();
+    let (mut plain, mut batched) = (Vec::new(), Vec::new());
     let items = node.texts();
     for (_, item) in &items {
         let parse = |text: &str| {
-            Serializer::ALL
-                .into_iter()
-                .find(|serializer| serializer.name() == text)
+            let at = names.iter().position(|name| *name == text)?;
+            Some((Serializer::ALL[at % 3], at >= 3))
         };
-        serializers.extend(
-            item.word(&names, parse)
-                .filter(|serializer| !serializers.contains(serializer)),
-        );
+        match item.word(&names, parse) {
+            Some((serializer, true)) if !batched.contains(&serializer) => batched.push(serializer),
+            Some((serializer, false)) if !plain.contains(&serializer) => plain.push(serializer),
+            _ => {}
+        }
     }
     if items.is_empty() && node.value.is_table() {
         node.problem("names no serializer");
     }
-    serializers
+    (plain, batched)
 }
 
 #[derive(Default)]
