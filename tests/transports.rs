@@ -840,7 +840,8 @@ fn certificate(folder: &std::path::Path) -> (TlsSettings, CertificateDer<'static
     let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    (TlsSettings { cert, key }, made.cert.der().clone())
+    let client = None;
+    (TlsSettings { cert, key, client }, made.cert.der().clone())
 }
 
 async fn tls(
