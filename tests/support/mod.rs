@@ -134,7 +134,9 @@ pub struct Client {
 }
 
 pub async fn tcp(address: SocketAddr) -> BoxedIo {
-    Box::new(soon(TcpStream::connect(address)).await.expect("connects"))
+    let stream = soon(TcpStream::connect(address)).await.expect("connects");
+    stream.set_nodelay(true).expect("tunes");
+    Box::new(stream)
 }
 
 pub async fn unix(path: &Path) -> BoxedIo {
