@@ -8,7 +8,7 @@ use crate::wire::Serializer;
 
 /// One whole thing a peer sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Incoming {
+pub enum Incoming {
     Message(Bytes),
     Ping(Bytes),
     Pong,
@@ -18,7 +18,7 @@ pub(crate) enum Incoming {
 
 /// Why the octets of a peer cannot be cut into messages any further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     #[error("message of {size} octets, the limit is {limit}")]
     TooLarge { size: u64, limit: usize },
     #[error("{0} frame, the serializer uses the other kind")]
@@ -35,7 +35,7 @@ pub(crate) enum FrameError {
 
 impl FrameError {
     /// The WebSocket close code that tells the peer.
-    pub(crate) fn close_code(&self) -> u16 {
+    pub fn close_code(&self) -> u16 {
         match self {
             Self::TooLarge { .. } => 1009,
             Self::Utf8 => 1007,
@@ -45,14 +45,14 @@ impl FrameError {
 
     /// Whether the message could be framed, so that an ABORT goes before the close (`VIO-01`, `VIO-09`,
     /// `BAT-03`).
-    pub(crate) fn is_violation(&self) -> bool {
+    pub fn is_violation(&self) -> bool {
         matches!(self, Self::WrongKind(_) | Self::Utf8 | Self::Batch(_))
     }
 }
 
 /// How messages are framed towards a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     WebSocket {
         text: bool,
     },
@@ -168,7 +168,10 @@ impl Header {
 
 /// Cuts incoming octets into messages.
 #[derive(Debug)]
-pub(crate) enum FrameReader {
+pub struct FrameReader(Reader);
+
+#[derive(Debug)]
+enum Reader {
     WebSocket(websocket::Reader),
     Batched(batched::Reader),
     RawSocket(rawsocket::Reader),
@@ -176,21 +179,21 @@ pub(crate) enum FrameReader {
 
 impl FrameReader {
     /// `limit`: the largest message in octets.
-    pub(crate) fn new(framing: Framing, limit: usize) -> Self {
-        match framing {
-            Framing::WebSocket { text } => Self::WebSocket(websocket::Reader::new(text, limit)),
-            Framing::Batched { text } => Self::Batched(batched::Reader::new(text, limit)),
-            Framing::RawSocket => Self::RawSocket(rawsocket::Reader::new(limit)),
-        }
+    pub fn new(framing: Framing, limit: usize) -> Self {
+        Self(match framing {
+            Framing::WebSocket { text } => Reader::WebSocket(websocket::Reader::new(text, limit)),
+            Framing::Batched { text } => Reader::Batched(batched::Reader::new(text, limit)),
+            Framing::RawSocket => Reader::RawSocket(rawsocket::Reader::new(limit)),
+        })
     }
 
     /// Takes the next whole thing off the front of `input`; `None`: more octets are needed. After an error the
     /// rest of the input means nothing.
-    pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
-        match self {
-            Self::WebSocket(reader) => reader.next(input),
-            Self::Batched(reader) => reader.next(input),
-            Self::RawSocket(reader) => reader.next(input),
+    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
+        match &mut self.0 {
+            Reader::WebSocket(reader) => reader.next(input),
+            Reader::Batched(reader) => reader.next(input),
+            Reader::RawSocket(reader) => reader.next(input),
         }
     }
 }

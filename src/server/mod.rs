@@ -4,7 +4,7 @@ mod batched;
 mod clock;
 mod connection;
 mod files;
-pub(crate) mod frames;
+pub mod frames;
 mod hooks;
 mod http;
 mod listener;
