@@ -396,7 +396,7 @@ fn rules_that_cannot_be() {
     for (rule, problem) in [
         (
             "{ uri = 'a b', allow = {} }",
-            "`realms.home.roles.r[1].uri` with match \"exact\": \"a b\" is not a valid URI (no whitespace, no '#')",
+            "`realms.home.roles.r[1].uri` with match \"exact\": \"a b\" is not a valid URI (no whitespace, no '#', no U+0000)",
         ),
         (
             "{ uri = 'a.', allow = {} }",
