@@ -26,10 +26,18 @@ fn round_trip(serializer: Serializer, octets: &[u8]) {
             continue;
         };
         let again = decode(other, &once, NESTING);
+        // JSON has no text that begins with U+0000 (it means binary); as a URI none gets as far as another peer.
+        if other == Serializer::Json && again.is_err() && holds_nul(&once) {
+            continue;
+        }
         let again = again.unwrap_or_else(|error| panic!("{error} in {once:?}, from {message:?}"));
         // Not compared as values: NaN is unlike itself.
         assert_eq!(written(other, &again), Some(once), "{message:?}");
     }
+}
+
+fn holds_nul(json: &[u8]) -> bool {
+    json.windows(7).any(|octets| octets == b"\"\\u0000")
 }
 
 fn written(serializer: Serializer, message: &Message) -> Option<Bytes> {
