@@ -39,6 +39,8 @@ clients! {
     autobahn_python_websocket_json: AutobahnPython over "ws" with "json";
     autobahn_python_websocket_msgpack: AutobahnPython over "ws" with "msgpack";
     autobahn_python_websocket_cbor: AutobahnPython over "ws" with "cbor";
+    autobahn_python_websocket_msgpack_batched: AutobahnPython over "ws" with "msgpack.batched";
+    autobahn_python_websocket_cbor_batched: AutobahnPython over "ws" with "cbor.batched";
     autobahn_python_rawsocket_json: AutobahnPython over "rs" with "json";
     autobahn_python_rawsocket_msgpack: AutobahnPython over "rs" with "msgpack";
     autobahn_python_rawsocket_cbor: AutobahnPython over "rs" with "cbor";

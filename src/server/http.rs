@@ -29,10 +29,39 @@ use crate::wire::Serializer;
 
 type Reply = Response<Full<Bytes>>;
 
+/// How a WebSocket carries messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Subprotocol {
+    serializer: Serializer,
+    batched: bool,
+}
+
+impl Subprotocol {
+    /// What a listener serves.
+    fn served(settings: &ListenerSettings) -> impl Iterator<Item = Self> {
+        let plain = settings
+            .serializers
+            .iter()
+            .map(|serializer| (serializer, false));
+        let batched = settings.batched.iter().map(|serializer| (serializer, true));
+        plain.chain(batched).map(|(&serializer, batched)| Self {
+            serializer,
+            batched,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self.batched {
+            false => self.serializer.subprotocol(),
+            true => self.serializer.batched_subprotocol(),
+        }
+    }
+}
+
 /// An upgrade that was answered with 101.
 struct Upgrade {
     on: OnUpgrade,
-    serializer: Serializer,
+    subprotocol: Subprotocol,
     transport: TransportInfo,
 }
 
@@ -46,11 +75,11 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
     let upgrade: Mutex<Option<Upgrade>> = Mutex::new(None);
     let service = service_fn(|mut request: Request<Incoming>| {
         let reply = match route(&settings, &http, newcomer.local, &request) {
-            Ok((reply, serializer)) => {
+            Ok((reply, subprotocol)) => {
                 let transport = transport(&request);
                 *upgrade.lock() = Some(Upgrade {
                     on: hyper::upgrade::on(&mut request),
-                    serializer,
+                    subprotocol,
                     transport,
                 });
                 reply
@@ -74,7 +103,7 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
     }
     let Some(Upgrade {
         on,
-        serializer,
+        subprotocol,
         transport,
     }) = upgrade.lock().take()
     else {
@@ -87,9 +116,10 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
                 return debug!(%peer, "upgraded connection is not ours");
             };
             let agreed = RawParts {
-                framing: Framing::websocket(serializer),
-                serializer,
-                limit: settings.message,
+                framing: Framing::websocket(subprotocol.serializer, subprotocol.batched),
+                serializer: subprotocol.serializer,
+                // Batched messages have a length of 32 bits.
+                limit: settings.message.min(u32::MAX as usize),
             };
             newcomer
                 .wamp(parts.io.into_inner(), parts.read_buf, agreed, transport)
@@ -131,7 +161,7 @@ impl Refusal {
                 let mut reply = text(
                     StatusCode::UPGRADE_REQUIRED,
                     "This is a WAMP router: connect by WebSocket, subprotocol wamp.2.json, wamp.2.msgpack or \
-                     wamp.2.cbor.\n"
+                     wamp.2.cbor, each also with .batched behind it.\n"
                         .into(),
                 );
                 reply
@@ -188,7 +218,7 @@ fn route<B>(
     http: &HttpSettings,
     local: Option<IpAddr>,
     request: &Request<B>,
-) -> Result<(Reply, Serializer), Refusal> {
+) -> Result<(Reply, Subprotocol), Refusal> {
     let path = request.uri().path();
     if http.health.as_deref() == Some(path)
         && matches!(*request.method(), Method::GET | Method::HEAD)
@@ -223,7 +253,7 @@ fn route<B>(
             "Sec-WebSocket-Key is missing or not 16 octets in Base64.",
         ))?;
     check_origin(settings, local, headers)?;
-    let serializer = choose(headers, &settings.serializers)?;
+    let subprotocol = choose(headers, settings)?;
 
     let mut reply = Response::new(Full::default());
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -232,12 +262,12 @@ fn route<B>(
     answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
     answer.insert(
         SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(serializer.subprotocol()),
+        HeaderValue::from_static(subprotocol.name()),
     );
     if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok((reply, serializer))
+    Ok((reply, subprotocol))
 }
 
 /// Whether a comma-separated header holds a token, in any case.
@@ -257,20 +287,15 @@ fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 }
 
 /// `WS-02`: the first of the client's list that is served.
-fn choose(headers: &HeaderMap, served: &[Serializer]) -> Result<Serializer, Refusal> {
-    let named = |name: &str| {
-        served
-            .iter()
-            .copied()
-            .find(|serializer| serializer.subprotocol() == name)
-    };
+fn choose(headers: &HeaderMap, settings: &ListenerSettings) -> Result<Subprotocol, Refusal> {
+    let named =
+        |name: &str| Subprotocol::served(settings).find(|subprotocol| subprotocol.name() == name);
     tokens(headers, SEC_WEBSOCKET_PROTOCOL)
         .find_map(named)
         .ok_or_else(|| {
             let offered: Vec<_> = tokens(headers, SEC_WEBSOCKET_PROTOCOL).collect();
-            let served: Vec<_> = served
-                .iter()
-                .map(|serializer| serializer.subprotocol())
+            let served: Vec<_> = Subprotocol::served(settings)
+                .map(Subprotocol::name)
                 .collect();
             let offered = if offered.is_empty() {
                 "none".to_owned()
@@ -423,7 +448,7 @@ mod tests {
     fn decide(
         settings: &ListenerSettings,
         request: &Request<()>,
-    ) -> Result<(Reply, Serializer), Refusal> {
+    ) -> Result<(Reply, Subprotocol), Refusal> {
         route(settings, &HttpSettings::default(), None, request)
     }
 
@@ -433,8 +458,8 @@ mod tests {
             ("sec-websocket-protocol", "wamp.2.flatbuffers, wamp.2.cbor"),
             ("sec-websocket-protocol", "wamp.2.json"),
         ]);
-        let (reply, serializer) = decide(&settings(None), &request).unwrap();
-        assert_eq!(serializer, Serializer::Cbor);
+        let (reply, subprotocol) = decide(&settings(None), &request).unwrap();
+        assert_eq!(subprotocol.serializer, Serializer::Cbor);
         assert_eq!(reply.status(), 101);
         assert_eq!(reply.headers()["sec-websocket-protocol"], "wamp.2.cbor");
         assert_eq!(
@@ -455,13 +480,35 @@ mod tests {
         }
         let only_json = ListenerSettings {
             serializers: vec![Serializer::Json],
+            batched: Vec::new(),
             ..settings(None)
         };
-        let request = upgrade(&[("sec-websocket-protocol", "wamp.2.cbor")]);
-        assert!(matches!(
-            decide(&only_json, &request),
-            Err(Refusal::NoSubprotocol { .. })
-        ));
+        for other in ["wamp.2.cbor", "wamp.2.json.batched"] {
+            let request = upgrade(&[("sec-websocket-protocol", other)]);
+            let refusal = decide(&only_json, &request).err().unwrap();
+            assert!(matches!(refusal, Refusal::NoSubprotocol { .. }), "{other}");
+        }
+    }
+
+    #[test]
+    fn bat_01_bat_02_batched_is_chosen_where_the_client_prefers_it() {
+        let choice = |batched: &[Serializer], offered: &str| {
+            let settings = ListenerSettings {
+                batched: batched.to_vec(),
+                ..settings(None)
+            };
+            let (reply, chosen) =
+                decide(&settings, &upgrade(&[("sec-websocket-protocol", offered)])).unwrap();
+            assert_eq!(reply.headers()["sec-websocket-protocol"], chosen.name());
+            chosen.name()
+        };
+        let offered = "wamp.2.cbor.batched, wamp.2.cbor";
+        assert_eq!(choice(&Serializer::ALL, offered), "wamp.2.cbor.batched");
+        assert_eq!(choice(&[Serializer::Json], offered), "wamp.2.cbor");
+        let offered = "wamp.2.json, wamp.2.json.batched";
+        assert_eq!(choice(&Serializer::ALL, offered), "wamp.2.json");
+        let offered = "wamp.2.msgpack.batched";
+        assert_eq!(choice(&Serializer::ALL, offered), offered);
     }
 
     #[test]

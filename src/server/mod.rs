@@ -1,14 +1,16 @@
 //! Tasks and transports: everything that touches a socket or the clock.
 
+mod batched;
 mod clock;
 mod connection;
 mod files;
-pub(crate) mod frames;
+pub mod frames;
 mod history;
 mod hooks;
 mod http;
 mod listener;
 mod outbox;
+mod proxy;
 pub(crate) mod rawsocket;
 mod realm;
 mod router;
@@ -27,4 +29,4 @@ pub use hooks::{Hooks, SessionChange, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmCounts, RealmHandle, RealmStep};
 pub use router::Router;
-pub use tls::TlsError;
+pub use tls::{AlternativeName, ClientCertificate, TlsError};
