@@ -10,8 +10,8 @@ use perilune::core::credentials::{
     AnonymousUser, AuthMethod, AuthPolicy, CraUser, Principal, Salt, Secret, TicketUser,
 };
 use perilune::core::policy::{
-    Action, Actions, Disclosure, MetaApi, RealmLimits, RealmPolicy, RequestIds, RolePolicy, Rule,
-    SlowPolicy,
+    Action, Actions, Disclosure, HistoryPlace, HistoryPolicy, Lifetime, MetaApi, RealmLimits,
+    RealmPolicy, RequestIds, Retention, RetentionPolicy, RolePolicy, Rule, SlowPolicy, Validation,
 };
 use perilune::lua::config::{
     self, ConfigError, ConfigHook, Finding, HookKind, LoadedConfig, UndecidedRole,
@@ -134,7 +134,7 @@ fn misspelt_keys_name_the_nearest() {
         ),
         (
             "return { quux = 1 }",
-            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, realms, http, trusted_proxies, shared",
+            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, trusted_proxies, shared",
         ),
         (
             "return {\n listen = {\n { addr = ':0',\n orgins = '*' } } }",
@@ -159,22 +159,142 @@ fn keys_of_later_versions_are_refused_by_name() {
             "perilune.lua:2: `http`: `metrics` is not in this version",
         ),
         (
-            "return { limits = { retained = 5 } }",
-            "perilune.lua:1: `limits`: `retained` is not in this version",
+            "return { limits = { realms = 5 } }",
+            "perilune.lua:1: `limits`: `realms` is not in this version",
         ),
         (
             "return { realms = {\n ['*'] = {} } }",
             "perilune.lua:2: `realms[\"*\"]` (realms on demand) is not in this version",
         ),
     ]);
-    all_refused_in_realm(&[
+    all_refused_in_realm(&[(
+        "auth = { cookie = {} }",
+        "perilune.lua:1: `realms.home.auth`: `cookie` is not in this version",
+    )]);
+}
+
+#[test]
+fn retained_events_and_histories() {
+    let folder = app(&[
         (
-            "auth = { cookie = {} }",
-            "perilune.lua:1: `realms.home.auth`: `cookie` is not in this version",
+            "perilune.lua",
+            r#"return {
+          data = "kept/events",
+          limits = { retained = 500 },
+          realms = {
+            plain = { auth = { anonymous = { role = "guest" } }, roles = { guest = {} } },
+            off = { retain = false, scripts = { "a.lua" } },
+            home = {
+              scripts = { "a.lua" },
+              retain = {
+                size = "1MB", ttl = "1h",
+                { uri = "sensor.", match = "prefix", ttl = "5min" },
+                { uri = "door", ttl = false },
+              },
+              history = {
+                { uri = "log.", match = "prefix", limit = 50, size = "2MB", ttl = "24h", store = "disk" },
+                { uri = "door" },
+              },
+            },
+          },
+        }"#,
+        ),
+        ("a.lua", ""),
+    ]);
+    let settings = load_at(folder.path()).expect("loads").settings;
+    let policy = |realm: &str| settings.realms[realm].policy.clone();
+    let limited = RetentionPolicy {
+        limit: 500,
+        ..RetentionPolicy::default()
+    };
+    assert_eq!(settings.data, Some(folder.path().join("kept/events")));
+    assert_eq!(policy("plain").retention, Retention::On(limited.clone()));
+    assert_eq!(policy("plain").history, []);
+    assert_eq!(policy("off").retention, Retention::Off);
+    let lifetime = |uri: &str, match_policy, ttl| Lifetime {
+        uri: uri.into(),
+        match_policy,
+        ttl,
+    };
+    let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+    assert_eq!(
+        policy("home").retention,
+        Retention::On(RetentionPolicy {
+            size: 1 << 20,
+            ttl: minutes(60),
+            lifetimes: vec![
+                lifetime("sensor.", MatchPolicy::Prefix, minutes(5)),
+                lifetime("door", MatchPolicy::Exact, None),
+            ],
+            ..limited
+        })
+    );
+    assert_eq!(
+        policy("home").history,
+        [
+            HistoryPolicy {
+                limit: 50,
+                size: 2 << 20,
+                ttl: minutes(24 * 60),
+                store: HistoryPlace::Disk,
+                ..HistoryPolicy::new(MatchPolicy::Prefix, "log.".into())
+            },
+            HistoryPolicy::new(MatchPolicy::Exact, "door".into()),
+        ]
+    );
+}
+
+#[test]
+fn retained_events_and_histories_that_are_wrong() {
+    all_refused(&[
+        (
+            "return { history = {} }",
+            "perilune.lua:1: `history` is a key of a realm",
         ),
         (
-            "history = {}",
-            "perilune.lua:1: `realms.home`: `history` is not in this version",
+            "return { limits = { history = 5 } }",
+            "perilune.lua:1: `limits`: `history` is bounded where it is configured: `limit` in the realm's `history`",
+        ),
+    ]);
+    all_refused_in_realm(&[
+        (
+            "retain = 5",
+            "perilune.lua:1: `realms.home.retain` must be true, false or a table, not a number",
+        ),
+        (
+            "retain = { limt = 5 }",
+            "perilune.lua:1: `realms.home.retain`: unknown key `limt`, did you mean `limit`?",
+        ),
+        (
+            "retain = { { uri = 'a' } }",
+            "perilune.lua:1: `realms.home.retain[1]` needs `ttl`",
+        ),
+        (
+            "retain = { { uri = 'a.', ttl = 5 } }",
+            "perilune.lua:1: `realms.home.retain[1].uri` with match \"exact\": \"a.\" is not a valid URI \
+             (no empty component)",
+        ),
+        (
+            "history = { { limit = 5 } }",
+            "perilune.lua:1: `realms.home.history[1]` needs `uri`",
+        ),
+        (
+            "history = { { uri = 'wamp.session.on_join' } }",
+            "perilune.lua:1: `realms.home.history[1].uri` is reserved for the router, whose own events are not kept",
+        ),
+        (
+            "history = { { uri = 'a' }, { uri = 'a', limit = 5 } }",
+            "perilune.lua:1: exact \"a\" has a history already, in line 1",
+        ),
+        (
+            "history = { { uri = 'a', store = 'dsk' } }",
+            "perilune.lua:1: `realms.home.history[1].store` must be \"memory\" or \"disk\", not \"dsk\", \
+             did you mean \"disk\"?",
+        ),
+        (
+            "\nhistory = { { uri = 'a', store = 'disk' } }",
+            "perilune.lua:2: `realms.home.history` has `store = \"disk\"`: say where, by `data = \"FOLDER\"` at the \
+             top level",
         ),
     ]);
 }
@@ -915,7 +1035,7 @@ return {
       scripts = { "rooms.lua", { "deep/alarm.lua", instances = 2, memory = "32MB", cpu = "50ms", deadline = false,
                                  handlers = 10, trusted = true } },
       limits = { calls_in_flight = 5, call_queue = 6, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
-      request_ids = "strict", strict_continuations = true, uris = "strict", slow = "close", meta = false,
+      request_ids = "strict", strict_continuations = true, uris = "strict", slow = "close", meta = false, validate = "enforce",
     },
     other = { auth = { anonymous = { role = "x" } }, roles = { x = {} } },
   },
@@ -1018,6 +1138,7 @@ fn full_home() -> RealmPolicy {
         uris: UriRules::Strict,
         request_ids: RequestIds::Strict,
         meta: MetaApi::Off,
+        validate: Validation::Enforce,
         strict_continuations: true,
         auth: AuthPolicy {
             anonymous: Some(AnonymousUser {
@@ -1090,6 +1211,7 @@ fn a_full_configuration() {
         http: HttpSettings {
             health: Some("/up".into()),
         },
+        data: None,
         common_dictionaries: vec!["counters".into()],
     };
     // Lines are shown by `authz explain`, and tested there.

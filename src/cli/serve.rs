@@ -112,7 +112,13 @@ async fn serve(
             }
         }
     }
-    let router = Arc::new(Router::new(&configuration.settings));
+    let router = match Router::with_data(&configuration.settings) {
+        Ok(router) => Arc::new(router),
+        Err(error) => {
+            error!("{error}");
+            return Ok(ExitCode::from(NOT_STARTED));
+        }
+    };
     let host = Host::new(
         router.clone(),
         &configuration,

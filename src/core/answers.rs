@@ -1,8 +1,8 @@
 //! Building the router's own answers.
 
 use super::{Effects, uris};
-use crate::wire::{Abort, Error, Goodbye, Message, Payload, Serializer, code};
-use crate::words::{RequestId, SessionId, Uri};
+use crate::wire::{Abort, Error, Goodbye, Message, Payload, Published, Serializer, code};
+use crate::words::{PublicationId, RequestId, SessionId, Uri};
 
 /// Why a request is refused: the error URI and a text for humans.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +49,20 @@ impl Effects {
                 text_payload(&refusal.text),
             ),
         );
+    }
+
+    /// PUBLISHED.
+    pub(super) fn published(
+        &mut self,
+        to: SessionId,
+        request: RequestId,
+        publication: PublicationId,
+    ) {
+        let published = Published {
+            request,
+            publication,
+        };
+        self.send(to, Message::Published(published));
     }
 
     /// The end of a call that the router itself decides.

@@ -1,36 +1,50 @@
-//! The broker: subscriptions and the distribution of events (conformance sections 8 to 10).
+//! The broker: subscriptions and the distribution of events (conformance sections 8 to 11).
 //!
-//! Knows nothing of permissions; requests arrive here allowed. Retention, history and sharding will hook in at
-//! `publish` and `subscribe`.
+//! Knows nothing of permissions; requests arrive here allowed.
 
 mod audience;
+mod history;
 mod lookup;
+mod nodes;
 mod publish;
+mod retained;
 
 use std::collections::HashSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
 
 use super::answers::Refusal;
+use super::kept::milliseconds;
 use super::meta::{Change, News};
 use super::patterns::PatternMap;
 use super::permissions::Role;
-use super::policy::{Action, Disclosure};
+use super::policy::{Action, Disclosure, RealmPolicy, Retention};
 use super::session::{Session, Sessions};
-use super::{Effect, Effects, uris};
+use super::{Effect, Effects, Now, Report, uris};
 use crate::wire::{
-    Audience, Disclosed, Event, EventDetails, Message, Payload, Publish, Published, Subscribe,
-    Subscribed, Unsubscribe, Unsubscribed, code,
+    Audience, Disclosed, Event, EventDetails, Message, Payload, Publish, Subscribe, Subscribed,
+    Unsubscribe, Unsubscribed, code,
 };
 use crate::words::{MatchPolicy, PublicationId, SessionId, SubscriptionId, Uri};
 
-/// All subscriptions of a realm.
+use history::{Histories, History};
+use nodes::Nodes;
+use publish::Publication;
+use retained::RetainedEvents;
+
+pub(super) use history::Query;
+pub(super) use publish::Stamp;
+
+/// All subscriptions of a realm, and the events it keeps.
 #[derive(Debug, Default)]
 pub(super) struct Broker {
     subscriptions: FxHashMap<SubscriptionId, Subscription>,
     index: PatternMap<SubscriptionId>,
+    /// `None`: retention is off.
+    retained: Option<RetainedEvents>,
+    histories: Histories,
 }
 
 /// One subscription object: (match policy, topic) and its members (`SUB-02`).
@@ -40,9 +54,61 @@ pub(super) struct Subscription {
     match_policy: MatchPolicy,
     created: SystemTime,
     members: IndexSet<SessionId, rustc_hash::FxBuildHasher>,
+    /// There if some of the members have a node key (`SRD-01`).
+    nodes: Option<Box<Nodes>>,
+    /// There if its events are kept; such a subscription stays without members.
+    history: Option<Box<History>>,
+}
+
+impl Subscription {
+    fn new(match_policy: MatchPolicy, topic: &Uri, created: SystemTime) -> Self {
+        Self {
+            topic: topic.detached(),
+            match_policy,
+            created,
+            members: IndexSet::default(),
+            nodes: None,
+            history: None,
+        }
+    }
 }
 
 impl Broker {
+    /// A new policy holds from now on.
+    pub(super) fn adopt(
+        &mut self,
+        policy: &RealmPolicy,
+        now: Now,
+        fresh_id: impl FnMut() -> SubscriptionId,
+        out: &mut Effects,
+    ) {
+        match (&policy.retention, &mut self.retained) {
+            (Retention::Off, retained) => *retained = None,
+            (Retention::On(policy), Some(retained)) => retained.adopt(policy),
+            (Retention::On(policy), retained) => *retained = Some(RetainedEvents::new(policy)),
+        }
+        self.adopt_histories(&policy.history, now, fresh_id, out);
+    }
+
+    /// When something that is kept expires.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        let retained = self.retained.as_ref().and_then(RetainedEvents::next_expiry);
+        [retained, self.next_history_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Forgets what has expired.
+    pub(super) fn expire(&mut self, now: Now, out: &mut Effects) {
+        if let Some(retained) = &mut self.retained {
+            retained.expire(now.mono);
+        }
+        if self.next_history_expiry().is_some_and(|at| at <= now.mono) {
+            self.trim_histories(now, out);
+        }
+    }
+
     pub(super) fn subscription_count(&self) -> usize {
         self.subscriptions.len()
     }
@@ -53,6 +119,7 @@ impl Broker {
         session: &mut Session,
         request: Subscribe,
         limit: usize,
+        now: Now,
         fresh: impl FnOnce() -> (SubscriptionId, SystemTime),
         out: &mut Effects,
     ) {
@@ -74,12 +141,7 @@ impl Broker {
             Some(id) => id,
             None => {
                 let (id, created) = fresh();
-                let subscription = Subscription {
-                    topic: request.topic.detached(),
-                    match_policy: policy,
-                    created,
-                    members: IndexSet::default(),
-                };
+                let subscription = Subscription::new(policy, &request.topic, created);
                 self.index.insert(policy, &request.topic, id);
                 self.subscriptions.insert(id, subscription);
                 if told {
@@ -99,6 +161,10 @@ impl Broker {
                     .push(News::subscription(session.id, id, Change::Joined));
             }
         }
+        if let Some(subscription) = self.subscriptions.get_mut(&id) {
+            let nkey = request.options.nkey.as_deref();
+            Nodes::place(&mut subscription.nodes, session.id, nkey);
+        }
         out.send(
             session.id,
             Message::Subscribed(Subscribed {
@@ -106,6 +172,30 @@ impl Broker {
                 subscription: id,
             }),
         );
+        if request.options.get_retained {
+            self.send_retained(id, session, now, out);
+        }
+    }
+
+    /// `RET-03`: behind SUBSCRIBED, in front of live events (`RET-13`).
+    fn send_retained(&self, id: SubscriptionId, session: &Session, now: Now, out: &mut Effects) {
+        let (Some(retained), Some(subscription)) = (&self.retained, self.subscriptions.get(&id))
+        else {
+            return;
+        };
+        let policy = subscription.match_policy;
+        let nodes = subscription.nodes.as_deref();
+        let hears = |rkey: &str| nodes.is_none_or(|nodes| nodes.choose(rkey).hears(&session.id));
+        let topic = &subscription.topic;
+        retained.for_each(policy, topic, session, now.mono, hears, |kept| {
+            let event = Event {
+                subscription: id,
+                publication: kept.publication,
+                details: kept.details(policy != MatchPolicy::Exact, true),
+                payload: kept.payload.clone(),
+            };
+            out.send(session.id, Message::Event(event));
+        });
     }
 
     pub(super) fn unsubscribe(
@@ -152,19 +242,28 @@ impl Broker {
             return;
         };
         subscription.members.swap_remove(&session);
+        Nodes::place(&mut subscription.nodes, session, None);
         let told = !subscription.topic.is_wamp();
         if told {
             out.news.push(News::subscription(session, id, Change::Left));
         }
-        if subscription.members.is_empty() {
-            // SUB-11: a later SUBSCRIBE makes a new one.
+        if self.delete_if_unused(id) && told {
+            out.news
+                .push(News::subscription(session, id, Change::Deleted));
+        }
+    }
+
+    /// `SUB-11`: a later SUBSCRIBE makes a new one. `HIS-14`: one with a history stays.
+    fn delete_if_unused(&mut self, id: SubscriptionId) -> bool {
+        let Some(subscription) = self.subscriptions.get(&id) else {
+            return false;
+        };
+        let unused = subscription.members.is_empty() && subscription.history.is_none();
+        if unused {
             self.index
                 .remove(subscription.match_policy, &subscription.topic);
             self.subscriptions.remove(&id);
-            if told {
-                out.news
-                    .push(News::subscription(session, id, Change::Deleted));
-            }
         }
+        unused
     }
 }

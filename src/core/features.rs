@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::credentials::Principal;
-use super::policy::{MetaApi, RealmPolicy};
+use super::policy::{MetaApi, RealmPolicy, Retention};
 use crate::wire::Welcome;
 use crate::words::{Dict, SessionId, Uri, Value};
 
@@ -17,6 +17,9 @@ const ALWAYS: fn(&RealmPolicy) -> bool = |_| true;
 const META: fn(&RealmPolicy) -> bool = |policy| policy.meta == MetaApi::On;
 const TRUST: fn(&RealmPolicy) -> bool = |policy| !policy.trust.is_empty();
 
+const RETENTION: fn(&RealmPolicy) -> bool = |policy| policy.retention != Retention::Off; // RET-12
+const HISTORY: fn(&RealmPolicy) -> bool = |policy| !policy.history.is_empty();
+
 const BROKER: &[Feature] = &[
     ("publisher_identification", ALWAYS),
     ("publisher_exclusion", ALWAYS),
@@ -27,6 +30,9 @@ const BROKER: &[Feature] = &[
     ("subscription_meta_api", META),
     ("subscription_revocation", ALWAYS),
     ("publication_trustlevels", TRUST),
+    ("sharded_subscription", ALWAYS),
+    ("event_retention", RETENTION),
+    ("event_history", HISTORY),
 ];
 
 const DEALER: &[Feature] = &[
@@ -74,5 +80,9 @@ pub(super) fn welcome(
 fn announced(features: &[Feature], policy: &RealmPolicy) -> Dict {
     let offered = features.iter().filter(|(_, offered)| offered(policy));
     let flags = offered.map(|(flag, _)| ((*flag).to_owned(), Value::Bool(true)));
-    Dict::new().with("features", Dict(flags.collect()))
+    let role = Dict::new().with("features", Dict(flags.collect()));
+    match policy.meta {
+        MetaApi::On => role.with("reflection", true), // FEAT-26: beside the flags, not among them.
+        MetaApi::Off => role,
+    }
 }

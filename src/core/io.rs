@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::credentials::Principal;
+use super::kept::KeptEvent;
 use super::meta::News;
 use super::policy::{Action, RealmPolicy, Rule};
 use crate::wire::{ClientRoles, Event, Message, Payload};
@@ -56,6 +57,13 @@ pub enum Input {
     Timeout,
     /// A new policy holds from now on; cached verdicts are dropped, sessions of removed users and roles are killed.
     Policy(Arc<RealmPolicy>),
+    /// What was stored of this realm's histories, from old to new; before anything is published.
+    Restore(Vec<Record>),
+    /// The answer to an [`Effect::Store`] with a ticket: it will survive a crash, or why not.
+    Stored {
+        ticket: Ticket,
+        result: Result<(), String>,
+    },
     /// Forgets what authorizers said about these sessions; the next request asks again.
     Purge(SessionFilter),
     /// As `Purge`, and asks again about every subscription and registration they hold; what is no longer allowed is
@@ -126,7 +134,24 @@ pub struct SessionFilter {
     pub authrole: Option<String>,
 }
 
-/// Names one open question to an authorizer; unique per realm.
+/// Names a history beyond the life of its subscription's id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HistoryKey {
+    pub match_policy: MatchPolicy,
+    pub uri: Uri,
+}
+
+/// A change of one history on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    pub history: HistoryKey,
+    /// Events with a lower number are gone.
+    pub oldest: u64,
+    /// The newest event and its number.
+    pub event: Option<(u64, Arc<KeptEvent>)>,
+}
+
+/// Names one open question to an authorizer or the disk; unique per realm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
@@ -193,6 +218,11 @@ pub enum Effect {
     Pause { session: SessionId },
     /// … and go on.
     Resume { session: SessionId },
+    /// Write these, in this order. With a ticket: say when it is done ([`Input::Stored`]), somebody waits for it.
+    Store {
+        records: Vec<Record>,
+        ticket: Option<Ticket>,
+    },
     /// For the log: something a person may want to know.
     Report(Report),
 }
@@ -233,6 +263,18 @@ pub enum Report {
     Slow {
         session: SessionId,
         closed: bool,
+    },
+    /// A payload does not fit the description of its procedure or topic (`validate`); told once a second for each.
+    Misfit {
+        uri: Uri,
+        path: String,
+        reason: String,
+        refused: bool,
+    },
+    /// The retained events have reached their bounds: so many more were not retained, this the last of them.
+    NotRetained {
+        count: usize,
+        topic: Uri,
     },
 }
 

@@ -5,15 +5,20 @@
 //! procedure, except that [`may_call`] asks more of those that harm others. Router sessions do not appear (`META-04`).
 
 mod arguments;
+mod events;
 mod news;
+mod reflection;
 mod registrations;
 mod revocation;
+mod schema;
 mod sessions;
 mod subscriptions;
 mod testaments;
 
 use arguments::Arguments;
 pub(super) use news::{Change, News};
+pub(super) use reflection::{Kind, Reflection};
+pub(super) use schema::Misfit;
 pub(super) use testaments::Testaments;
 
 use super::answers::Refusal;
@@ -63,6 +68,8 @@ enum Reply {
 #[derive(Debug)]
 pub(super) enum OnBehalf {
     Testament(testaments::Draft),
+    Define(reflection::Draft),
+    Events(events::Events),
 }
 
 impl OnBehalf {
@@ -74,6 +81,16 @@ impl OnBehalf {
                 match_policy: MatchPolicy::Exact,
                 disclose_me: draft.discloses(),
             },
+            Self::Define(draft) => draft.subject(),
+            Self::Events(events) => {
+                let (uri, match_policy) = events.pattern();
+                Subject {
+                    action: Action::Subscribe,
+                    uri,
+                    match_policy,
+                    disclose_me: false,
+                }
+            }
         }
     }
 }
@@ -108,6 +125,9 @@ const fn granted(name: &'static str, run: fn(&mut Realm, MetaCall<'_>) -> Answer
     Procedure { name, access, run }
 }
 
+/// Of event history, which a realm may have without the meta API.
+const GET_EVENTS: &str = "wamp.subscription.get_events";
+
 /// Every procedure of the router. What a feature elsewhere has to offer gets its line here.
 const PROCEDURES: &[Procedure] = &[
     usual("wamp.session.count", Realm::session_count_by_role),
@@ -135,6 +155,7 @@ const PROCEDURES: &[Procedure] = &[
         "wamp.subscription.count_subscribers",
         Realm::subscription_count_subscribers,
     ),
+    usual(GET_EVENTS, Realm::subscription_get_events),
     granted(
         "wamp.subscription.remove_subscriber",
         Realm::remove_subscriber,
@@ -152,6 +173,17 @@ const PROCEDURES: &[Procedure] = &[
         Realm::registration_count_callees,
     ),
     granted("wamp.registration.remove_callee", Realm::remove_callee),
+    usual("wamp.reflect.define", Realm::reflect_define),
+    usual("wamp.reflect.describe", Realm::reflect_describe),
+    usual("wamp.reflection.procedure.list", Realm::list_procedures),
+    usual(
+        "wamp.reflection.procedure.describe",
+        Realm::describe_procedure,
+    ),
+    usual("wamp.reflection.topic.list", Realm::list_topics),
+    usual("wamp.reflection.topic.describe", Realm::describe_topic),
+    usual("wamp.reflection.error.list", Realm::list_errors),
+    usual("wamp.reflection.error.describe", Realm::describe_error),
 ];
 
 fn find(name: &str) -> Option<&'static Procedure> {
@@ -173,7 +205,11 @@ pub(super) fn may_call(role: Option<&Role>, kind: SessionKind, procedure: &Uri) 
 impl Realm {
     /// Answers a call of a procedure whose first component is `wamp`. The caller is known to it (`CID-07`).
     pub(super) fn meta_call(&mut self, caller: SessionId, call: Call, out: &mut Effects) {
-        let procedure = find(&call.procedure).filter(|_| self.policy.meta.is_on());
+        let offered = |procedure: &&Procedure| {
+            self.policy.meta.is_on()
+                || (procedure.name == GET_EVENTS && !self.policy.history.is_empty())
+        };
+        let procedure = find(&call.procedure).filter(offered);
         let answer = match procedure {
             None => Err(Refusal::new(
                 uris::NO_SUCH_PROCEDURE, // URI-14
@@ -208,7 +244,9 @@ impl Realm {
         out: &mut Effects,
     ) {
         let answer = match deed {
-            OnBehalf::Testament(draft) => self.keep_testament(session, draft, disclosure),
+            OnBehalf::Testament(draft) => self.keep_testament(session, draft, disclosure, out),
+            OnBehalf::Define(draft) => self.define(session, draft, out),
+            OnBehalf::Events(events) => self.events(session, &events),
         };
         out.answer_call(session, request, answer);
     }

@@ -16,6 +16,7 @@ pub mod hex;
 mod io;
 pub mod jwt;
 pub mod jwt_keys;
+mod kept;
 pub mod lockout;
 mod login;
 mod meta;
@@ -33,6 +34,7 @@ pub mod uris;
 
 pub use handshake::{Context, Handshake, Outcome, Realms, Step, Transport};
 pub use io::*;
+pub use kept::KeptEvent;
 pub use login::{AuthFailure, Granted, Login};
 pub use permissions::{Explanation, explain};
 pub use realm::Realm;

@@ -207,6 +207,21 @@ fn split_first_component(uri: &str) -> (&str, Option<&str>) {
         .map_or((uri, None), |(first, rest)| (first, Some(rest)))
 }
 
+/// What every URI that matches the pattern begins with, up to where the pattern says no more.
+pub(super) fn literal_start(pattern: &str, policy: MatchPolicy) -> &str {
+    if policy != MatchPolicy::Wildcard {
+        return pattern;
+    }
+    let mut end = 0;
+    for component in pattern.split_inclusive('.') {
+        if component == "." || component.is_empty() {
+            break;
+        }
+        end += component.len();
+    }
+    &pattern[..end]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -46,6 +46,10 @@ pub(super) enum PendingState {
     Asked { deadline: Duration },
     /// Decided, waiting for its turn.
     Decided(Outcome),
+    /// A publication that is on its way to the disk.
+    Storing,
+    /// It is there, or could not be written.
+    Stored(Result<(), String>),
 }
 
 /// What the permission check of one request came to.
@@ -132,7 +136,7 @@ impl Pending {
     pub(super) fn wake_at(&self) -> Option<Duration> {
         let deadline = match self.state {
             PendingState::Asked { deadline } => Some(deadline),
-            PendingState::Decided(_) => None,
+            PendingState::Decided(_) | PendingState::Storing | PendingState::Stored(_) => None,
         };
         [deadline, self.call_timeout_at].into_iter().flatten().min()
     }

@@ -9,7 +9,7 @@ use slab::Slab;
 
 use super::SessionKind;
 use super::credentials::Principal;
-use super::patterns::PatternMap;
+use super::patterns::{PatternMap, literal_start};
 use super::policy::{Action, Disclosure, RealmPolicy, RolePolicy, Rule};
 use crate::words::{Id, MatchPolicy, SessionId, Uri, UriRules};
 
@@ -254,20 +254,6 @@ impl Rule {
             Action::Publish | Action::Subscribe => self.disclose_publisher,
         }
     }
-}
-
-fn literal_start(pattern: &str, policy: MatchPolicy) -> &str {
-    if policy == MatchPolicy::Prefix {
-        return pattern;
-    }
-    let mut end = 0;
-    for component in pattern.split_inclusive('.') {
-        if component == "." || component.is_empty() {
-            break;
-        }
-        end += component.len();
-    }
-    &pattern[..end]
 }
 
 /// Who decides about a request, and what the static part says.

@@ -24,7 +24,11 @@ pub struct RealmPolicy {
     pub authorizer: bool,
     /// What happens to a subscriber whose queue is full (dropped or closed), unless its role says.
     pub slow: SlowPolicy,
+    pub retention: Retention,
+    /// Subscriptions whose events are kept (`HIS-14`).
+    pub history: Vec<HistoryPolicy>,
     pub meta: MetaApi,
+    pub validate: Validation,
     /// The trust level of each role that has one; the others have 0. Empty: the realm tells none.
     pub trust: BTreeMap<String, u64>,
     pub limits: RealmLimits,
@@ -35,6 +39,13 @@ impl RealmPolicy {
     /// scripts is no exception, they do not log in.
     pub fn has_role(&self, role: &str) -> bool {
         self.authorizer || self.roles.contains_key(role)
+    }
+
+    /// The histories that are on disk.
+    pub fn histories_on_disk(&self) -> impl Iterator<Item = &HistoryPolicy> {
+        self.history
+            .iter()
+            .filter(|history| history.store == HistoryPlace::Disk)
     }
 
     /// What subscribers and callees are told about peers of this role (`PTL-01`, `CTL-01`); `None`: nothing.
@@ -65,12 +76,105 @@ impl MetaApi {
     }
 }
 
+/// The realm option `validate`: what becomes of payloads that do not fit their description (`RFL-05`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Validation {
+    /// They are not looked at.
+    #[default]
+    Off,
+    /// The log is told.
+    Warn,
+    /// They are refused.
+    Enforce,
+}
+
 /// The option `slow`: what happens to an EVENT whose subscriber has a full queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SlowPolicy {
     #[default]
     Drop,
     Close,
+}
+
+/// Event retention (`retain`): on, within bounds, unless switched off.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Retention {
+    /// PUBLISH.Options.retain is ignored.
+    Off,
+    On(RetentionPolicy),
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self::On(RetentionPolicy::default())
+    }
+}
+
+/// The bounds of retention; `usize::MAX` / `None`: none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetentionPolicy {
+    /// Events.
+    pub limit: usize,
+    /// Octets of all of them.
+    pub size: usize,
+    pub ttl: Option<Duration>,
+    /// Other times to live for some topics; of the matching ones the most specific holds.
+    pub lifetimes: Vec<Lifetime>,
+}
+
+impl Default for RetentionPolicy {
+    fn default() -> Self {
+        Self {
+            limit: 100_000,
+            size: 256 << 20,
+            ttl: None,
+            lifetimes: Vec::new(),
+        }
+    }
+}
+
+/// How long retained events of some topics live.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lifetime {
+    pub uri: Uri,
+    pub match_policy: MatchPolicy,
+    pub ttl: Option<Duration>,
+}
+
+/// One topic or pattern whose events are kept; `usize::MAX` / `None`: no such bound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryPolicy {
+    pub uri: Uri,
+    pub match_policy: MatchPolicy,
+    /// The newest events, so many.
+    pub limit: usize,
+    /// Octets of them in memory.
+    pub size: usize,
+    pub ttl: Option<Duration>,
+    pub store: HistoryPlace,
+}
+
+impl HistoryPolicy {
+    /// With the default bounds, in memory.
+    pub fn new(match_policy: MatchPolicy, uri: Uri) -> Self {
+        Self {
+            uri,
+            match_policy,
+            limit: 1_000,
+            size: 64 << 20,
+            ttl: None,
+            store: HistoryPlace::Memory,
+        }
+    }
+}
+
+/// Where a history is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HistoryPlace {
+    #[default]
+    Memory,
+    /// In memory, and on disk for the time after a restart.
+    Disk,
 }
 
 /// A role: rules first, then perhaps a function.

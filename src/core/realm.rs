@@ -2,6 +2,7 @@
 //! permission, keeps the order of requests, and cleans up after sessions.
 
 mod arrival;
+mod history;
 mod lifecycle;
 mod reauthorize;
 mod requests;
@@ -18,17 +19,18 @@ use self::reauthorize::Recheck;
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 
-use super::answers::{Refusal, args_payload, goodbye, violation};
-use super::broker::Broker;
+use super::answers::{Refusal, args_payload, error, goodbye, violation};
+use super::broker::{Broker, Stamp};
 use super::dealer::{CallContext, Dealer};
+use super::meta::{Kind, Misfit, Reflection};
 use super::pending::{Outcome, Pending, PendingState, Request, decided, fitting, outcome};
 use super::permissions::{Decision, Permissions, Subject};
 use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
 use super::session::{Session, Sessions};
 use super::streams::Chunk;
 use super::{
-    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Report, SessionFilter,
-    SessionKind, Then, Ticket, Undelivered, Verdict, uris,
+    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Record, Report, SessionFilter,
+    SessionKind, Then, Ticket, Undelivered, Verdict, rendezvous, uris,
 };
 use super::{features, meta};
 use crate::wire::{Call, Cancel, Error, Message, Payload, Yield, code};
@@ -45,6 +47,7 @@ pub struct Realm {
     pub(super) sessions: Sessions,
     pub(super) broker: Broker,
     pub(super) dealer: Dealer,
+    pub(super) reflection: Reflection,
     /// The time of the input being handled.
     pub(super) now: Now,
     pub(super) random: Box<dyn RngCore + Send>,
@@ -64,13 +67,14 @@ pub struct Realm {
 impl Realm {
     /// `random` draws publication ids and random callees; seed it for tests.
     pub fn new(uri: Uri, policy: Arc<RealmPolicy>, random: Box<dyn RngCore + Send>) -> Self {
-        Self {
+        let mut realm = Self {
             uri: uri.detached(),
             permissions: Permissions::new(&policy),
             policy,
             sessions: Sessions::default(),
             broker: Broker::default(),
             dealer: Dealer::default(),
+            reflection: Reflection::default(),
             now: Now {
                 mono: Duration::ZERO,
                 wall: SystemTime::UNIX_EPOCH,
@@ -82,7 +86,10 @@ impl Realm {
             tickets: FxHashMap::default(),
             verdict_deadlines: BTreeSet::new(),
             rechecks: FxHashMap::default(),
-        }
+        };
+        // A new broker keeps nothing that its policy could make it write.
+        realm.adopt_broker_policy(&mut Effects::default());
+        realm
     }
 
     pub fn uri(&self) -> &Uri {
@@ -143,6 +150,8 @@ impl Realm {
                 granted,
             } => self.publish(&topic, &payload, granted.as_ref(), out),
             Input::Timeout => self.timeout(now, out),
+            Input::Restore(records) => self.restore(records, out),
+            Input::Stored { ticket, result } => self.stored(ticket, result, out),
             Input::Policy(policy) => self.adopt_policy(policy, out),
             Input::Purge(filter) => self.purge(&filter),
             Input::Reauthorize(filter) => self.reauthorize(now, &filter, out),
@@ -163,7 +172,8 @@ impl Realm {
     /// When to call `handle(Input::Timeout)` next, on the clock of [`Now::mono`].
     pub fn next_timeout(&self) -> Option<Duration> {
         let verdict = self.verdict_deadlines.first().map(|(at, _)| *at);
-        [self.dealer.next_deadline(), verdict]
+        let kept = self.broker.next_deadline();
+        [self.dealer.next_deadline(), verdict, kept]
             .into_iter()
             .flatten()
             .min()

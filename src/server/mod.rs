@@ -5,6 +5,7 @@ mod clock;
 mod connection;
 mod files;
 pub mod frames;
+mod history;
 mod hooks;
 mod http;
 mod listener;
@@ -23,6 +24,7 @@ mod websocket;
 
 pub use clock::Clock;
 pub use files::raise_open_files;
+pub use history::{HistoryStore, StoreError};
 pub use hooks::{Hooks, SessionChange, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmCounts, RealmHandle, RealmStep};

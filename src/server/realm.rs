@@ -4,7 +4,7 @@
 //! back to the core as [`Input::Undelivered`]. Tasks are woken and hooks asked once the lock is free again.
 
 use std::mem;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -16,12 +16,14 @@ use tracing::{debug, info, warn};
 
 use super::clock::Clock;
 use super::frames::Framing;
+use super::history::HistoryStore;
 use super::hooks::{HookSlot, SessionChange};
 use super::outbox::{Outbox, Room};
 use super::session_ids::SessionIds;
 use crate::core::policy::RealmPolicy;
 use crate::core::{
-    AuthorizeRequest, Effect, Effects, Input, Join, Now, Realm, Report, Then, Undelivered, Verdict,
+    AuthorizeRequest, Effect, Effects, Input, Join, Now, Realm, Record, Report, Then, Ticket,
+    Undelivered, Verdict,
 };
 use crate::wire::{self, Event, Message, Serializer};
 use crate::words::{SessionId, Uri};
@@ -85,6 +87,8 @@ pub struct RealmHandle {
     hooks: HookSlot,
     ids: Arc<SessionIds>,
     state: Mutex<State>,
+    /// Where its histories are written, once they were read from there.
+    store: OnceLock<Arc<HistoryStore>>,
     /// Rung when the next timeout has become earlier.
     rearmed: Arc<Notify>,
 }
@@ -125,6 +129,7 @@ pub struct RealmStep<'a> {
     own: Option<SessionId>,
     hooked: bool,
     ids: &'a SessionIds,
+    handle: &'a Arc<RealmHandle>,
     afterwards: &'a mut Afterwards,
 }
 
@@ -154,6 +159,7 @@ impl RealmHandle {
             hooks,
             ids,
             state: Mutex::new(state),
+            store: OnceLock::new(),
             rearmed: rearmed.clone(),
         });
         tokio::spawn(keep_time(Arc::downgrade(&realm), rearmed, clock));
@@ -211,6 +217,7 @@ impl RealmHandle {
             own,
             hooked: self.hooks.is_installed(),
             ids: &self.ids,
+            handle: self,
             afterwards: &mut afterwards,
         };
         let result = work(&mut step);
@@ -248,6 +255,23 @@ impl RealmHandle {
         for request in afterwards.questions {
             hooks.authorize(self, request);
         }
+    }
+
+    /// A policy holds from now on. Histories are written to `store`, and go on from `records`, which were read there:
+    /// in one step, so that nothing is published in between.
+    pub(crate) fn adopt(
+        self: &Arc<Self>,
+        policy: Arc<RealmPolicy>,
+        store: Option<&Arc<HistoryStore>>,
+        records: Vec<Record>,
+    ) {
+        if let Some(store) = store {
+            self.store.get_or_init(|| store.clone());
+        }
+        self.step(|step| {
+            step.input(Input::Policy(policy));
+            step.input(Input::Restore(records));
+        });
     }
 
     /// Joins a session of this process.
@@ -384,6 +408,7 @@ impl RealmStep<'_> {
                     Effect::End { session, then } => self.end(session, then),
                     Effect::Pause { session } => self.pause(session, true),
                     Effect::Resume { session } => self.pause(session, false),
+                    Effect::Store { records, ticket } => self.store(records, ticket),
                     Effect::Report(Report::Changed {
                         session,
                         principal,
@@ -491,6 +516,22 @@ impl RealmStep<'_> {
         }
     }
 
+    /// Queued while the realm is locked: the disk gets everything in the order in which it happened.
+    fn store(&mut self, records: Vec<Record>, ticket: Option<Ticket>) {
+        let queued = match self.handle.store.get() {
+            Some(store) => store.write(self.handle, records, ticket),
+            None => Err("the router runs without a data folder".to_owned()),
+        };
+        if let (Err(text), Some(ticket)) = (queued, ticket) {
+            let result = Err(text);
+            self.state.core.handle(
+                self.now,
+                Input::Stored { ticket, result },
+                &mut self.state.effects,
+            );
+        }
+    }
+
     fn end(&mut self, session: SessionId, then: Then) {
         self.ids.release(session);
         match self.state.links.remove(&session) {
@@ -573,6 +614,18 @@ fn log(realm: &Realm, report: &Report) {
             info!(%session, %realm, "slow consumer: its queue is full, events are dropped");
         }
         Report::Changed { .. } => {}
+        Report::Misfit {
+            uri,
+            path,
+            reason,
+            refused,
+        } => {
+            warn!(%realm, %uri, path, refused, "a payload does not fit its description: {reason}");
+        }
+        Report::NotRetained { count, topic } => {
+            metrics::counter!("perilune_not_retained_total").increment(*count as u64);
+            warn!(%realm, %topic, count, "the retained events are at their limit (`retain`): not retained");
+        }
         Report::Slow {
             session,
             closed: true,

@@ -1,8 +1,9 @@
 //! The router: its realms, its listeners, what holds for all of them, and its end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -10,9 +11,10 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::clock::Clock;
+use super::history::{HistoryStore, StoreError};
 use super::hooks::{HookSlot, Hooks};
 use super::listener::Listener;
 use super::outbox::Queues;
@@ -23,8 +25,12 @@ use super::settings::{HttpSettings, RealmSettings, RouterLimits, Settings};
 use super::tls::{Tls, TlsError};
 use crate::core::credentials::Secret;
 use crate::core::lockout::Lockout;
-use crate::core::{Input, uris};
+use crate::core::policy::{HistoryPlace, HistoryPolicy, RealmPolicy};
+use crate::core::{Input, Record, uris};
 use crate::words::{SessionId, Uri};
+
+/// How long the disk may take for what was published before a shutdown.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// A running router. Clones are the same router. Lives inside a tokio runtime.
 #[derive(Clone)]
@@ -51,11 +57,35 @@ pub(crate) struct Shared {
     shutting_down: AtomicBool,
     /// As applied last, to find what a new configuration changes.
     settings: Mutex<Settings>,
+    /// Where histories on disk are.
+    store: OnceLock<Arc<HistoryStore>>,
 }
 
 impl Router {
-    /// Builds the realms; nothing listens yet.
+    /// Builds the realms; nothing listens yet. Histories that should be on disk are not stored.
     pub fn new(settings: &Settings) -> Self {
+        let router = Self::without_realms(settings);
+        for (uri, realm) in &settings.realms {
+            router.shared.add_realm(uri, realm);
+        }
+        router
+    }
+
+    /// As [`Router::new`], with the histories in `settings.data`, which are read first.
+    pub fn with_data(settings: &Settings) -> Result<Self, StoreError> {
+        let router = Self::without_realms(settings);
+        if let Some(folder) = &settings.data {
+            let store = HistoryStore::open(folder)?;
+            router.shared.store.get_or_init(|| store);
+        }
+        for (uri, realm) in &settings.realms {
+            let records = router.shared.stored(uri, &realm.policy)?;
+            router.shared.add_realm_with(uri, &realm.policy, records);
+        }
+        Ok(router)
+    }
+
+    fn without_realms(settings: &Settings) -> Self {
         let mut seed = [0; 32];
         rand::rng().fill_bytes(&mut seed);
         let shared = Arc::new(Shared {
@@ -74,10 +104,8 @@ impl Router {
             certificates: Mutex::default(),
             shutting_down: AtomicBool::new(false),
             settings: Mutex::new(settings.clone()),
+            store: OnceLock::new(),
         });
-        for (uri, realm) in &settings.realms {
-            shared.add_realm(uri, realm);
-        }
         let shedder = tokio::spawn(shed(Arc::downgrade(&shared), shared.queues.clone()));
         shared.tasks.lock().push(shedder.abort_handle());
         Self { shared }
@@ -145,10 +173,13 @@ impl Router {
                 info!(realm = %uri, "realm removed");
             }
         }
+        shared.open_data(new.data.as_deref());
         for (uri, realm) in &new.realms {
             match (shared.realm(uri), old.realms.get(uri)) {
                 (Some(_), Some(before)) if before.policy == realm.policy => {}
-                (Some(handle), _) => handle.input(Input::Policy(Arc::new(realm.policy.clone()))),
+                (Some(handle), before) => {
+                    shared.adopt(&handle, before.map(|realm| &realm.policy), &realm.policy);
+                }
                 (None, _) => {
                     shared.add_realm(uri, realm);
                     info!(realm = %uri, "realm added");
@@ -188,6 +219,14 @@ impl Router {
         for realm in self.realms() {
             realm.close(uris::SYSTEM_SHUTDOWN, "the router is shutting down");
         }
+        if let Some(store) = shared.store.get() {
+            // What the realms had accepted by now; afterwards nobody publishes.
+            let store = store.clone();
+            let flushing = tokio::task::spawn_blocking(move || store.flush(FLUSH));
+            if flushing.await.is_err() {
+                warn!("the histories could not be written");
+            }
+        }
         // Theirs, then the closing handshake of the transport.
         let patience = shared
             .limits()
@@ -204,19 +243,85 @@ impl Router {
 }
 
 impl Shared {
+    /// What is on disk of the histories of a realm.
+    fn stored(&self, uri: &Uri, policy: &RealmPolicy) -> Result<Vec<Record>, StoreError> {
+        match self.store.get() {
+            Some(store) if policy.histories_on_disk().next().is_some() => store.load(uri),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// As `stored`, while the router runs: new histories that cannot be read are not kept at all, lest their events
+    /// be written over.
+    fn stored_or_without(
+        &self,
+        uri: &Uri,
+        before: Option<&RealmPolicy>,
+        policy: &RealmPolicy,
+    ) -> (RealmPolicy, Vec<Record>) {
+        let is_new = |history: &&HistoryPolicy| {
+            before.is_none_or(|before| {
+                before
+                    .histories_on_disk()
+                    .all(|old| (&old.uri, old.match_policy) != (&history.uri, history.match_policy))
+            })
+        };
+        let mut policy = policy.clone();
+        if !policy.histories_on_disk().any(|history| is_new(&history)) {
+            return (policy, Vec::new());
+        }
+        match self.stored(uri, &policy) {
+            Ok(records) => (policy, records),
+            Err(error) => {
+                error!(realm = %uri, "its new histories are not kept: {error}");
+                policy
+                    .history
+                    .retain(|history| history.store == HistoryPlace::Memory || !is_new(&history));
+                (policy, Vec::new())
+            }
+        }
+    }
+
+    /// A data folder that comes with a new configuration. (Another one needs a restart.)
+    fn open_data(&self, folder: Option<&Path>) {
+        let Some(folder) = folder else { return };
+        if let Some(store) = self.store.get() {
+            if store.folder() != folder {
+                let used = store.folder().display();
+                warn!("configuration: `data`: {used} is still used (needs a restart)");
+            }
+            return;
+        }
+        match HistoryStore::open(folder) {
+            Ok(store) => drop(self.store.set(store)),
+            Err(error) => error!("histories on disk are not stored: {error}"),
+        }
+    }
+
+    fn adopt(&self, handle: &Arc<RealmHandle>, before: Option<&RealmPolicy>, policy: &RealmPolicy) {
+        let (policy, records) = self.stored_or_without(handle.uri(), before, policy);
+        handle.adopt(Arc::new(policy), self.store.get(), records);
+    }
+
     fn add_realm(&self, uri: &Uri, settings: &RealmSettings) {
+        let (policy, records) = self.stored_or_without(uri, None, &settings.policy);
+        self.add_realm_with(uri, &policy, records);
+    }
+
+    fn add_realm_with(&self, uri: &Uri, policy: &RealmPolicy, records: Vec<Record>) {
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
-        let policy = Arc::new(settings.policy.clone());
+        let policy = Arc::new(policy.clone());
         // Configurations are applied on threads of their own, too.
         let _context = self.runtime.enter();
         let realm = RealmHandle::start(
             uri.clone(),
-            policy,
+            policy.clone(),
             self.clock,
             self.hooks.clone(),
             self.ids.clone(),
             random,
         );
+        realm.adopt(policy, self.store.get(), records);
         self.realms.write().insert(uri.clone(), realm);
     }
 

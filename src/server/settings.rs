@@ -19,6 +19,8 @@ pub struct Settings {
     pub realms: BTreeMap<Uri, RealmSettings>,
     pub limits: RouterLimits,
     pub http: HttpSettings,
+    /// The folder of what is kept on disk; there if some history is.
+    pub data: Option<PathBuf>,
     /// Names of `p.shared` dictionaries that are common to all realms (`shared = "router"`).
     pub common_dictionaries: Vec<String>,
 }
@@ -30,6 +32,7 @@ impl Default for Settings {
             realms: BTreeMap::new(),
             limits: RouterLimits::default(),
             http: HttpSettings::default(),
+            data: None,
             common_dictionaries: Vec::new(),
         }
     }

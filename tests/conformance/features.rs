@@ -15,11 +15,13 @@ fn feat_01_feat_02_feat_03_feat_04_feat_12_feat_13_feat_14_feat_15_feat_16_feat_
             "publisher_exclusion": true,
             "subscriber_blackwhite_listing": true,
             "pattern_based_subscription": true,
+            "sharded_subscription": true,
+            "event_retention": true,
             "subscription_revocation": true,
             "session_meta_api": true,
             "subscription_meta_api": true,
             "payload_passthru_mode": true,
-        }},
+        }, "reflection": true},
         "dealer": {"features": {
             "progressive_call_results": true,
             "call_timeout": true,
@@ -35,7 +37,7 @@ fn feat_01_feat_02_feat_03_feat_04_feat_12_feat_13_feat_14_feat_15_feat_16_feat_
             "progressive_call_invocations": true,
             "call_reroute": true,
             "payload_passthru_mode": true,
-        }},
+        }, "reflection": true},
     });
     assert_eq!(welcome[2]["roles"], features);
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use perilune::core::credentials::Principal;
 use perilune::core::policy::{Actions, Disclosure, RealmPolicy, RolePolicy, Rule};
 use perilune::core::{
-    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Realm, Report, SessionKind,
-    Then, Ticket, Undelivered, Verdict,
+    AuthorizeRequest, CacheFor, Effect, Effects, Input, Join, Now, Realm, Record, Report,
+    SessionKind, Then, Ticket, Undelivered, Verdict,
 };
 use perilune::wire::{Message, NESTING, Serializer, decode, encode};
 use perilune::words::{Dict, Id, MatchPolicy, SessionId, Uri};
@@ -42,6 +42,8 @@ pub(crate) struct Conversation {
     once: bool,
     /// Questions to the authorizer not looked at yet.
     questions: VecDeque<AuthorizeRequest>,
+    /// What the disk was given and has not answered.
+    writes: VecDeque<(Vec<Record>, Option<Ticket>)>,
     pub(crate) paused: Vec<(Peer, bool)>,
     pub(crate) reports: Vec<Report>,
 }
@@ -111,6 +113,7 @@ impl Conversation {
             refuses: HashMap::new(),
             once: false,
             questions: VecDeque::new(),
+            writes: VecDeque::new(),
             paused: Vec::new(),
             reports: Vec::new(),
         }
@@ -322,6 +325,20 @@ impl Conversation {
         assert!(self.questions.is_empty(), "asked: {:?}", self.questions);
     }
 
+    /// The next thing given to the disk.
+    pub(crate) fn written(&mut self) -> (Vec<Record>, Option<Ticket>) {
+        self.writes.pop_front().expect("something is written")
+    }
+
+    pub(crate) fn nothing_written(&self) {
+        assert!(self.writes.is_empty(), "written: {:?}", self.writes);
+    }
+
+    /// The disk answers.
+    pub(crate) fn stored(&mut self, ticket: Ticket, result: Result<(), String>) {
+        self.input(Input::Stored { ticket, result });
+    }
+
     pub(crate) fn verdict(&mut self, ticket: Ticket, verdict: Verdict) {
         self.input(Input::Verdict { ticket, verdict });
     }
@@ -460,6 +477,7 @@ impl Conversation {
                     }
                 }
                 Effect::Authorize(question) => self.questions.push_back(*question),
+                Effect::Store { records, ticket } => self.writes.push_back((records, ticket)),
                 Effect::End { session, then } => {
                     gone_here.push(session);
                     let known = self.ended.insert(session, then);

@@ -247,6 +247,7 @@ async fn measure(
                 fanout: args.fanout,
                 window,
                 payload: args.payload,
+                subscriptions: 0,
             };
             pubsub::measure(target, load, span, bar.clone()).await
         }

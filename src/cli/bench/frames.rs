@@ -77,6 +77,16 @@ pub(super) fn subscribe(serializer: Serializer, request: u64, topic: &str) -> Ve
     serializer.encode(&json!([SUBSCRIBE, request, {}, topic]))
 }
 
+/// `[32, request, {"match": policy}, pattern]`
+pub(super) fn subscribe_to(
+    serializer: Serializer,
+    request: u64,
+    policy: &str,
+    pattern: &str,
+) -> Vec<u8> {
+    serializer.encode(&json!([SUBSCRIBE, request, { "match": policy }, pattern]))
+}
+
 /// A message whose second element, the id, is filled in for each copy.
 pub(super) struct Template {
     serializer: Serializer,

@@ -8,6 +8,7 @@ mod compare;
 mod connect;
 mod connection;
 mod frames;
+mod matching;
 mod process;
 mod pubsub;
 mod relay;
@@ -26,6 +27,7 @@ use clap::{Args, Subcommand};
 
 use self::compare::CompareArgs;
 use self::frames::Serializer;
+use self::matching::MatchingArgs;
 use self::pubsub::FanLoad;
 use self::relay::RelayArgs;
 use self::rpc::RpcLoad;
@@ -51,6 +53,8 @@ enum BenchCommand {
     Pubsub(PubsubArgs),
     /// Joins per second; with --idle, what idle sessions cost
     Connect(ConnectArgs),
+    /// What a publication costs the core beside many subscriptions it does not match; needs no router
+    Matching(MatchingArgs),
     /// The yardstick: a plain WebSocket relay with no protocol
     Relay(RelayArgs),
     /// Starts relay and router and compares them in one run
@@ -113,6 +117,9 @@ struct PubsubArgs {
     /// Octets of text in each event.
     #[arg(long, default_value_t = PAYLOAD)]
     payload: usize,
+    /// Subscriptions of other sessions that do not match, exact, prefix and wildcard in equal parts.
+    #[arg(long, default_value_t = 0)]
+    subscriptions: usize,
 }
 
 #[derive(Args, Debug)]
@@ -130,6 +137,7 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
         BenchCommand::Rpc(args) => rpc(&args)?,
         BenchCommand::Pubsub(args) => pubsub(&args)?,
         BenchCommand::Connect(args) => connect(&args)?,
+        BenchCommand::Matching(args) => matching::run(&args)?,
         BenchCommand::Relay(args) => relay::run(&args)?,
         BenchCommand::Compare(args) => compare::run(&args)?,
     }
@@ -162,6 +170,7 @@ fn pubsub(args: &PubsubArgs) -> Result<()> {
         fanout: args.fanout,
         window: args.window,
         payload: args.payload,
+        subscriptions: args.subscriptions,
     };
     let _ = rlimit::increase_nofile_limit(args.fanout as u64 + 100)?;
     let what = format!("pubsub {}, 1 -> {}", load.serializer.name(), load.fanout);

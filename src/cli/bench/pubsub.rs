@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::connection::{Connection, readable};
 use super::frames::{self, Serializer, Template};
+use super::matching;
 use super::stopwatch::{Outcome, Span, Stopwatch};
 use super::{Router, Target, unique};
 
@@ -27,7 +28,12 @@ pub(super) struct FanLoad {
     pub(super) window: usize,
     /// Octets of text in each.
     pub(super) payload: usize,
+    /// Subscriptions that do not match.
+    pub(super) subscriptions: usize,
 }
+
+/// Subscriptions a session may hold, by default.
+const PER_SESSION: usize = 10_000;
 
 /// Runs the load for `span`; what is counted are events delivered, the latency is that to the last subscriber.
 pub(super) async fn measure(
@@ -69,6 +75,10 @@ pub(super) async fn measure(
         begun: vec![Instant::now(); load.window],
         arrivals,
     };
+    let _bystanders = match target {
+        Target::Relay { .. } => Vec::new(),
+        Target::Router(router) => bystanders(router, load).await?,
+    };
     let limit = span.total() + Duration::from_secs(10);
     tokio::select! {
         outcome = tokio::time::timeout(limit, publisher.run(load, span, target.pid(), bar)) => {
@@ -79,6 +89,25 @@ pub(super) async fn measure(
             anyhow::bail!("a subscriber stopped")
         }
     }
+}
+
+/// Sessions that hold the subscriptions that do not match.
+async fn bystanders(router: &Router, load: FanLoad) -> Result<Vec<Connection>> {
+    let root = unique("bench");
+    let mut sessions = Vec::new();
+    for number in 0..load.subscriptions {
+        if number % PER_SESSION == 0 {
+            let session = Connection::join(&router.url, &router.realm, load.serializer).await?;
+            sessions.push(session);
+        }
+        let (policy, pattern) = matching::pattern(&root, number);
+        let request = (number % PER_SESSION) as u64 + 1;
+        let subscribe = frames::subscribe_to(load.serializer, request, policy.as_str(), &pattern);
+        if let Some(session) = sessions.last_mut() {
+            session.exchange(subscribe, frames::SUBSCRIBED).await?;
+        }
+    }
+    Ok(sessions)
 }
 
 struct Publisher {

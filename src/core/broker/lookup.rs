@@ -37,7 +37,12 @@ impl Broker {
     /// Whether an event on this topic has any use; the router's own are not even written otherwise.
     pub(in crate::core) fn is_heard(&self, topic: &str) -> bool {
         let mut heard = false;
-        self.index.for_each_match(topic, |_, _| heard = true);
+        self.index.for_each_match(topic, |_, id| {
+            heard |= self
+                .subscriptions
+                .get(&id)
+                .is_some_and(|subscription| !subscription.members.is_empty());
+        });
         heard
     }
 
@@ -67,6 +72,11 @@ impl Subscription {
 
     pub(in crate::core) fn created(&self) -> SystemTime {
         self.created
+    }
+
+    /// Its events are kept, with members or without.
+    pub(in crate::core) fn is_kept(&self) -> bool {
+        self.history.is_some()
     }
 
     pub(in crate::core) fn members(&self) -> impl Iterator<Item = SessionId> {

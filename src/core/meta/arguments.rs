@@ -82,6 +82,11 @@ pub(super) fn invalid(text: impl Into<String>) -> Refusal {
 }
 
 impl Arguments {
+    /// All of them, for a procedure that reads them itself.
+    pub(super) fn all(self) -> (Vec<Value>, Dict) {
+        (self.positional.collect(), self.keywords)
+    }
+
     pub(super) fn of(call: &Call) -> Result<Self, Refusal> {
         if call.options.passthru.is_some() {
             return Err(invalid("the router cannot read a payload in passthru mode"));

@@ -80,9 +80,9 @@ impl Realm {
             })
     }
 
-    /// `META-04`: somebody but the router itself has subscribed.
+    /// `META-04`: somebody but the router itself has subscribed; or its events are kept (`HIS-14`).
     fn is_seen(&self, subscription: &Subscription) -> bool {
-        subscription.members().any(|member| self.is_visible(member))
+        subscription.is_kept() || subscription.members().any(|member| self.is_visible(member))
     }
 }
 

@@ -4,18 +4,17 @@
 //! to refuse since is left out; no hook is asked for somebody who is gone.
 
 use bytes::Bytes;
-use rand::Rng;
 
 use super::arguments::{self, invalid};
 use super::{
-    Answer, Dict, Effects, MetaCall, OnBehalf, Payload, Realm, Refusal, Reply, SessionId, Uri,
-    Value, nothing, uris,
+    Answer, Dict, Effects, Kind, MetaCall, OnBehalf, Payload, Realm, Refusal, Reply, SessionId,
+    Uri, Value, nothing, uris,
 };
 use crate::core::permissions::Decision;
 use crate::core::policy::{Action, Disclosure};
 use crate::core::session::Session;
 use crate::wire::{Message, NESTING, Publish, Serializer, code, decode};
-use crate::words::{MAX_ID, MatchPolicy, PublicationId};
+use crate::words::MatchPolicy;
 
 /// What a session leaves behind, each bucket in order of adding (`TST-04`).
 #[derive(Debug, Default)]
@@ -93,6 +92,7 @@ impl Realm {
         id: SessionId,
         draft: Draft,
         disclosure: Disclosure,
+        out: &mut Effects,
     ) -> Result<Payload, Refusal> {
         let Draft { scope, publish } = draft;
         if publish.options.disclose_me && disclosure == Disclosure::Never {
@@ -102,6 +102,8 @@ impl Realm {
             );
             return Err(Refusal::new(uris::DISCLOSE_ME_DISALLOWED, text));
         }
+        self.fits(Kind::Topic, &publish.topic, &publish.payload, out)
+            .map_err(|misfit| invalid(misfit.to_string()))?;
         let most = self.policy.limits.testaments;
         if let Some(session) = self.sessions.get_mut(&id) {
             let publisher = session.features.publisher.unwrap_or_default();
@@ -140,13 +142,13 @@ impl Realm {
             if decision == Decision::Deny {
                 continue;
             }
-            let id = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
+            let stamp = self.stamp();
             self.broker.publish(
                 &self.sessions,
                 session,
                 &testament.publish,
                 testament.disclosure,
-                id,
+                stamp,
                 out,
             );
         }

@@ -34,6 +34,14 @@ pub(super) fn check_protocol(
         // PPT-04
         return Err("PUBLISH uses payload passthru, which the publisher did not announce".into());
     }
+    let key = match request {
+        Request::Publish(publish) => publish.options.rkey.as_deref(),
+        Request::Subscribe(subscribe) => subscribe.options.nkey.as_deref(),
+        _ => None,
+    };
+    if key.is_some_and(|key| !rendezvous::is_key(key)) {
+        return Err("a node or routing key must have 1 to 255 octets".into()); // SRD-01, SRD-02
+    }
     match policy.request_ids {
         RequestIds::Any => {}
         // The ids of a script's session name the VM that asks; nobody could lose one on the way.

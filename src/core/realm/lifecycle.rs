@@ -73,6 +73,7 @@ impl Realm {
         self.dealer.leave(&session, &mut self.sessions, out);
         self.broker.leave(&session, out);
         self.tell_if(told, out);
+        self.undefine_all(id, told, out);
         if told {
             self.execute_testaments(&mut session, out);
             self.announce_leave(&session, out);
@@ -146,14 +147,25 @@ impl Realm {
         }
         self.broker = Broker::default();
         self.dealer = Dealer::default();
+        self.reflection = Reflection::default();
         self.tickets.clear();
         self.verdict_deadlines.clear();
         self.rechecks.clear();
     }
 
+    pub(super) fn adopt_broker_policy(&mut self, out: &mut Effects) {
+        let last_id = &mut self.last_id;
+        let fresh_id = || {
+            *last_id += 1;
+            SubscriptionId::from_raw(*last_id)
+        };
+        self.broker.adopt(&self.policy, self.now, fresh_id, out);
+    }
+
     pub(super) fn adopt_policy(&mut self, policy: Arc<RealmPolicy>, out: &mut Effects) {
         self.permissions = Permissions::new(&policy);
         self.policy = policy;
+        self.adopt_broker_policy(out);
         self.former_tickets = self.last_ticket;
         let mut gone = Vec::new();
         for session in self.sessions.values_mut() {

@@ -17,13 +17,20 @@ impl Realm {
         }
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => decide(&self.permissions, session, now.mono, &request),
+            Ok(()) => match request.subject() {
+                Some(subject) => decide(&self.permissions, session, now.mono, &subject),
+                None => Some(Ok(Disclosure::OnRequest)),
+            },
         };
+        let first = session.pending.is_empty();
         match outcome {
-            Some(outcome) if session.pending.is_empty() => {
+            Some(outcome) if first && !self.waits_for_disk(&request, &outcome) => {
                 self.perform(now.mono, id, request, outcome, out)
             }
-            Some(outcome) => self.queue(now, id, request, PendingState::Decided(outcome), out),
+            Some(outcome) => {
+                self.queue(now, id, request, PendingState::Decided(outcome), out);
+                self.store_head(id, out);
+            }
             None => self.ask(now, id, request, out),
         }
     }
@@ -60,12 +67,26 @@ impl Realm {
         };
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => decide(&self.permissions, session, now.mono, &request),
+            Ok(()) => match request.subject() {
+                Some(subject) => decide(&self.permissions, session, now.mono, &subject),
+                None => Some(Ok(Disclosure::OnRequest)),
+            },
         };
         match outcome {
             Some(outcome) => self.perform(now.mono, id, request, outcome, out),
             None => self.ask(now, id, request, out),
         }
+    }
+
+    /// Whether the session may do this, as far as it can be said without asking anybody.
+    pub(in crate::core) fn may(&mut self, id: SessionId, subject: &Subject<'_>) -> bool {
+        let now = self.now.mono;
+        self.sessions.get_mut(&id).is_some_and(|session| {
+            matches!(
+                decide(&self.permissions, session, now, subject),
+                Some(Ok(_))
+            )
+        })
     }
 
     /// Carries out a decided request.
@@ -110,6 +131,14 @@ impl Realm {
             Err(_) if request.is_silent() => return,
             Err(refusal) => return out.refuse(id, request.code(), request.id(), refusal),
         };
+        if let Err(misfit) = self.check_payload(&request, out) {
+            if !request.is_silent() {
+                let (code, request) = (request.code(), request.id());
+                let refused = error(code, request, uris::INVALID_ARGUMENT, misfit.payload());
+                out.send(id, refused);
+            }
+            return;
+        }
         let limits = &self.policy.limits;
         if let Request::Call(call) = request {
             if call.procedure.is_wamp() {
@@ -146,7 +175,7 @@ impl Realm {
             return self.act_on_behalf(id, request, *deed, disclosure, out);
         }
         if let Request::Publish(publish) = request {
-            let publication = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
+            let stamp = self.stamp();
             let Some(publisher) = self.sessions.get(&id) else {
                 return;
             };
@@ -155,7 +184,7 @@ impl Realm {
                 publisher,
                 &publish,
                 disclosure,
-                publication,
+                stamp,
                 out,
             );
         }
@@ -172,7 +201,7 @@ impl Realm {
             Request::Subscribe(m) => {
                 let fresh = || (SubscriptionId::from_raw(fresh_id()), created);
                 self.broker
-                    .subscribe(session, m, limits.subscriptions, fresh, out);
+                    .subscribe(session, m, limits.subscriptions, self.now, fresh, out);
             }
             Request::Register(m) => {
                 let fresh = || (RegistrationId::from_raw(fresh_id()), created);
@@ -184,6 +213,27 @@ impl Realm {
             Request::Call(_) | Request::Chunk(_) | Request::Publish(_) | Request::OnBehalf(..) => {}
         }
         self.tell_if(told, out);
+    }
+
+    /// `RFL-05`. What a passthru payload holds the router cannot know.
+    fn check_payload(&mut self, request: &Request, out: &mut Effects) -> Result<(), Misfit> {
+        match request {
+            Request::Call(m) if m.options.passthru.is_none() => {
+                self.fits(Kind::Procedure, &m.procedure, &m.payload, out)
+            }
+            Request::Publish(m) if m.options.passthru.is_none() => {
+                self.fits(Kind::Topic, &m.topic, &m.payload, out)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// For a publication that is accepted in this step.
+    pub(in crate::core) fn stamp(&mut self) -> Stamp {
+        Stamp {
+            id: PublicationId::from_raw(self.random.random_range(1..=MAX_ID)),
+            now: self.now,
+        }
     }
 
     pub(super) fn yield_(&mut self, id: SessionId, message: Yield, out: &mut Effects) {
@@ -251,9 +301,9 @@ impl Realm {
         granted: Option<&Payload>,
         out: &mut Effects,
     ) {
-        let publication = PublicationId::from_raw(self.random.random_range(1..=MAX_ID));
+        let stamp = self.stamp();
         self.broker
-            .publish_internal(&self.sessions, topic, payload, granted, publication, out);
+            .publish_internal(&self.sessions, topic, payload, granted, stamp, out);
     }
 }
 
@@ -274,15 +324,12 @@ fn check_uri(request: &Request, policy: &RealmPolicy) -> Result<(), Refusal> {
 }
 
 /// The static decision or a cached verdict; `None`: a hook has to be asked.
-fn decide(
+pub(super) fn decide(
     permissions: &Permissions,
     session: &mut Session,
     now: Duration,
-    request: &Request,
+    subject: &Subject<'_>,
 ) -> Option<Outcome> {
-    let Some(subject) = request.subject() else {
-        return Some(Ok(Disclosure::OnRequest));
-    };
     let role = session.role.as_deref();
     if subject.action == Action::Call
         && subject.uri.is_wamp()
@@ -309,7 +356,7 @@ fn decide(
                 uri,
                 match_policy,
                 ..
-            } = subject;
+            } = *subject;
             if let Some(verdict) = session.cached_verdict(now, action, match_policy, uri) {
                 return Some(outcome(&verdict, action, uri));
             }
@@ -319,15 +366,17 @@ fn decide(
     }
 }
 
-pub(super) fn asks_role(permissions: &Permissions, session: &Session, request: &Request) -> bool {
-    request.subject().is_some_and(|subject| {
-        let role = session.role.as_deref();
-        permissions.decide(
-            role,
-            session.kind,
-            subject.action,
-            subject.uri,
-            subject.match_policy,
-        ) == Decision::Ask { by_role: true }
-    })
+pub(super) fn asks_role(
+    permissions: &Permissions,
+    session: &Session,
+    subject: &Subject<'_>,
+) -> bool {
+    let role = session.role.as_deref();
+    permissions.decide(
+        role,
+        session.kind,
+        subject.action,
+        subject.uri,
+        subject.match_policy,
+    ) == Decision::Ask { by_role: true }
 }

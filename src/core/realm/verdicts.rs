@@ -21,7 +21,7 @@ impl Realm {
             uri: subject.uri.clone(),
             match_policy: subject.match_policy,
             disclose_me: subject.disclose_me,
-            by_role: session.role.is_some() && asks_role(&self.permissions, session, &request),
+            by_role: session.role.is_some() && asks_role(&self.permissions, session, &subject),
         };
         out.list.push(Effect::Authorize(Box::new(question)));
         let deadline = now.mono + self.policy.limits.hook;
@@ -171,25 +171,42 @@ impl Realm {
         }
     }
 
+    /// Whether the request at the head of the session's queue can be carried out.
+    fn is_ready(&self, id: SessionId) -> bool {
+        let head = self.sessions.get(&id).and_then(|s| s.pending.front());
+        head.is_some_and(|head| match &head.state {
+            PendingState::Asked { .. } | PendingState::Storing => false,
+            PendingState::Decided(outcome) => !self.waits_for_disk(&head.request, outcome),
+            PendingState::Stored(_) => true,
+        })
+    }
+
     /// Carries out what stands decided at the head of the session's queue.
     pub(super) fn release(&mut self, id: SessionId, out: &mut Effects) {
-        while let Some(session) = self.sessions.get_mut(&id) {
-            if session.pending.front().is_none_or(Pending::is_asked) {
-                break;
-            }
-            let Some(pending) = session.pending.pop_front() else {
-                break;
-            };
+        while self.is_ready(id)
+            && let Some(session) = self.sessions.get_mut(&id)
+            && let Some(pending) = session.pending.pop_front()
+        {
             self.forget_ticket(&pending);
-            if let PendingState::Decided(outcome) = pending.state {
-                self.perform(pending.received, id, pending.request, outcome, out);
+            let (request, received) = (pending.request, pending.received);
+            match pending.state {
+                PendingState::Decided(outcome) => {
+                    self.perform(received, id, request, outcome, out);
+                }
+                PendingState::Stored(result) => {
+                    self.broker
+                        .stored(&self.sessions, pending.ticket, result, out);
+                }
+                PendingState::Asked { .. } | PendingState::Storing => {}
             }
         }
+        self.store_head(id, out);
         self.resume_if_room(id, out);
     }
 
     pub(super) fn timeout(&mut self, now: Now, out: &mut Effects) {
         self.dealer.expire(now.mono, &mut self.sessions, out);
+        self.broker.expire(now, out);
         while let Some((at, ticket)) = self.verdict_deadlines.first().copied() {
             if at > now.mono {
                 break;

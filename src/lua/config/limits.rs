@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::policy::RealmLimits;
+use crate::core::policy::{RealmLimits, RetentionPolicy};
 use crate::server::settings::{
     Address, ListenerSettings, RealmHostLimits, RouterLimits, ScriptSettings,
 };
@@ -16,6 +16,7 @@ pub(super) struct Limits {
     pub(super) message: usize,
     pub(super) idle_ping: Option<Duration>,
     pub(super) realm: RealmLimits,
+    pub(super) retained: usize,
     pub(super) host: RealmHostLimits,
 }
 
@@ -27,6 +28,7 @@ impl Default for Limits {
             message: listener.message,
             idle_ping: listener.idle_ping,
             realm: RealmLimits::default(),
+            retained: RetentionPolicy::default().limit,
             host: RealmHostLimits::default(),
         }
     }
@@ -35,7 +37,7 @@ impl Default for Limits {
 /// The smallest message limit that a RawSocket peer can be told.
 pub(super) const LEAST_MESSAGE: usize = 512;
 
-const LATER: &[&str] = &["retained", "history", "realms"];
+const LATER: &[&str] = &["realms"];
 
 /// `limits` at the top level.
 pub(super) const TOP: Fields<Limits> = Fields {
@@ -63,6 +65,9 @@ fn outside_realm(name: &str) -> Option<&'static str> {
 }
 
 fn script_key(name: &str) -> Option<&'static str> {
+    if name == "history" {
+        return Some("is bounded where it is configured: `limit` in the realm's `history`");
+    }
     SCRIPT_KEYS
         .has(name)
         .then_some("is a limit of a script: set it in the script's entry in `scripts`")
@@ -165,6 +170,11 @@ const REALM: &[Key<Limits>] = &[
         name: "registrations",
         reads: Reads::Into(|l| Slot::Count(&mut l.realm.registrations)),
         doc: "Registrations of one session.",
+    },
+    Key {
+        name: "retained",
+        reads: Reads::Into(|l| Slot::Count(&mut l.retained)),
+        doc: "Retained events; a realm's `retain` may have its own `limit`.",
     },
     Key {
         name: "testaments",

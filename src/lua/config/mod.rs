@@ -8,6 +8,7 @@ mod address;
 mod auth;
 mod changes;
 mod finding;
+mod kept;
 mod keys;
 mod limits;
 mod locate;

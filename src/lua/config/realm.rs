@@ -7,7 +7,8 @@ use std::sync::Arc;
 use mlua::Value;
 
 use crate::core::policy::{
-    Action, Actions, Disclosure, MetaApi, PLACEHOLDERS, RequestIds, RolePolicy, Rule, SlowPolicy,
+    Action, Actions, Disclosure, MetaApi, PLACEHOLDERS, RequestIds, Retention, RetentionPolicy,
+    RolePolicy, Rule, SlowPolicy, Validation,
 };
 use crate::lua::vm::describe;
 use crate::server::settings::{RealmSettings, RolePlaces, ScriptSettings};
@@ -16,7 +17,7 @@ use crate::words::{MatchPolicy, Uri, UriRules};
 use super::keys::{Fields, Key, Reads, Slot, nearest};
 use super::limits::{self, Limits, SCRIPT_KEYS};
 use super::node::Node;
-use super::{ConfigHook, HookKind, UndecidedRole, auth};
+use super::{ConfigHook, HookKind, UndecidedRole, auth, kept};
 
 /// A realm in the making.
 pub(super) struct RealmDraft {
@@ -36,6 +37,11 @@ impl RealmDraft {
             hooks: Vec::new(),
             undecided: Vec::new(),
         }
+    }
+
+    /// `limits.retained`.
+    pub(super) fn retained(&self) -> usize {
+        self.limits.retained
     }
 
     fn places(&mut self, role: &str) -> &mut RolePlaces {
@@ -64,8 +70,7 @@ impl RealmDraft {
     }
 }
 
-pub(super) const REALM: Fields<RealmDraft> =
-    Fields::of(&[REALM_KEYS], &["history", "retain", "validate", "compat"]);
+pub(super) const REALM: Fields<RealmDraft> = Fields::of(&[REALM_KEYS], &["compat"]);
 
 /// `uris` stands before what it governs, `roles` and `scripts` before the logins that are checked against them.
 const REALM_KEYS: &[Key<RealmDraft>] = &[
@@ -128,11 +133,38 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
               unless given.",
     },
     Key {
+        name: "validate",
+        reads: Reads::With(
+            "`\"off\"`, `\"warn\"` or `\"enforce\"`",
+            |realm: &mut RealmDraft, node| {
+                let validation = node.word(&["off", "warn", "enforce"], |word| match word {
+                    "off" => Some(Validation::Off),
+                    "warn" => Some(Validation::Warn),
+                    "enforce" => Some(Validation::Enforce),
+                    _ => None,
+                });
+                realm.settings.policy.validate = validation.unwrap_or_default();
+            },
+        ),
+        doc: "What becomes of calls and publications that do not fit the JSON Schema a session has described their \
+              procedure or topic with: nothing (unless given), a line in the log, or refusal.",
+    },
+    Key {
         name: "limits",
         reads: Reads::With("table", |realm: &mut RealmDraft, node| {
             node.read(&mut realm.limits, &limits::OF_REALM);
         }),
         doc: "The realm's own limits.",
+    },
+    Key {
+        name: "retain",
+        reads: Reads::With("`true`, `false` or table", kept::retain),
+        doc: "Whether events published with `retain` are kept for later subscribers; they are unless this is `false`.",
+    },
+    Key {
+        name: "history",
+        reads: Reads::With("list of tables", kept::history),
+        doc: "Topics and patterns whose events are kept for `wamp.subscription.get_events`.",
     },
     Key {
         name: "scripts",
@@ -164,6 +196,12 @@ pub(super) fn read_realm(node: &Node, name: Uri, limits: &Limits) -> RealmDraft 
     node.read(&mut realm, &REALM);
     realm.settings.policy.limits = realm.limits.realm.clone();
     realm.settings.host = realm.limits.host.clone();
+    if !node.has("retain") {
+        realm.settings.policy.retention = Retention::On(RetentionPolicy {
+            limit: realm.limits.retained,
+            ..RetentionPolicy::default()
+        });
+    }
     if !node.has("auth") && realm.settings.scripts.is_empty() {
         node.warn(format!(
             "realm `{}` has no `auth`: nobody can join it",

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::limits::{self, Limits};
 use super::realm::{Disclosed, RealmDraft, RuleDraft};
 use super::router::{Draft, ListenerDraft, TlsDraft};
-use super::{auth, realm, router};
-use crate::core::policy::RolePolicy;
+use super::{auth, kept, realm, router};
+use crate::core::policy::{RetentionPolicy, RolePolicy};
 use crate::server::settings::{HttpSettings, ScriptSettings};
 use crate::words::Uri;
 
@@ -36,6 +36,16 @@ pub fn reference() -> String {
         router::HTTP.rows(&mut HttpSettings::default()),
     );
     section(&mut text, "`realms.NAME`", realm::REALM.rows(realm));
+    section(
+        &mut text,
+        "`realms.NAME.retain`",
+        kept::RETAIN.rows(&mut RetentionPolicy::default()),
+    );
+    section(
+        &mut text,
+        "An item of `realms.NAME.history`",
+        kept::HISTORY.rows(&mut Default::default()),
+    );
     section(&mut text, "`realms.NAME.auth`", auth::AUTH.rows(realm));
     section(
         &mut text,

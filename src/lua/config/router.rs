@@ -29,10 +29,10 @@ pub(super) struct Draft {
     pub(super) undecided: Vec<UndecidedRole>,
 }
 
-pub(super) const TOP: Fields<Draft> = Fields::of(
-    &[TOP_KEYS],
-    &["compat", "validate", "trust", "history", "retain"],
-);
+pub(super) const TOP: Fields<Draft> = Fields {
+    misplaced: |name| matches!(name, "history" | "retain").then_some("is a key of a realm"),
+    ..Fields::of(&[TOP_KEYS], &["compat", "trust"])
+};
 
 const TOP_KEYS: &[Key<Draft>] = &[
     Key {
@@ -48,6 +48,14 @@ const TOP_KEYS: &[Key<Draft>] = &[
             draft.settings.listeners = listeners(node, &draft.limits);
         }),
         doc: "Where to listen: `127.0.0.1:8080` unless given.",
+    },
+    Key {
+        name: "data",
+        reads: Reads::With("folder", |draft: &mut Draft, node| {
+            draft.settings.data = node.text().map(|folder| node.source.folder.join(folder));
+        }),
+        doc: "Where histories with `store = \"disk\"` are written; relative to the configuration, made if it is not \
+              there. One router at a time.",
     },
     Key {
         name: "realms",
@@ -87,11 +95,29 @@ pub(super) fn read_router(root: &Node) -> Draft {
             apply_limits(listener, &draft.limits);
         }
     }
+    if draft.settings.data.is_none() && !root.has("data") {
+        demand_data(root, &draft);
+    }
     if draft.settings.realms.is_empty() && !root.has("realms") {
         root.warn("there is no realm: nobody can join");
     }
     draft.settings.limits = draft.limits.router.clone();
     draft
+}
+
+/// A history on disk needs to know where.
+fn demand_data(root: &Node, draft: &Draft) {
+    let on_disk = draft
+        .settings
+        .realms
+        .iter()
+        .find(|(_, realm)| realm.policy.histories_on_disk().next().is_some());
+    let realm = on_disk.and_then(|(name, _)| root.child("realms")?.child(name));
+    if let Some(realm) = realm {
+        realm
+            .at("history")
+            .problem("has `store = \"disk\"`: say where, by `data = \"FOLDER\"` at the top level");
+    }
 }
 
 fn realms(draft: &mut Draft, node: &Node) {
