@@ -5,6 +5,7 @@ mod clock;
 mod connection;
 mod files;
 pub mod frames;
+mod guest;
 mod history;
 mod hooks;
 mod http;
@@ -24,6 +25,7 @@ mod websocket;
 
 pub use clock::Clock;
 pub use files::raise_open_files;
+pub use guest::{Guest, Unanswered};
 pub use history::{HistoryStore, StoreError};
 pub use hooks::{Hooks, SessionChange, TransportInfo};
 pub use listener::{BoundAddress, ListenError, Listener};
