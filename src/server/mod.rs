@@ -28,6 +28,7 @@ pub use files::raise_open_files;
 pub use guest::{Guest, Unanswered};
 pub use history::{HistoryStore, StoreError};
 pub use hooks::{Hooks, SessionChange, TransportInfo};
+pub(crate) use http::METHODS as HTTP_METHODS;
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmCounts, RealmHandle, RealmStep};
 pub use router::Router;
