@@ -134,7 +134,7 @@ fn misspelt_keys_name_the_nearest() {
         ),
         (
             "return { quux = 1 }",
-            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, trusted_proxies, shared",
+            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, compat, trusted_proxies, shared",
         ),
         (
             "return {\n listen = {\n { addr = ':0',\n orgins = '*' } } }",

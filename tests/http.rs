@@ -6,14 +6,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac};
 use perilune::core::credentials::{AuthMethod, TicketUser};
+use perilune::core::jwt::{JwtPolicy, RoleClaim};
+use perilune::core::jwt_keys::JwtKey;
 use perilune::core::policy::{Action, RolePolicy, Rule};
 use perilune::server::Router;
 use perilune::server::settings::{Compat, HttpPath, LongPollSettings, RealmSettings, Settings};
 use perilune::wire::*;
 use perilune::words::{Dict, Id, MatchPolicy, Value};
 use serde_json::{Value as Json, json};
+use sha2::Sha256;
 use support::{BoxedIo, Client, Kind, REALM, batch_of, only, settings, soon, start, tcp, uri};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -132,7 +136,8 @@ fn path(auth: Option<AuthMethod>) -> HttpPath {
     }
 }
 
-/// `/publish`, `/call`, `/events` for everybody; with a ticket of joe's `/joe`, who may only call `joes`.
+/// `/publish`, `/call`, `/events` and Wiola's `/wslight/` for everybody; `/joe` with joe's ticket, who may only call
+/// `joes.`.
 fn bridged() -> Settings {
     let mut settings = settings();
     let realm: &mut RealmSettings = settings.realms.get_mut(REALM).expect("the realm");
@@ -324,6 +329,55 @@ async fn tickets_come_by_basic_authorization_with_their_roles_and_rules() {
         assert!(
             challenge.starts_with("Basic realm=\"realm1\""),
             "{challenge}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn tokens_come_by_bearer_authorization() {
+    let secret = b"a secret of at least thirty-two octets";
+    let mut settings = bridged();
+    let realm = settings.realms.get_mut(REALM).expect("the realm");
+    realm.policy.auth.jwt = Some(JwtPolicy {
+        keys: vec![JwtKey::secret(secret).expect("long enough")],
+        issuer: Vec::new(),
+        audience: Vec::new(),
+        leeway: Duration::from_secs(60),
+        authid: "sub".into(),
+        role: RoleClaim {
+            claim: "role".into(),
+            roles: None,
+            default: None,
+        },
+    });
+    let jwt = path(Some(AuthMethod::Jwt));
+    settings.http.publish.insert("/token".into(), jwt);
+    let (_router, address) = start(&settings).await;
+    let token = |secret: &[u8]| {
+        let claims = r#"{"sub":"ann","role":"guest","exp":4102444800}"#;
+        let parts = [r#"{"alg":"HS256"}"#, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let signed = parts.join(".");
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("any length");
+        mac.update(signed.as_bytes());
+        let signature = URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes());
+        format!("{JSON}Authorization: Bearer {signed}.{signature}\r\n")
+    };
+    let mut subscriber = json_client(address).await;
+    subscriber.subscribe("news").await;
+    let mut http = Http::open(address).await;
+    let body = br#"{"topic":"news","options":{"disclose_me":true}}"#;
+    let answer = http.ask("POST", "/token", &token(secret), body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let Message::Event(event) = subscriber.message().await else {
+        panic!("an event")
+    };
+    assert_eq!(event.details.publisher.expect("disclosed").authid, "ann");
+    for headers in [token(b"another secret, long enough for a key"), JSON.into()] {
+        let answer = http.ask("POST", "/token", &headers, body).await;
+        let challenge = answer.header("www-authenticate");
+        assert_eq!(
+            (answer.status, challenge),
+            (401, Some("Bearer realm=\"realm1\""))
         );
     }
 }
@@ -774,4 +828,44 @@ async fn long_poll_transports_are_counted_as_connections() {
     assert_eq!(answer.status, 503);
     assert!(answer.text().contains("limits.connections"), "{answer:?}");
     assert_eq!(polling.close().await, 204);
+}
+
+#[tokio::test]
+async fn a_reader_of_events_that_does_not_read_loses_events_and_no_more() {
+    let mut settings = bridged();
+    settings.limits.queue = 10_000;
+    let (router, address) = start(&settings).await;
+    let mut publisher = json_client(address).await;
+    let mut http = Http::open(address).await;
+    http.send("GET", "/events?topic=news", "", b"").await;
+    assert_eq!(http.head().await.status, 200);
+    http.chunk().await;
+    let text = "x".repeat(100_000);
+    for number in 0..200i64 {
+        publisher
+            .publish("news", &[number.into(), text.as_str().into()])
+            .await;
+    }
+    // Acknowledged: the realm has been through all of them.
+    publisher.subscribe("other").await;
+    assert_eq!(router.realm(REALM).unwrap().session_count(), 2);
+    let mut numbers = Vec::new();
+    publisher.publish("news", &["end".into()]).await;
+    while let Some(event) = http.chunk().await {
+        let data = event
+            .lines()
+            .nth(2)
+            .and_then(|line| line.strip_prefix("data: "));
+        let data: Json = serde_json::from_str(data.expect("data")).expect("JSON");
+        match data["args"][0].as_i64() {
+            Some(number) => numbers.push(number),
+            None => break,
+        }
+        if numbers.len() > 1 {
+            // There is room again.
+            publisher.publish("news", &["end".into()]).await;
+        }
+    }
+    assert!(numbers.is_sorted() && !numbers.is_empty());
+    assert!(numbers.len() < 200, "none was dropped");
 }

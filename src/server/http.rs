@@ -21,8 +21,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
-    HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, HeaderValue, ORIGIN, VARY,
 };
 use hyper::http::request;
 use hyper::server::conn::http1;
@@ -191,12 +191,14 @@ impl Exchange<'_> {
         let path = request.uri().path().to_owned();
         if let Some(place) = Place::find(&http, &path) {
             let origin = request.headers().get(ORIGIN).cloned();
+            // As with a WebSocket, the page may have the browser show who it is; autobahn-js asks for that.
+            let credentials = matches!(place, Place::LongPoll(..));
             return match self.admit(&request, &place) {
                 Ok(None) => {
                     let reply = self.at(place, request).await;
-                    for_page(reply, origin)
+                    for_page(reply, origin, credentials)
                 }
-                Ok(Some(preflight)) => for_page(preflight, origin),
+                Ok(Some(preflight)) => for_page(preflight, origin, credentials),
                 Err(refusal) => refusal.reply(&self.peer()),
             };
         }
@@ -340,10 +342,14 @@ impl Exchange<'_> {
 }
 
 /// Lets a page that was let in read the answer.
-fn for_page(mut reply: Reply, origin: Option<HeaderValue>) -> Reply {
+fn for_page(mut reply: Reply, origin: Option<HeaderValue>, credentials: bool) -> Reply {
     if let Some(origin) = origin {
         let headers = reply.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if credentials {
+            let yes = HeaderValue::from_static("true");
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+        }
         headers.insert(VARY, HeaderValue::from_static("Origin"));
     }
     reply

@@ -13,7 +13,7 @@ use tracing::{debug, info};
 
 use crate::core::uris;
 use crate::server::guest::Unanswered;
-use crate::wire::{JsonWriter, Payload, Serializer, TokenWriter};
+use crate::wire::{DecodeError, JsonWriter, Payload, Serializer, TokenWriter};
 use crate::words::{Dict, Uri};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -193,6 +193,14 @@ impl From<Unanswered> for Failure {
     }
 }
 
+impl From<DecodeError> for Failure {
+    /// An answer that JSON cannot say.
+    fn from(error: DecodeError) -> Self {
+        let text = format!("the answer cannot be written in JSON: {error}");
+        Self::new(StatusCode::BAD_GATEWAY, uris::INVALID_ARGUMENT, &text)
+    }
+}
+
 /// The status that tells a client without WAMP what kind of error it is.
 fn status_of(error: &Uri) -> StatusCode {
     let is = |uris: &[Uri]| uris.contains(error);
@@ -254,11 +262,8 @@ pub(super) fn object(fields: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// args and kwargs in JSON, both there.
-pub(super) fn text_of(payload: &Payload) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    let payload = payload.transcode(Serializer::Json).map_err(|error| {
-        let text = format!("the answer cannot be written in JSON: {error}");
-        Failure::new(StatusCode::BAD_GATEWAY, uris::INVALID_ARGUMENT, &text)
-    })?;
+pub(super) fn text_of(payload: &Payload) -> Result<(Vec<u8>, Vec<u8>), DecodeError> {
+    let payload = payload.transcode(Serializer::Json)?;
     let (args, kwargs) = empty();
     Ok((
         payload.args().map_or(args, <[u8]>::to_vec),

@@ -25,14 +25,16 @@ pub(super) struct Subprotocol {
 
 impl Subprotocol {
     /// What a listener serves.
-    pub(super) fn served(settings: &ListenerSettings) -> impl Iterator<Item = Self> {
-        let all = |serializers: &[Serializer], batched| {
-            let one = move |serializer| Self {
+    pub(super) fn served(settings: &ListenerSettings) -> impl Iterator<Item = Self> + '_ {
+        fn all(
+            serializers: &[Serializer],
+            batched: bool,
+        ) -> impl Iterator<Item = Subprotocol> + '_ {
+            serializers.iter().map(move |&serializer| Subprotocol {
                 serializer,
                 batched,
-            };
-            serializers.to_vec().into_iter().map(one)
-        };
+            })
+        }
         all(&settings.serializers, false).chain(all(&settings.batched, true))
     }
 
