@@ -19,8 +19,8 @@ use perilune::lua::config::{
 use perilune::lua::vm::{ErrorKind, Slice, Vm, spawn_vm_thread};
 use perilune::lua::watch::Fingerprints;
 use perilune::server::settings::{
-    Address, ClientCertificates, HttpSettings, ListenerSettings, RealmHostLimits, RealmSettings,
-    RouterLimits, ScriptSettings, Settings, TlsSettings,
+    Address, ClientCertificates, Compat, HttpSettings, ListenerSettings, RealmHostLimits,
+    RealmSettings, RouterLimits, ScriptSettings, Settings, TlsSettings,
 };
 use perilune::wire::Serializer;
 use perilune::words::{MatchPolicy, Uri, UriRules};
@@ -134,7 +134,7 @@ fn misspelt_keys_name_the_nearest() {
         ),
         (
             "return { quux = 1 }",
-            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, trusted_proxies, shared",
+            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, compat, trusted_proxies, shared",
         ),
         (
             "return {\n listen = {\n { addr = ':0',\n orgins = '*' } } }",
@@ -150,10 +150,6 @@ fn misspelt_keys_name_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_refused_by_name() {
     all_refused(&[
-        (
-            "return { compat = 'wiola' }",
-            "perilune.lua:1: `compat` is not in this version",
-        ),
         (
             "return { http = {\n metrics = '/m' } }",
             "perilune.lua:2: `http`: `metrics` is not in this version",
@@ -1210,6 +1206,7 @@ fn a_full_configuration() {
         },
         http: HttpSettings {
             health: Some("/up".into()),
+            ..HttpSettings::default()
         },
         data: None,
         common_dictionaries: vec!["counters".into()],
@@ -1356,4 +1353,72 @@ fn placeholders_of_rules_are_known_names() {
         &rule("user.{authid."),
         "perilune.lua:2: `realms.home.roles.guest[1].uri` has an unpaired brace; placeholders are {authid}, {authrole}, {session}",
     );
+}
+
+#[test]
+fn paths_of_the_http_bridge() {
+    let settings = load(
+        "return { compat = 'wiola', realms = { home = {} }, http = {\n\
+         publish = { ['/publish'] = { realm = 'home', auth = 'ticket' } },\n\
+         call = { ['/call'] = { realm = 'home', timeout = '5s' } },\n\
+         events = { ['/events'] = { realm = 'home', auth = 'anonymous' } },\n\
+         longpoll = '/poll' } }",
+    )
+    .expect("loads")
+    .settings;
+    let publish = &settings.http.publish["/publish"];
+    assert_eq!(publish.auth, Some(AuthMethod::Ticket));
+    assert_eq!(publish.compat, Some(Compat::Wiola));
+    let call = &settings.http.call["/call"];
+    assert_eq!((call.realm.as_str(), call.auth), ("home", None));
+    assert_eq!((call.timeout, call.compat), (Duration::from_secs(5), None));
+    assert_eq!(
+        settings.http.events["/events"].auth,
+        Some(AuthMethod::Anonymous)
+    );
+    assert_eq!(
+        settings.http.longpoll.map(|longpoll| longpoll.path),
+        Some("/poll".into())
+    );
+    let off =
+        load("return { realms = { home = {} }, http = { longpoll = false } }").expect("loads");
+    assert_eq!(off.settings.http.longpoll, None);
+}
+
+#[test]
+fn paths_of_the_http_bridge_that_are_wrong() {
+    all_refused(&[
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/c'] = { realm = 'hoem' } } } }",
+            "perilune.lua:2: `http.call[\"/c\"].realm` names no realm: \"hoem\", did you mean \"home\"?",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/c'] = {} } } }",
+            "perilune.lua:2: `http.call[\"/c\"]` needs `realm`",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['c'] = { realm = 'home' } } } }",
+            "perilune.lua:2: `http.call.c` must be a path like \"/ws\", not \"c\"",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/ws'] = { realm = 'home' } } } }",
+            "perilune.lua:2: `http.call[\"/ws\"]` is the path of something else, too",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/c'] = { realm = 'home', auth = 'wampcra' } } } }",
+            "perilune.lua:2: `http.call[\"/c\"].auth` must be \"anonymous\" or \"ticket\" or \"jwt\", not \"wampcra\"",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/c'] = { realm = 'home', compat = 'wiola' } } } }",
+            "perilune.lua:2: `http.call[\"/c\"]`: unknown key `compat`; valid keys: realm, auth, timeout",
+        ),
+        (
+            "return { listen = '0.0.0.0:80', realms = { home = {} }, http = { call = {\n ['/c'] = { realm = 'home' } } } }",
+            "perilune.lua:2: `http.call[\"/c\"]` needs `auth`, as 0.0.0.0:80 can be reached from elsewhere",
+        ),
+        (
+            "return { realms = { home = {} }, http = {\n longpoll = '/lp/' } }",
+            "perilune.lua:2: `http.longpoll` must not end with `/`: \"/lp/\"",
+        ),
+    ]);
 }

@@ -47,6 +47,7 @@ clients! {
     autobahn_js_websocket_json: AutobahnJs over "ws" with "json";
     autobahn_js_websocket_msgpack: AutobahnJs over "ws" with "msgpack";
     autobahn_js_websocket_cbor: AutobahnJs over "ws" with "cbor";
+    autobahn_js_longpoll_json: AutobahnJs over "http" with "json";
     wampy_websocket_json: Wampy over "ws" with "json";
     wampy_websocket_msgpack: Wampy over "ws" with "msgpack";
     wampy_websocket_cbor: Wampy over "ws" with "cbor";
@@ -92,7 +93,11 @@ fn program(client: Client) -> Command {
 async fn converse(client: Client, scheme: &str, serializer: &str) {
     assert_installed();
     let router = Router::start().await;
-    let path = if scheme == "ws" { "/ws" } else { "" };
+    let path = match scheme {
+        "ws" => "/ws",
+        "http" => "/lp",
+        _ => "",
+    };
     let url = format!("{scheme}://{}{path}", router.address);
     let mut command = program(client);
     command

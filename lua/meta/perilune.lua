@@ -445,7 +445,7 @@ function p.publish(topic, args, kwargs, options) end
 
 ---@class perilune.login.transport
 ---@field peer string address and port, or "unix"
----@field kind "websocket"|"rawsocket"
+---@field kind "websocket"|"rawsocket"|"longpoll"|"http"
 ---@field tls boolean
 ---@field certificate? perilune.login.certificate the client's, signed by one of the listener's `client_ca`
 ---@field http { path: string, headers: table<string, string> } the upgrade request; header names in lower case

@@ -180,6 +180,36 @@ impl Reader {
     }
 }
 
+/// The messages of a whole batch that came without a WebSocket frame around it.
+pub(crate) fn messages(text: bool, batch: Bytes) -> Result<Vec<Bytes>, FrameError> {
+    let mut reader = Reader::new(text, batch.len());
+    reader.batch = batch;
+    let mut messages = Vec::new();
+    loop {
+        messages.push(reader.message()?);
+        if reader.batch.is_empty() {
+            return Ok(messages);
+        }
+    }
+}
+
+/// A whole batch without a WebSocket frame around it.
+pub(crate) fn batch<'m>(text: bool, messages: impl IntoIterator<Item = &'m Bytes>) -> Vec<u8> {
+    let mut batch = Vec::new();
+    for message in messages {
+        if !text {
+            // What is longer is above the limit of the transport.
+            let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+            batch.extend(length.to_be_bytes());
+        }
+        batch.extend_from_slice(message);
+        if text {
+            batch.push(RECORD_SEPARATOR);
+        }
+    }
+    batch
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,8 @@
 mod login;
 mod reading;
 
+pub(crate) use login::Surroundings;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;

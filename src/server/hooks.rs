@@ -49,7 +49,7 @@ pub struct TransportInfo {
     pub tls: bool,
     /// The certificate the client showed, which has been verified.
     pub certificate: Option<Arc<ClientCertificate>>,
-    /// `"websocket"` or `"rawsocket"`.
+    /// `"websocket"`, `"rawsocket"`, `"longpoll"`, or `"http"` for the sessions of single requests.
     pub kind: &'static str,
     /// The upgrade request: its path with the query, and its headers in lower case; empty for RawSocket.
     pub path: String,

@@ -396,7 +396,7 @@ impl Newcomer {
             Io::Tcp(io) => self.patiently(proxy::header(io)).await?,
             Io::Unix(io) => self.patiently(proxy::header(io)).await?,
             // No listener has gone that far yet.
-            Io::Tls(_) | Io::Shared(..) => return None,
+            Io::Tls(_) | Io::Shared(..) | Io::Local(_) => return None,
         };
         let conveyed = match header {
             Ok(conveyed) => conveyed,
@@ -478,6 +478,16 @@ impl Newcomer {
         }
     }
 
+    /// What is known of the connection so far.
+    pub(crate) fn transport(&self) -> TransportInfo {
+        TransportInfo {
+            peer: self.peer,
+            tls: self.tls.is_some(),
+            certificate: self.certificate.clone(),
+            ..TransportInfo::default()
+        }
+    }
+
     /// The transport stands: WAMP from here on.
     pub(crate) async fn wamp(
         self,
@@ -496,12 +506,18 @@ impl Newcomer {
             Framing::WebSocket { .. } | Framing::Batched { .. } => self.settings.message,
         };
         let queue = self.shared.limits().queue;
+        let TransportInfo {
+            kind,
+            path,
+            headers,
+            ..
+        } = transport;
         let transport = TransportInfo {
-            peer: self.peer,
-            tls: self.tls.is_some(),
-            certificate: self.certificate,
+            kind,
+            path,
+            headers,
             channel_binding: io.channel_binding(),
-            ..transport
+            ..self.transport()
         };
         let parts = Parts {
             io,

@@ -5,6 +5,7 @@ mod clock;
 mod connection;
 mod files;
 pub mod frames;
+mod guest;
 mod history;
 mod hooks;
 mod http;
@@ -24,8 +25,10 @@ mod websocket;
 
 pub use clock::Clock;
 pub use files::raise_open_files;
+pub use guest::{Guest, Unanswered};
 pub use history::{HistoryStore, StoreError};
 pub use hooks::{Hooks, SessionChange, TransportInfo};
+pub(crate) use http::METHODS as HTTP_METHODS;
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmCounts, RealmHandle, RealmStep};
 pub use router::Router;

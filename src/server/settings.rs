@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::core::credentials::AuthMethod;
 use crate::core::policy::RealmPolicy;
 use crate::wire::Serializer;
 use crate::words::Uri;
@@ -103,17 +104,80 @@ pub struct ClientCertificates {
     pub optional: bool,
 }
 
-/// The HTTP side; the bridge is a later issue.
+/// The HTTP side of every listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
     /// Path of the health check; `None`: off.
     pub health: Option<String>,
+    /// Paths that publish.
+    pub publish: BTreeMap<String, HttpPath>,
+    /// Paths that call.
+    pub call: BTreeMap<String, HttpPath>,
+    /// Paths that send events.
+    pub events: BTreeMap<String, HttpPath>,
+    /// WAMP over requests that wait; `None`: off.
+    pub longpoll: Option<LongPollSettings>,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             health: Some("/healthz".into()),
+            publish: BTreeMap::new(),
+            call: BTreeMap::new(),
+            events: BTreeMap::new(),
+            longpoll: Some(LongPollSettings::at("/lp")),
+        }
+    }
+}
+
+/// One path of the HTTP bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpPath {
+    pub realm: Uri,
+    /// How requests log in; `None`: anonymously, and from this machine only.
+    pub auth: Option<AuthMethod>,
+    /// For an answer of the realm.
+    pub timeout: Duration,
+    /// Whose contract it keeps instead of ours.
+    pub compat: Option<Compat>,
+}
+
+impl HttpPath {
+    /// A path without a login.
+    pub fn of(realm: Uri) -> Self {
+        Self {
+            realm,
+            auth: None,
+            timeout: Duration::from_secs(60),
+            compat: None,
+        }
+    }
+}
+
+/// Another router whose ways are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compat {
+    Wiola,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LongPollSettings {
+    /// The path that `/open` and so on stand behind.
+    pub path: String,
+    /// How long a request waits for messages.
+    pub hold: Duration,
+    /// A transport without requests is dead after this.
+    pub idle: Duration,
+}
+
+impl LongPollSettings {
+    /// As the protocol has it, there.
+    pub fn at(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            hold: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
         }
     }
 }

@@ -428,7 +428,7 @@ pub fn batch_of(serializer: Serializer, messages: &[Vec<u8>]) -> Vec<u8> {
     messages.iter().flat_map(one).collect()
 }
 
-fn messages_of(serializer: Serializer, mut batch: Bytes) -> VecDeque<Bytes> {
+pub fn messages_of(serializer: Serializer, mut batch: Bytes) -> VecDeque<Bytes> {
     let mut messages = VecDeque::new();
     while !batch.is_empty() {
         messages.push_back(match serializer {

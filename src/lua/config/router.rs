@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use mlua::Value;
 
 use crate::server::settings::{
-    Address, ClientCertificates, HttpSettings, ListenerSettings, Settings, TlsSettings,
+    Address, ClientCertificates, ListenerSettings, Settings, TlsSettings,
 };
 use crate::wire::Serializer;
 use crate::words::{MatchPolicy, Uri, UriRules};
@@ -17,7 +17,7 @@ use super::keys::{Fields, Key, Reads, Slot};
 use super::limits::{self, LEAST_MESSAGE, Limits};
 use super::node::Node;
 use super::realm::{RealmDraft, read_realm};
-use super::{ConfigHook, UndecidedRole};
+use super::{ConfigHook, UndecidedRole, http};
 
 /// Settings in the making.
 #[derive(Default)]
@@ -31,7 +31,7 @@ pub(super) struct Draft {
 
 pub(super) const TOP: Fields<Draft> = Fields {
     misplaced: |name| matches!(name, "history" | "retain").then_some("is a key of a realm"),
-    ..Fields::of(&[TOP_KEYS], &["compat", "trust"])
+    ..Fields::of(&[TOP_KEYS], &["trust"])
 };
 
 const TOP_KEYS: &[Key<Draft>] = &[
@@ -65,9 +65,16 @@ const TOP_KEYS: &[Key<Draft>] = &[
     Key {
         name: "http",
         reads: Reads::With("table", |draft, node| {
-            node.read(&mut draft.settings.http, &HTTP);
+            http::read(&mut draft.settings, node);
         }),
         doc: "The HTTP side.",
+    },
+    Key {
+        name: "compat",
+        reads: Reads::With("`\"wiola\"`", |draft, node| {
+            http::keep_ways_of(&mut draft.settings.http, node);
+        }),
+        doc: "Another router whose ways are kept: every path of `http.publish` takes Wiola's messages.",
     },
     Key {
         name: "trusted_proxies",
@@ -167,23 +174,7 @@ fn common_dictionaries(draft: &mut Draft, node: &Node) {
     }
 }
 
-pub(super) const HTTP: Fields<HttpSettings> = Fields::of(
-    &[&[Key {
-        name: "health",
-        reads: Reads::With(
-            "path or `false`",
-            |http: &mut HttpSettings, node| match node.value {
-                Value::Boolean(false) => http.health = None,
-                Value::String(_) => http.health = node.text().filter(|path| is_path(path, node)),
-                _ => node.wrong_type("a path or false"),
-            },
-        ),
-        doc: "Where the health check answers: `/healthz` unless given.",
-    }]],
-    &["publish", "call", "metrics", "longpoll"],
-);
-
-fn is_path(path: &str, node: &Node) -> bool {
+pub(super) fn is_path(path: &str, node: &Node) -> bool {
     let good = path.starts_with('/')
         && !path.contains(|c: char| c.is_whitespace() || matches!(c, '?' | '#'));
     if !good {
