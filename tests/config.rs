@@ -11,7 +11,7 @@ use perilune::core::credentials::{
 };
 use perilune::core::policy::{
     Action, Actions, Disclosure, HistoryPlace, HistoryPolicy, Lifetime, MetaApi, RealmLimits,
-    RealmPolicy, RequestIds, Retention, RetentionPolicy, RolePolicy, Rule, SlowPolicy,
+    RealmPolicy, RequestIds, Retention, RetentionPolicy, RolePolicy, Rule, SlowPolicy, Validation,
 };
 use perilune::lua::config::{
     self, ConfigError, ConfigHook, Finding, HookKind, LoadedConfig, UndecidedRole,
@@ -1023,7 +1023,7 @@ return {
       scripts = { "rooms.lua", { "deep/alarm.lua", instances = 2, memory = "32MB", cpu = "50ms", deadline = false,
                                  handlers = 10, trusted = true } },
       limits = { calls_in_flight = 5, call_queue = 6, call_timeout = "1min", hook = 1, drain = false, shared = "1MB" },
-      request_ids = "strict", strict_continuations = true, uris = "strict", slow = "close", meta = false,
+      request_ids = "strict", strict_continuations = true, uris = "strict", slow = "close", meta = false, validate = "enforce",
     },
     other = { auth = { anonymous = { role = "x" } }, roles = { x = {} } },
   },
@@ -1119,6 +1119,7 @@ fn full_home() -> RealmPolicy {
         uris: UriRules::Strict,
         request_ids: RequestIds::Strict,
         meta: MetaApi::Off,
+        validate: Validation::Enforce,
         strict_continuations: true,
         auth: AuthPolicy {
             anonymous: Some(AnonymousUser {

@@ -80,5 +80,9 @@ pub(super) fn welcome(
 fn announced(features: &[Feature], policy: &RealmPolicy) -> Dict {
     let offered = features.iter().filter(|(_, offered)| offered(policy));
     let flags = offered.map(|(flag, _)| ((*flag).to_owned(), Value::Bool(true)));
-    Dict::new().with("features", Dict(flags.collect()))
+    let role = Dict::new().with("features", Dict(flags.collect()));
+    match policy.meta {
+        MetaApi::On => role.with("reflection", true), // FEAT-26: beside the flags, not among them.
+        MetaApi::Off => role,
+    }
 }

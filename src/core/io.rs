@@ -269,6 +269,13 @@ pub enum Report {
         count: usize,
         topic: Uri,
     },
+    /// A payload does not fit the description of its procedure or topic (`validate`); told once a second for each.
+    Misfit {
+        uri: Uri,
+        path: String,
+        reason: String,
+        refused: bool,
+    },
 }
 
 /// The reused buffer of effects.

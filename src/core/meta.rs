@@ -7,14 +7,18 @@
 mod arguments;
 mod events;
 mod news;
+mod reflection;
 mod registrations;
 mod revocation;
+mod schema;
 mod sessions;
 mod subscriptions;
 mod testaments;
 
 use arguments::Arguments;
 pub(super) use news::{Change, News};
+pub(super) use reflection::{Kind, Reflection};
+pub(super) use schema::Misfit;
 pub(super) use testaments::Testaments;
 
 use super::answers::Refusal;
@@ -65,6 +69,7 @@ enum Reply {
 pub(super) enum OnBehalf {
     Testament(testaments::Draft),
     Events(events::Events),
+    Define(reflection::Draft),
 }
 
 impl OnBehalf {
@@ -85,6 +90,7 @@ impl OnBehalf {
                     disclose_me: false,
                 }
             }
+            Self::Define(draft) => draft.subject(),
         }
     }
 }
@@ -167,6 +173,17 @@ const PROCEDURES: &[Procedure] = &[
         Realm::registration_count_callees,
     ),
     granted("wamp.registration.remove_callee", Realm::remove_callee),
+    usual("wamp.reflect.define", Realm::reflect_define),
+    usual("wamp.reflect.describe", Realm::reflect_describe),
+    usual("wamp.reflection.procedure.list", Realm::list_procedures),
+    usual(
+        "wamp.reflection.procedure.describe",
+        Realm::describe_procedure,
+    ),
+    usual("wamp.reflection.topic.list", Realm::list_topics),
+    usual("wamp.reflection.topic.describe", Realm::describe_topic),
+    usual("wamp.reflection.error.list", Realm::list_errors),
+    usual("wamp.reflection.error.describe", Realm::describe_error),
 ];
 
 fn find(name: &str) -> Option<&'static Procedure> {
@@ -227,7 +244,8 @@ impl Realm {
         out: &mut Effects,
     ) {
         let answer = match deed {
-            OnBehalf::Testament(draft) => self.keep_testament(session, draft, disclosure),
+            OnBehalf::Testament(draft) => self.keep_testament(session, draft, disclosure, out),
+            OnBehalf::Define(draft) => self.define(session, draft, out),
             OnBehalf::Events(events) => self.events(session, &events),
         };
         out.answer_call(session, request, answer);

@@ -28,6 +28,7 @@ pub struct RealmPolicy {
     /// Subscriptions whose events are kept (`HIS-14`).
     pub history: Vec<HistoryPolicy>,
     pub meta: MetaApi,
+    pub validate: Validation,
     /// The trust level of each role that has one; the others have 0. Empty: the realm tells none.
     pub trust: BTreeMap<String, u64>,
     pub limits: RealmLimits,
@@ -73,6 +74,18 @@ impl MetaApi {
     pub fn is_on(self) -> bool {
         self == Self::On
     }
+}
+
+/// The realm option `validate`: what becomes of payloads that do not fit their description (`RFL-05`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Validation {
+    /// They are not looked at.
+    #[default]
+    Off,
+    /// The log is told.
+    Warn,
+    /// They are refused.
+    Enforce,
 }
 
 /// The option `slow`: what happens to an EVENT whose subscriber has a full queue.

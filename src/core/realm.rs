@@ -19,9 +19,10 @@ use self::reauthorize::Recheck;
 use rand::{Rng, RngCore};
 use rustc_hash::FxHashMap;
 
-use super::answers::{Refusal, args_payload, goodbye, violation};
+use super::answers::{Refusal, args_payload, error, goodbye, violation};
 use super::broker::{Broker, Stamp};
 use super::dealer::{CallContext, Dealer};
+use super::meta::{Kind, Misfit, Reflection};
 use super::pending::{Outcome, Pending, PendingState, Request, decided, fitting, outcome};
 use super::permissions::{Decision, Permissions, Subject};
 use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
@@ -46,6 +47,7 @@ pub struct Realm {
     pub(super) sessions: Sessions,
     pub(super) broker: Broker,
     pub(super) dealer: Dealer,
+    pub(super) reflection: Reflection,
     /// The time of the input being handled.
     pub(super) now: Now,
     pub(super) random: Box<dyn RngCore + Send>,
@@ -72,6 +74,7 @@ impl Realm {
             sessions: Sessions::default(),
             broker: Broker::default(),
             dealer: Dealer::default(),
+            reflection: Reflection::default(),
             now: Now {
                 mono: Duration::ZERO,
                 wall: SystemTime::UNIX_EPOCH,

@@ -50,6 +50,9 @@ uris! {
     REGISTRATION_ON_UNREGISTER = "wamp.registration.on_unregister"
     REGISTRATION_ON_DELETE = "wamp.registration.on_delete"
 
+    REFLECT_ON_DEFINE = "wamp.reflect.on_define"
+    REFLECT_ON_UNDEFINE = "wamp.reflect.on_undefine"
+
     SLOW_CONSUMER = "perilune.close.slow_consumer"
     SCRIPT_TIME_LIMIT = "perilune.error.script_time_limit"
     SCRIPT_MEMORY_LIMIT = "perilune.error.script_memory_limit"

@@ -618,6 +618,14 @@ fn log(realm: &Realm, report: &Report) {
             metrics::counter!("perilune_not_retained_total").increment(*count as u64);
             warn!(%realm, %topic, count, "the retained events are at their limit (`retain`): not retained");
         }
+        Report::Misfit {
+            uri,
+            path,
+            reason,
+            refused,
+        } => {
+            warn!(%realm, %uri, path, refused, "a payload does not fit its description: {reason}");
+        }
         Report::Slow {
             session,
             closed: true,

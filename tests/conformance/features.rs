@@ -21,7 +21,7 @@ fn feat_01_feat_02_feat_03_feat_04_feat_12_feat_13_feat_14_feat_15_feat_16_feat_
             "session_meta_api": true,
             "subscription_meta_api": true,
             "payload_passthru_mode": true,
-        }},
+        }, "reflection": true},
         "dealer": {"features": {
             "progressive_call_results": true,
             "call_timeout": true,
@@ -37,7 +37,7 @@ fn feat_01_feat_02_feat_03_feat_04_feat_12_feat_13_feat_14_feat_15_feat_16_feat_
             "progressive_call_invocations": true,
             "call_reroute": true,
             "payload_passthru_mode": true,
-        }},
+        }, "reflection": true},
     });
     assert_eq!(welcome[2]["roles"], features);
 }

@@ -24,6 +24,7 @@ mod progressive_invocations;
 mod progressive_results;
 mod properties;
 mod publish_subscribe;
+mod reflection;
 mod requirements;
 mod reroute;
 mod retention;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::arguments::{self, invalid};
 use super::{
-    Answer, Dict, Effects, MetaCall, OnBehalf, Payload, Realm, Refusal, Reply, SessionId, Uri,
-    Value, nothing, uris,
+    Answer, Dict, Effects, Kind, MetaCall, OnBehalf, Payload, Realm, Refusal, Reply, SessionId,
+    Uri, Value, nothing, uris,
 };
 use crate::core::permissions::Decision;
 use crate::core::policy::{Action, Disclosure};
@@ -92,6 +92,7 @@ impl Realm {
         id: SessionId,
         draft: Draft,
         disclosure: Disclosure,
+        out: &mut Effects,
     ) -> Result<Payload, Refusal> {
         let Draft { scope, publish } = draft;
         if publish.options.disclose_me && disclosure == Disclosure::Never {
@@ -101,6 +102,8 @@ impl Realm {
             );
             return Err(Refusal::new(uris::DISCLOSE_ME_DISALLOWED, text));
         }
+        self.fits(Kind::Topic, &publish.topic, &publish.payload, out)
+            .map_err(|misfit| invalid(misfit.to_string()))?;
         let most = self.policy.limits.testaments;
         if let Some(session) = self.sessions.get_mut(&id) {
             let publisher = session.features.publisher.unwrap_or_default();

@@ -73,6 +73,7 @@ impl Realm {
         self.dealer.leave(&session, &mut self.sessions, out);
         self.broker.leave(&session, out);
         self.tell_if(told, out);
+        self.undefine_all(id, told, out);
         if told {
             self.execute_testaments(&mut session, out);
             self.announce_leave(&session, out);
@@ -146,6 +147,7 @@ impl Realm {
         }
         self.broker = Broker::default();
         self.dealer = Dealer::default();
+        self.reflection = Reflection::default();
         self.tickets.clear();
         self.verdict_deadlines.clear();
         self.rechecks.clear();

@@ -17,10 +17,7 @@ impl Realm {
         }
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => match request.subject() {
-                Some(subject) => decide(&self.permissions, session, now.mono, subject),
-                None => Some(Ok(Disclosure::OnRequest)),
-            },
+            Ok(()) => decide(&self.permissions, session, now.mono, &request),
         };
         let first = session.pending.is_empty();
         match outcome {
@@ -67,15 +64,23 @@ impl Realm {
         };
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => match request.subject() {
-                Some(subject) => decide(&self.permissions, session, now.mono, subject),
-                None => Some(Ok(Disclosure::OnRequest)),
-            },
+            Ok(()) => decide(&self.permissions, session, now.mono, &request),
         };
         match outcome {
             Some(outcome) => self.perform(now.mono, id, request, outcome, out),
             None => self.ask(now, id, request, out),
         }
+    }
+
+    /// Whether the session may do this, as far as it can be said without asking anybody.
+    pub(in crate::core) fn may(&mut self, id: SessionId, subject: &Subject<'_>) -> bool {
+        let now = self.now.mono;
+        self.sessions.get_mut(&id).is_some_and(|session| {
+            matches!(
+                decide_on(&self.permissions, session, now, subject),
+                Some(Ok(_))
+            )
+        })
     }
 
     /// Carries out a decided request.
@@ -120,6 +125,14 @@ impl Realm {
             Err(_) if request.is_silent() => return,
             Err(refusal) => return out.refuse(id, request.code(), request.id(), refusal),
         };
+        if let Err(misfit) = self.check_payload(&request, out) {
+            if !request.is_silent() {
+                let (code, request) = (request.code(), request.id());
+                let refused = error(code, request, uris::INVALID_ARGUMENT, misfit.payload());
+                out.send(id, refused);
+            }
+            return;
+        }
         let limits = &self.policy.limits;
         if let Request::Call(call) = request {
             if call.procedure.is_wamp() {
@@ -201,6 +214,23 @@ impl Realm {
         Stamp {
             id: PublicationId::from_raw(self.random.random_range(1..=MAX_ID)),
             now: self.now,
+        }
+    }
+
+    /// `RFL-05`. What a passthru payload holds the router cannot know.
+    pub(super) fn check_payload(
+        &mut self,
+        request: &Request,
+        out: &mut Effects,
+    ) -> Result<(), Misfit> {
+        match request {
+            Request::Call(m) if m.options.passthru.is_none() => {
+                self.fits(Kind::Procedure, &m.procedure, &m.payload, out)
+            }
+            Request::Publish(m) if m.options.passthru.is_none() => {
+                self.fits(Kind::Topic, &m.topic, &m.payload, out)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -292,11 +322,23 @@ fn check_uri(request: &Request, policy: &RealmPolicy) -> Result<(), Refusal> {
 }
 
 /// The static decision or a cached verdict; `None`: a hook has to be asked.
-pub(super) fn decide(
+fn decide(
     permissions: &Permissions,
     session: &mut Session,
     now: Duration,
-    subject: Subject<'_>,
+    request: &Request,
+) -> Option<Outcome> {
+    match request.subject() {
+        Some(subject) => decide_on(permissions, session, now, &subject),
+        None => Some(Ok(Disclosure::OnRequest)),
+    }
+}
+
+fn decide_on(
+    permissions: &Permissions,
+    session: &mut Session,
+    now: Duration,
+    subject: &Subject<'_>,
 ) -> Option<Outcome> {
     let role = session.role.as_deref();
     if subject.action == Action::Call
@@ -324,7 +366,7 @@ pub(super) fn decide(
                 uri,
                 match_policy,
                 ..
-            } = subject;
+            } = *subject;
             if let Some(verdict) = session.cached_verdict(now, action, match_policy, uri) {
                 return Some(outcome(&verdict, action, uri));
             }

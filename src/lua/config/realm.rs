@@ -8,7 +8,7 @@ use mlua::Value;
 
 use crate::core::policy::{
     Action, Actions, Disclosure, MetaApi, PLACEHOLDERS, RequestIds, Retention, RetentionPolicy,
-    RolePolicy, Rule, SlowPolicy,
+    RolePolicy, Rule, SlowPolicy, Validation,
 };
 use crate::lua::vm::describe;
 use crate::server::settings::{RealmSettings, RolePlaces, ScriptSettings};
@@ -70,7 +70,7 @@ impl RealmDraft {
     }
 }
 
-pub(super) const REALM: Fields<RealmDraft> = Fields::of(&[REALM_KEYS], &["validate", "compat"]);
+pub(super) const REALM: Fields<RealmDraft> = Fields::of(&[REALM_KEYS], &["compat"]);
 
 /// `uris` stands before what it governs, `roles` and `scripts` before the logins that are checked against them.
 const REALM_KEYS: &[Key<RealmDraft>] = &[
@@ -131,6 +131,23 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
         }),
         doc: "Whether there are the router's own procedures and events (`wamp.session.list` and so on); there are \
               unless given.",
+    },
+    Key {
+        name: "validate",
+        reads: Reads::With(
+            "`\"off\"`, `\"warn\"` or `\"enforce\"`",
+            |realm: &mut RealmDraft, node| {
+                let validation = node.word(&["off", "warn", "enforce"], |word| match word {
+                    "off" => Some(Validation::Off),
+                    "warn" => Some(Validation::Warn),
+                    "enforce" => Some(Validation::Enforce),
+                    _ => None,
+                });
+                realm.settings.policy.validate = validation.unwrap_or_default();
+            },
+        ),
+        doc: "What becomes of calls and publications that do not fit the JSON Schema a session has described their \
+              procedure or topic with: nothing (unless given), a line in the log, or refusal.",
     },
     Key {
         name: "limits",

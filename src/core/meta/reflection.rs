@@ -1,0 +1,465 @@
+//! Reflection: descriptions of procedures, topics and errors, and payloads held to them (conformance section 25).
+//!
+//! A description lives as long as the session that gave it. What a session may not use does not exist for it, neither
+//! in lists nor by `describe`: decided by rules, or by an answer of the authorizer that still holds for the session;
+//! what an authorizer would have to be asked about counts as no.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use super::arguments::{self, invalid};
+use super::schema::{Misfit, Schema};
+use super::{
+    Answer, Dict, Effects, MetaCall, OnBehalf, Payload, Realm, Refusal, Reply, SessionId, Uri,
+    Value, nothing, own_payload, uris, value,
+};
+use crate::core::patterns::PatternMap;
+use crate::core::permissions::Subject;
+use crate::core::policy::{Action, Validation};
+use crate::core::{Effect, Report};
+use crate::words::MatchPolicy;
+
+/// The largest description, in octets of its JSON.
+const OCTETS: usize = 65_536;
+/// Descriptions one session may have given.
+const DESCRIPTIONS: usize = 256;
+/// How often at most the log hears of payloads that do not fit one description.
+const REPORTED: Duration = Duration::from_secs(1);
+
+/// All descriptions of a realm.
+#[derive(Debug, Default)]
+pub(in crate::core) struct Reflection {
+    descriptions: Slab<Description>,
+    /// By kind.
+    index: [PatternMap<usize>; 3],
+    owners: FxHashMap<SessionId, BTreeSet<usize>>,
+}
+
+#[derive(Debug)]
+struct Description {
+    owner: SessionId,
+    draft: Draft,
+    reported: Option<Duration>,
+}
+
+/// A description whose author is being looked at.
+#[derive(Debug)]
+pub(in crate::core) struct Draft {
+    kind: Kind,
+    uri: Uri,
+    match_policy: MatchPolicy,
+    text: Dict,
+    schema: Option<Schema>,
+}
+
+/// What can be described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::core) enum Kind {
+    Procedure,
+    Topic,
+    Error,
+}
+
+const KINDS: [Kind; 3] = [Kind::Procedure, Kind::Topic, Kind::Error];
+const POLICIES: [MatchPolicy; 3] = [
+    MatchPolicy::Exact,
+    MatchPolicy::Prefix,
+    MatchPolicy::Wildcard,
+];
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Procedure => "procedure",
+            Self::Topic => "topic",
+            Self::Error => "error",
+        }
+    }
+
+    /// What using it is called; nobody needs a permission for an error.
+    fn uses(self) -> &'static [Action] {
+        match self {
+            Self::Procedure => &[Action::Call],
+            Self::Topic => &[Action::Subscribe, Action::Publish],
+            Self::Error => &[],
+        }
+    }
+}
+
+impl Reflection {
+    pub(in crate::core) fn is_empty(&self) -> bool {
+        self.descriptions.is_empty()
+    }
+
+    fn find(&self, kind: Kind, uri: &str) -> Option<&Description> {
+        let index = &self.index[kind as usize];
+        let key = POLICIES
+            .iter()
+            .find_map(|policy| index.lookup(*policy, uri))?;
+        self.descriptions.get(key)
+    }
+
+    /// Adds, or replaces what stood there.
+    fn insert(&mut self, owner: SessionId, draft: Draft) {
+        let index = &self.index[draft.kind as usize];
+        if let Some(key) = index.lookup(draft.match_policy, &draft.uri) {
+            self.remove(key);
+        }
+        let (kind, policy, uri) = (draft.kind, draft.match_policy, draft.uri.clone());
+        let key = self.descriptions.insert(Description {
+            owner,
+            draft,
+            reported: None,
+        });
+        self.index[kind as usize].insert(policy, &uri, key);
+        self.owners.entry(owner).or_default().insert(key);
+    }
+
+    fn remove(&mut self, key: usize) -> Uri {
+        let Description { owner, draft, .. } = self.descriptions.remove(key);
+        self.index[draft.kind as usize].remove(draft.match_policy, &draft.uri);
+        if let Some(keys) = self.owners.get_mut(&owner) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.owners.remove(&owner);
+            }
+        }
+        draft.uri
+    }
+
+    fn of(&self, owner: SessionId) -> Vec<usize> {
+        let keys = self.owners.get(&owner);
+        keys.into_iter().flatten().copied().collect()
+    }
+}
+
+impl Draft {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        let action = match self.kind {
+            Kind::Procedure => Action::Register,
+            Kind::Topic | Kind::Error => Action::Publish,
+        };
+        Subject {
+            action,
+            uri: &self.uri,
+            match_policy: self.match_policy,
+            disclose_me: false,
+        }
+    }
+
+    /// `RFL-01`: reads a description of `uri`.
+    fn of(uri: String, mut text: Dict) -> Result<Self, Refusal> {
+        let kind = match text.text("type") {
+            Some(word) => KINDS.into_iter().find(|kind| kind.as_str() == word),
+            None => None,
+        }
+        .ok_or_else(|| invalid("type must be procedure, topic or error"))?;
+        match text.lookup("uri") {
+            None => text.0.push(("uri".into(), uri.as_str().into())),
+            Some(named) if named.as_str() == Some(&uri) => {}
+            Some(_) => return Err(invalid("uri must be the URI that is described")),
+        }
+        let match_policy = match text.lookup("match") {
+            None => {
+                text.0.push(("match".into(), "exact".into()));
+                MatchPolicy::Exact
+            }
+            Some(word) => word
+                .as_str()
+                .and_then(MatchPolicy::parse)
+                .ok_or_else(|| invalid("match must be exact, prefix or wildcard"))?,
+        };
+        text.0.iter().try_for_each(check_entry)?;
+        if own_payload(&[text.clone().into()]).len() > OCTETS {
+            return Err(invalid(format!(
+                "a description of more than {OCTETS} octets"
+            )));
+        }
+        let schema = match kind {
+            Kind::Error => None,
+            Kind::Procedure | Kind::Topic => {
+                Schema::of(text.lookup("args"), text.lookup("kwargs")).map_err(invalid)?
+            }
+        };
+        Ok(Self {
+            kind,
+            uri: Uri::from(uri),
+            match_policy,
+            text,
+            schema,
+        })
+    }
+}
+
+fn check_entry((key, entry): &(String, Value)) -> Result<(), Refusal> {
+    let (holds, expected) = match key.as_str() {
+        "type" | "uri" | "match" => (true, ""),
+        "title" | "description" => (entry.as_str().is_some(), "a string"),
+        "examples" => (matches!(entry, Value::List(_)), "a list"),
+        "args" | "kwargs" | "result" | "errors" => {
+            let is_dict = |it: &Value| matches!(it, Value::Map(_));
+            let holds = match entry {
+                Value::List(schemas) => schemas.iter().all(is_dict),
+                entry => is_dict(entry),
+            };
+            (holds, "a JSON Schema or a list of them")
+        }
+        custom => (
+            custom.starts_with('_'),
+            "one of the known keys, or begin with _",
+        ),
+    };
+    match holds {
+        true => Ok(()),
+        false => Err(invalid(format!("{key} must be {expected}"))),
+    }
+}
+
+// The procedures.
+impl Realm {
+    /// `RFL-02`: `[uri, description]`; null takes one's own away.
+    pub(super) fn reflect_define(&mut self, mut call: MetaCall<'_>) -> Answer {
+        let uri = call.arguments.required("uri", arguments::text())?;
+        let text = call.arguments.optional("description", arguments::dict())?;
+        call.arguments.end()?;
+        if let Some(text) = text {
+            return Ok(Reply::Asks(OnBehalf::Define(Draft::of(uri, text)?)));
+        }
+        for key in self.reflection.of(call.caller) {
+            if self.reflection.descriptions[key].draft.uri.as_str() == uri {
+                self.undefine(key, call.out);
+            }
+        }
+        nothing()
+    }
+
+    /// The session may register or publish there: the description holds.
+    pub(super) fn define(
+        &mut self,
+        owner: SessionId,
+        draft: Draft,
+        out: &mut Effects,
+    ) -> Result<Payload, Refusal> {
+        if self.reflection.of(owner).len() >= DESCRIPTIONS {
+            let text = format!("a session may give {DESCRIPTIONS} descriptions");
+            return Err(Refusal::new(uris::UNAVAILABLE, text));
+        }
+        let text = draft.text.clone();
+        self.reflection.insert(owner, draft);
+        if self.has_listeners(&uris::REFLECT_ON_DEFINE) {
+            self.publish(
+                &uris::REFLECT_ON_DEFINE,
+                &own_payload(&[text.into()]),
+                None,
+                out,
+            );
+        }
+        Ok(Payload::none())
+    }
+
+    fn undefine(&mut self, key: usize, out: &mut Effects) {
+        let uri = self.reflection.remove(key);
+        if self.has_listeners(&uris::REFLECT_ON_UNDEFINE) {
+            let payload = own_payload(&[uri.as_str().into()]);
+            self.publish(&uris::REFLECT_ON_UNDEFINE, &payload, None, out);
+        }
+    }
+
+    /// `RFL-02`: descriptions end with their session.
+    pub(in crate::core) fn undefine_all(
+        &mut self,
+        owner: SessionId,
+        told: bool,
+        out: &mut Effects,
+    ) {
+        for key in self.reflection.of(owner) {
+            if told {
+                self.undefine(key, out);
+            } else {
+                self.reflection.remove(key);
+            }
+        }
+    }
+
+    /// `RFL-03`: whatever of that name there is.
+    pub(super) fn reflect_describe(&mut self, mut call: MetaCall<'_>) -> Answer {
+        let uri = only_uri(&mut call)?;
+        let found = KINDS
+            .iter()
+            .find_map(|kind| self.described(call.caller, *kind, &uri));
+        value(found.map_or(Value::Null, Value::Map))
+    }
+
+    pub(super) fn describe_procedure(&mut self, mut call: MetaCall<'_>) -> Answer {
+        self.describe(&mut call, Kind::Procedure)
+    }
+
+    pub(super) fn describe_topic(&mut self, mut call: MetaCall<'_>) -> Answer {
+        self.describe(&mut call, Kind::Topic)
+    }
+
+    pub(super) fn describe_error(&mut self, mut call: MetaCall<'_>) -> Answer {
+        self.describe(&mut call, Kind::Error)
+    }
+
+    pub(super) fn list_procedures(&mut self, mut call: MetaCall<'_>) -> Answer {
+        self.list(&mut call, Kind::Procedure)
+    }
+
+    pub(super) fn list_topics(&mut self, mut call: MetaCall<'_>) -> Answer {
+        self.list(&mut call, Kind::Topic)
+    }
+
+    pub(super) fn list_errors(&mut self, mut call: MetaCall<'_>) -> Answer {
+        self.list(&mut call, Kind::Error)
+    }
+
+    fn describe(&mut self, call: &mut MetaCall<'_>, kind: Kind) -> Answer {
+        let uri = only_uri(call)?;
+        let found = self.described(call.caller, kind, &uri);
+        value(found.map_or(Value::Null, Value::Map))
+    }
+
+    /// The description, or what is known of a procedure without one.
+    fn described(&mut self, caller: SessionId, kind: Kind, uri: &str) -> Option<Dict> {
+        if let Some(found) = self.reflection.find(kind, uri) {
+            let (owner, policy) = (found.owner, found.draft.match_policy);
+            let text = found.draft.text.clone();
+            let usable = owner == caller || self.may_use(caller, kind, &Uri::from(uri), policy);
+            return usable.then_some(text);
+        }
+        if kind != Kind::Procedure {
+            return None;
+        }
+        let registered = POLICIES.into_iter().find(|policy| {
+            let id = self.dealer.registration_of(*policy, uri);
+            id.is_some_and(|id| self.seen_registration(id).is_ok())
+        });
+        let policy = registered.filter(|it| self.may_use(caller, kind, &Uri::from(uri), *it))?;
+        let text = Dict::new().with("type", kind.as_str()).with("uri", uri);
+        Some(text.with("match", policy.as_str()))
+    }
+
+    /// Sorted, each URI once.
+    fn list(&mut self, call: &mut MetaCall<'_>, kind: Kind) -> Answer {
+        call.arguments.end()?;
+        let described = self
+            .reflection
+            .descriptions
+            .iter()
+            .filter(|(_, description)| description.draft.kind == kind)
+            .map(|(_, description)| {
+                let draft = &description.draft;
+                let own = description.owner == call.caller;
+                (draft.uri.clone(), draft.match_policy, own)
+            });
+        let mut found: Vec<(Uri, MatchPolicy, bool)> = described.collect();
+        if kind == Kind::Procedure {
+            let registrations = self.dealer.all_registrations();
+            let seen = registrations
+                .into_iter()
+                .filter(|(id, _)| self.seen_registration(*id).is_ok())
+                .map(|(_, it)| (it.procedure().clone(), it.match_policy(), false));
+            found.extend(seen);
+        }
+        let usable: BTreeSet<Uri> = found
+            .into_iter()
+            .filter(|(uri, policy, own)| *own || self.may_use(call.caller, kind, uri, *policy))
+            .map(|(uri, ..)| uri)
+            .collect();
+        value(Value::List(
+            usable.iter().map(|uri| uri.as_str().into()).collect(),
+        ))
+    }
+
+    /// By rules, or by a verdict that the session has been given before.
+    fn may_use(&mut self, id: SessionId, kind: Kind, uri: &Uri, policy: MatchPolicy) -> bool {
+        let uses = kind.uses();
+        uses.is_empty()
+            || uses.iter().any(|action| {
+                let subject = Subject {
+                    action: *action,
+                    uri,
+                    match_policy: policy,
+                    disclose_me: false,
+                };
+                self.may(id, &subject)
+            })
+    }
+}
+
+// Checking payloads.
+impl Realm {
+    /// `RFL-05`: whether a payload may pass. Looks at nothing unless there is a description, and decodes nothing
+    /// unless that has a schema.
+    pub(in crate::core) fn fits(
+        &mut self,
+        kind: Kind,
+        uri: &Uri,
+        payload: &Payload,
+        out: &mut Effects,
+    ) -> Result<(), Misfit> {
+        let off = self.policy.validate == Validation::Off || self.reflection.is_empty();
+        if off || uri.is_reserved() {
+            return Ok(());
+        }
+        let Some((_, key)) = self.reflection.index[kind as usize].best_match(uri) else {
+            return Ok(());
+        };
+        let Some(description) = self.reflection.descriptions.get_mut(key) else {
+            return Ok(());
+        };
+        let Some(Err(misfit)) = description
+            .draft
+            .schema
+            .as_ref()
+            .map(|it| it.check(payload))
+        else {
+            return Ok(());
+        };
+        let refused = self.policy.validate == Validation::Enforce;
+        let now = self.now.mono;
+        if description
+            .reported
+            .is_none_or(|last| now >= last + REPORTED)
+        {
+            description.reported = Some(now);
+            out.list.push(Effect::Report(Report::Misfit {
+                uri: uri.detached(),
+                path: misfit.path.clone(),
+                reason: misfit.reason.clone(),
+                refused,
+            }));
+        }
+        if refused { Err(misfit) } else { Ok(()) }
+    }
+}
+
+fn only_uri(call: &mut MetaCall<'_>) -> Result<String, Refusal> {
+    let uri = call.arguments.required("uri", arguments::text())?;
+    call.arguments.end()?;
+    Ok(uri)
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_str() {
+            "" => f.write_str(&self.reason),
+            path => write!(f, "{path}: {}", self.reason),
+        }
+    }
+}
+
+impl Misfit {
+    /// Args and kwargs of the ERROR.
+    pub(in crate::core) fn payload(&self) -> Payload {
+        let kwargs = Dict::new()
+            .with("path", self.path.as_str())
+            .with("reason", self.reason.as_str());
+        Payload::of(super::Serializer::Json, &[self.to_string().into()], &kwargs)
+    }
+}
