@@ -229,6 +229,15 @@ function p.on(name, handler)
   return native.on(name, handler)
 end
 
+-- With the permissions of any description; "start" is the first moment a script may call anybody.
+function p.describe(uri, description)
+  expect("describe", 1, uri, "string")
+  expect("describe", 2, description, "table")
+  native.on("start", function()
+    native.call("wamp.reflect.define", { uri, description })
+  end)
+end
+
 function p.every(seconds, handler)
   expect_seconds("every", seconds, 0.001)
   expect("every", 2, handler, "function")

@@ -537,6 +537,13 @@ function p.reauthorize(whom) end
 ---@param handler async fun(session?: perilune.session) the session with "join" and "leave"
 function p.on(event, handler) end
 
+---Describes a procedure, topic or error for `wamp.reflect.describe`, as soon as the version is in; a realm with
+---`validate` holds calls and publications to it. A description stays until a later version describes the same URI
+---anew, or the script goes. While loading only.
+---@param uri string
+---@param description table `type` ("procedure", "topic", "error"); optional `match`, `title`, `description`, `args`, `kwargs`, `result`, `errors` (JSON Schemas), `examples`, and keys that begin with `_`
+function p.describe(uri, description) end
+
 -- ── Time ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ---What `p.every`, `p.after` and `p.cron` give. Timers end with their version of the script.

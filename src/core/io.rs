@@ -264,17 +264,17 @@ pub enum Report {
         session: SessionId,
         closed: bool,
     },
-    /// The retained events have reached their bounds: so many more were not retained, this the last of them.
-    NotRetained {
-        count: usize,
-        topic: Uri,
-    },
     /// A payload does not fit the description of its procedure or topic (`validate`); told once a second for each.
     Misfit {
         uri: Uri,
         path: String,
         reason: String,
         refused: bool,
+    },
+    /// The retained events have reached their bounds: so many more were not retained, this the last of them.
+    NotRetained {
+        count: usize,
+        topic: Uri,
     },
 }
 

@@ -68,8 +68,8 @@ enum Reply {
 #[derive(Debug)]
 pub(super) enum OnBehalf {
     Testament(testaments::Draft),
-    Events(events::Events),
     Define(reflection::Draft),
+    Events(events::Events),
 }
 
 impl OnBehalf {
@@ -81,6 +81,7 @@ impl OnBehalf {
                 match_policy: MatchPolicy::Exact,
                 disclose_me: draft.discloses(),
             },
+            Self::Define(draft) => draft.subject(),
             Self::Events(events) => {
                 let (uri, match_policy) = events.pattern();
                 Subject {
@@ -90,7 +91,6 @@ impl OnBehalf {
                     disclose_me: false,
                 }
             }
-            Self::Define(draft) => draft.subject(),
         }
     }
 }

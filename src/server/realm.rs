@@ -614,10 +614,6 @@ fn log(realm: &Realm, report: &Report) {
             info!(%session, %realm, "slow consumer: its queue is full, events are dropped");
         }
         Report::Changed { .. } => {}
-        Report::NotRetained { count, topic } => {
-            metrics::counter!("perilune_not_retained_total").increment(*count as u64);
-            warn!(%realm, %topic, count, "the retained events are at their limit (`retain`): not retained");
-        }
         Report::Misfit {
             uri,
             path,
@@ -625,6 +621,10 @@ fn log(realm: &Realm, report: &Report) {
             refused,
         } => {
             warn!(%realm, %uri, path, refused, "a payload does not fit its description: {reason}");
+        }
+        Report::NotRetained { count, topic } => {
+            metrics::counter!("perilune_not_retained_total").increment(*count as u64);
+            warn!(%realm, %topic, count, "the retained events are at their limit (`retain`): not retained");
         }
         Report::Slow {
             session,

@@ -293,7 +293,7 @@ impl World {
             1 => json!([8, 68, invocation, {}, "bad uri"]),
             2 => json!([70, invocation, {"progress": true}, [1]]),
             3 => json!([8, 68, invocation, {}, "wamp.error.unavailable"]),
-            4 if number % 3 == 0 => json!([70, invocation, {"ppt_scheme": "wamp"}, [1]]),
+            4 if number.is_multiple_of(3) => json!([70, invocation, {"ppt_scheme": "wamp"}, [1]]),
             _ => json!([70, invocation, {}, [1]]),
         };
         self.realm.says(peer, message);

@@ -421,3 +421,30 @@ p.register("a.free", busy)
         assert_eq!(seen > 2, most > 2, "{procedure}: {seen} at once");
     }
 }
+
+#[tokio::test]
+async fn rfl_05_a_script_describes_its_procedure() {
+    let script = r#"
+local p = require "perilune"
+p.describe("fan.set", { type = "procedure", args = { { type = "boolean" } } })
+p.register("fan.set", function(call) return call.args[1] end)
+"#;
+    let router = App::of(script)
+        .realm("validate = \"enforce\"")
+        .start()
+        .await;
+    let mut peer = router.join().await;
+    let mut described = Vec::new();
+    // The description comes just after the procedure.
+    while described
+        .first()
+        .is_none_or(|it| !format!("{it:?}").contains("boolean"))
+    {
+        described = peer
+            .call("wamp.reflect.describe", &args(r#"["fan.set"]"#))
+            .await;
+    }
+    assert_eq!(peer.call("fan.set", &args("[true]")).await, args("[true]"));
+    let (error, _) = peer.call_fails("fan.set", &args("[1]")).await;
+    assert_eq!(error, "wamp.error.invalid_argument");
+}

@@ -75,9 +75,11 @@ impl Schema {
         let mut compiler = Compiler::new();
         compiler.use_loader(Box::new(NoLoader));
         let mut schemas = Schemas::new();
-        let index = compiler
+        compiler
             .add_resource(PLACE, whole)
-            .and_then(|()| compiler.compile(PLACE, &mut schemas))
+            .map_err(|error| shortened(&error))?;
+        let index = compiler
+            .compile(PLACE, &mut schemas)
             .map_err(|error| shortened(&error))?;
         Ok(Some(Self {
             schemas,

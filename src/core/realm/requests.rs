@@ -17,7 +17,10 @@ impl Realm {
         }
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => decide(&self.permissions, session, now.mono, &request),
+            Ok(()) => match request.subject() {
+                Some(subject) => decide(&self.permissions, session, now.mono, &subject),
+                None => Some(Ok(Disclosure::OnRequest)),
+            },
         };
         let first = session.pending.is_empty();
         match outcome {
@@ -64,7 +67,10 @@ impl Realm {
         };
         let outcome = match check_uri(&request, &self.policy) {
             Err(refusal) => Some(Err(refusal)),
-            Ok(()) => decide(&self.permissions, session, now.mono, &request),
+            Ok(()) => match request.subject() {
+                Some(subject) => decide(&self.permissions, session, now.mono, &subject),
+                None => Some(Ok(Disclosure::OnRequest)),
+            },
         };
         match outcome {
             Some(outcome) => self.perform(now.mono, id, request, outcome, out),
@@ -77,7 +83,7 @@ impl Realm {
         let now = self.now.mono;
         self.sessions.get_mut(&id).is_some_and(|session| {
             matches!(
-                decide_on(&self.permissions, session, now, subject),
+                decide(&self.permissions, session, now, subject),
                 Some(Ok(_))
             )
         })
@@ -209,14 +215,6 @@ impl Realm {
         self.tell_if(told, out);
     }
 
-    /// For a publication that is accepted in this step.
-    pub(in crate::core) fn stamp(&mut self) -> Stamp {
-        Stamp {
-            id: PublicationId::from_raw(self.random.random_range(1..=MAX_ID)),
-            now: self.now,
-        }
-    }
-
     /// `RFL-05`. What a passthru payload holds the router cannot know.
     pub(super) fn check_payload(
         &mut self,
@@ -231,6 +229,14 @@ impl Realm {
                 self.fits(Kind::Topic, &m.topic, &m.payload, out)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// For a publication that is accepted in this step.
+    pub(in crate::core) fn stamp(&mut self) -> Stamp {
+        Stamp {
+            id: PublicationId::from_raw(self.random.random_range(1..=MAX_ID)),
+            now: self.now,
         }
     }
 
@@ -322,19 +328,7 @@ fn check_uri(request: &Request, policy: &RealmPolicy) -> Result<(), Refusal> {
 }
 
 /// The static decision or a cached verdict; `None`: a hook has to be asked.
-fn decide(
-    permissions: &Permissions,
-    session: &mut Session,
-    now: Duration,
-    request: &Request,
-) -> Option<Outcome> {
-    match request.subject() {
-        Some(subject) => decide_on(permissions, session, now, &subject),
-        None => Some(Ok(Disclosure::OnRequest)),
-    }
-}
-
-fn decide_on(
+pub(super) fn decide(
     permissions: &Permissions,
     session: &mut Session,
     now: Duration,

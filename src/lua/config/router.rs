@@ -27,7 +27,7 @@ pub(super) struct Draft {
 
 pub(super) const TOP: Fields<Draft> = Fields {
     misplaced: |name| matches!(name, "history" | "retain").then_some("is a key of a realm"),
-    ..Fields::of(&[TOP_KEYS], &["compat", "trusted_proxies", "trust", "meta"])
+    ..Fields::of(&[TOP_KEYS], &["compat", "trusted_proxies", "trust"])
 };
 
 const TOP_KEYS: &[Key<Draft>] = &[
