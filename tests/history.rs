@@ -262,3 +262,19 @@ async fn a_history_on_disk_may_come_with_a_reload() {
     let mut client = program.join().await;
     assert_eq!(history(&mut client, "log.").await, expected);
 }
+
+#[tokio::test]
+async fn ret_01_a_script_retains() {
+    let config = support::program::open_realm("\"lamp.lua\"");
+    let lamp = "local p = require \"perilune\"\n\
+                p.publish(\"lamp\", { \"on\" }, nil, { retain = true, rkey = \"hall\" })";
+    let folder = app(&[("perilune.lua", &config), ("lamp.lua", lamp)]);
+    let program = serve(folder.path());
+    let mut client = program.join().await;
+    let options = SubscribeOptions {
+        get_retained: true,
+        ..SubscribeOptions::default()
+    };
+    subscribe(&mut client, options, "lamp").await;
+    assert_eq!(client.event().await, ["on".into()]);
+}

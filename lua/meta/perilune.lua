@@ -412,6 +412,8 @@ function p.unsubscribe(handle) end
 ---@field acknowledge? boolean waits for the publication's id; not while loading; default: false
 ---@field exclude_me? boolean does not reach this script's own subscriptions; default: true
 ---@field disclose_me? boolean asks the router to name this script; default: false
+---@field retain? boolean kept for later subscribers that ask for it; default: false
+---@field rkey? string routing key: of subscribers with node keys only one node's get it; default: all
 ---@field exclude? integer[] session ids that do not get it; default: none
 ---@field exclude_authid? string[] default: none
 ---@field exclude_authrole? string[] default: none

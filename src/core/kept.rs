@@ -52,7 +52,6 @@ impl KeptEvent {
             topic: names_topic.then(|| self.topic.clone()),
             retained,
             passthru: self.passthru.clone(),
-            ..EventDetails::default()
         }
     }
 }

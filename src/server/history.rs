@@ -307,6 +307,10 @@ impl Writer {
     }
 }
 
+#[allow(
+    clippy::result_large_err,
+    reason = "once per commit, and turned into text"
+)]
 fn commit(database: &Database, writes: &[Write]) -> Result<(), redb::Error> {
     // Durability is immediate unless said otherwise: it is on disk when `commit` returns.
     let transaction = database.begin_write()?;
@@ -334,6 +338,10 @@ fn commit(database: &Database, writes: &[Write]) -> Result<(), redb::Error> {
     Ok(())
 }
 
+#[allow(
+    clippy::result_large_err,
+    reason = "once per commit, and turned into text"
+)]
 fn read(database: &Database, realm: &Uri) -> Result<Vec<Record>, redb::Error> {
     let transaction = database.begin_read()?;
     let events = match transaction.open_table(EVENTS) {

@@ -75,7 +75,7 @@ pub(super) fn pattern(root: &str, number: usize) -> (MatchPolicy, String) {
     match number % 3 {
         0 => (MatchPolicy::Exact, format!("{root}.t{number}.value")),
         1 => (MatchPolicy::Prefix, format!("{root}.t{number}.")),
-        _ if number % 2 == 0 => (MatchPolicy::Wildcard, format!("{root}..s{number}")),
+        _ if number.is_multiple_of(2) => (MatchPolicy::Wildcard, format!("{root}..s{number}")),
         _ => (MatchPolicy::Wildcard, format!("{root}.t{number}.")),
     }
 }

@@ -450,6 +450,8 @@ fn publish_options(options: &Table) -> mlua::Result<PublishOptions> {
         acknowledge: flag("acknowledge")?.unwrap_or(false),
         exclude_me: flag("exclude_me")?.unwrap_or(true),
         disclose_me: flag("disclose_me")?.unwrap_or(false),
+        retain: flag("retain")?.unwrap_or(false),
+        rkey: options.raw_get("rkey")?,
         audience: (audience != Audience::default()).then(|| Box::new(audience)),
         ..PublishOptions::default()
     })
