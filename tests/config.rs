@@ -19,8 +19,8 @@ use perilune::lua::config::{
 use perilune::lua::vm::{ErrorKind, Slice, Vm, spawn_vm_thread};
 use perilune::lua::watch::Fingerprints;
 use perilune::server::settings::{
-    Address, HttpSettings, ListenerSettings, RealmHostLimits, RealmSettings, RouterLimits,
-    ScriptSettings, Settings, TlsSettings,
+    Address, ClientCertificates, Compat, HttpSettings, ListenerSettings, RealmHostLimits,
+    RealmSettings, RouterLimits, ScriptSettings, Settings, TlsSettings,
 };
 use perilune::wire::Serializer;
 use perilune::words::{MatchPolicy, Uri, UriRules};
@@ -134,7 +134,7 @@ fn misspelt_keys_name_the_nearest() {
         ),
         (
             "return { quux = 1 }",
-            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, shared",
+            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, compat, trusted_proxies, shared",
         ),
         (
             "return {\n listen = {\n { addr = ':0',\n orgins = '*' } } }",
@@ -150,10 +150,6 @@ fn misspelt_keys_name_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_refused_by_name() {
     all_refused(&[
-        (
-            "return { compat = 'wiola' }",
-            "perilune.lua:1: `compat` is not in this version",
-        ),
         (
             "return { http = {\n metrics = '/m' } }",
             "perilune.lua:2: `http`: `metrics` is not in this version",
@@ -437,7 +433,8 @@ fn listeners_that_cannot_be() {
         ),
         (
             "return { listen = { addr = ':0', serializers = { 'jsn' } } }",
-            "perilune.lua:1: `listen.serializers[1]` must be \"json\" or \"msgpack\" or \"cbor\", not \"jsn\", \
+            "perilune.lua:1: `listen.serializers[1]` must be \"json\" or \"msgpack\" or \"cbor\" or \"json.batched\" or \
+             \"msgpack.batched\" or \"cbor.batched\", not \"jsn\", \
              did you mean \"json\"?",
         ),
         (
@@ -445,8 +442,17 @@ fn listeners_that_cannot_be() {
             "perilune.lua:1: `listen.serializers` names no serializer",
         ),
         (
-            "return { listen = { addr = ':0', tls = { client_ca = 'x', cert = 'rooms.lua', key = 'rooms.lua' } } }",
-            "perilune.lua:1: `listen.tls`: `client_ca` is not in this version",
+            "return { listen = { addr = ':0', tls = { client_cert = 'optional', cert = 'rooms.lua', key = 'rooms.lua' } } }",
+            "perilune.lua:1: `listen.tls.client_cert` means nothing without `client_ca`",
+        ),
+        (
+            "return { listen = { addr = ':0', tls = { client_ca = 'rooms.lu', cert = 'rooms.lua', key = 'rooms.lua' } } }",
+            "perilune.lua:1: rooms.lu does not exist, did you mean `rooms.lua`?",
+        ),
+        (
+            "return { trusted_proxies = { '10.0.0.0/8', 'proxy.example' } }",
+            "perilune.lua:1: `trusted_proxies[2]` must be an address like \"10.1.2.3\" or a network like \"10.1.0.0/16\", \
+             not \"proxy.example\"",
         ),
     ]);
 }
@@ -506,7 +512,7 @@ fn rules_that_cannot_be() {
     for (rule, problem) in [
         (
             "{ uri = 'a b', allow = {} }",
-            "`realms.home.roles.r[1].uri` with match \"exact\": \"a b\" is not a valid URI (no whitespace, no '#')",
+            "`realms.home.roles.r[1].uri` with match \"exact\": \"a b\" is not a valid URI (no whitespace, no '#', no U+0000)",
         ),
         (
             "{ uri = 'a.', allow = {} }",
@@ -1002,10 +1008,12 @@ return {
   listen = {
     "127.0.0.1:8080",
     "unix:run/p.sock",
-    { addr = ":8443", tls = { cert = "tls/cert.pem", key = "tls/key.pem" }, origins = { "https://*.example.com" },
-      serializers = { "json", "cbor" }, path = "/wamp", message = "2MB", idle_ping = false },
+    { addr = ":8443", tls = { cert = "tls/cert.pem", key = "tls/key.pem", client_ca = "tls/ca.pem", client_cert = "optional" },
+      proxy = true, origins = { "https://*.example.com" },
+      serializers = { "json", "cbor", "cbor.batched" }, path = "/wamp", message = "2MB", idle_ping = false },
     { addr = "unix:/run/x.sock", mode = "0660" },
   },
+  trusted_proxies = { "10.1.0.0/16", "2001:db8::7" },
   realms = {
     home = {
       auth = {
@@ -1045,6 +1053,7 @@ fn full_app() -> tempfile::TempDir {
         ("deep/alarm.lua", ""),
         ("tls/cert.pem", ""),
         ("tls/key.pem", ""),
+        ("tls/ca.pem", ""),
     ])
 }
 
@@ -1065,10 +1074,16 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
             tls: Some(TlsSettings {
                 cert: folder.join("tls/cert.pem"),
                 key: folder.join("tls/key.pem"),
+                client: Some(ClientCertificates {
+                    ca: folder.join("tls/ca.pem"),
+                    optional: true,
+                }),
             }),
+            proxy: true,
             paths: vec!["/wamp".into()],
             origins: Some(vec!["https://*.example.com".into()]),
             serializers: vec![Serializer::Json, Serializer::Cbor],
+            batched: vec![Serializer::Cbor],
             message: 2 << 20,
             idle_ping: None,
         },
@@ -1184,10 +1199,14 @@ fn a_full_configuration() {
             queue: 1000,
             connections: usize::MAX,
             handshake: Duration::from_millis(500),
+            trusted_proxies: ["10.1.0.0/16", "2001:db8::7/128"]
+                .map(|network| network.parse().expect("a network"))
+                .into(),
             ..RouterLimits::default()
         },
         http: HttpSettings {
             health: Some("/up".into()),
+            ..HttpSettings::default()
         },
         data: None,
         common_dictionaries: vec!["counters".into()],
@@ -1200,9 +1219,16 @@ fn a_full_configuration() {
     assert_eq!(loaded.settings, expected);
     assert_eq!(loaded.warnings, []);
     assert_eq!(loaded.undecided, []);
-    let config = ["perilune.lua", "users.lua", "tls/cert.pem", "tls/key.pem"].map(at);
+    let config = [
+        "perilune.lua",
+        "users.lua",
+        "tls/cert.pem",
+        "tls/key.pem",
+        "tls/ca.pem",
+    ]
+    .map(at);
     assert_eq!(loaded.files, config);
-    assert_eq!(loaded.watched.len(), 6);
+    assert_eq!(loaded.watched.len(), 7);
 }
 
 #[test]
@@ -1244,6 +1270,7 @@ fn what_needs_a_restart() {
     assert_eq!(
         config::changes_needing_restart(&old.listeners, &new.listeners),
         [
+            "`origins` of 127.0.0.1:1 has changed",
             "`tls` of 127.0.0.1:2: turned on",
             "`listen`: 127.0.0.1:3 is no longer there",
             "`listen`: 127.0.0.1:4 is new",
@@ -1326,4 +1353,72 @@ fn placeholders_of_rules_are_known_names() {
         &rule("user.{authid."),
         "perilune.lua:2: `realms.home.roles.guest[1].uri` has an unpaired brace; placeholders are {authid}, {authrole}, {session}",
     );
+}
+
+#[test]
+fn paths_of_the_http_bridge() {
+    let settings = load(
+        "return { compat = 'wiola', realms = { home = {} }, http = {\n\
+         publish = { ['/publish'] = { realm = 'home', auth = 'ticket' } },\n\
+         call = { ['/call'] = { realm = 'home', timeout = '5s' } },\n\
+         events = { ['/events'] = { realm = 'home', auth = 'anonymous' } },\n\
+         longpoll = '/poll' } }",
+    )
+    .expect("loads")
+    .settings;
+    let publish = &settings.http.publish["/publish"];
+    assert_eq!(publish.auth, Some(AuthMethod::Ticket));
+    assert_eq!(publish.compat, Some(Compat::Wiola));
+    let call = &settings.http.call["/call"];
+    assert_eq!((call.realm.as_str(), call.auth), ("home", None));
+    assert_eq!((call.timeout, call.compat), (Duration::from_secs(5), None));
+    assert_eq!(
+        settings.http.events["/events"].auth,
+        Some(AuthMethod::Anonymous)
+    );
+    assert_eq!(
+        settings.http.longpoll.map(|longpoll| longpoll.path),
+        Some("/poll".into())
+    );
+    let off =
+        load("return { realms = { home = {} }, http = { longpoll = false } }").expect("loads");
+    assert_eq!(off.settings.http.longpoll, None);
+}
+
+#[test]
+fn paths_of_the_http_bridge_that_are_wrong() {
+    all_refused(&[
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/c'] = { realm = 'hoem' } } } }",
+            "perilune.lua:2: `http.call[\"/c\"].realm` names no realm: \"hoem\", did you mean \"home\"?",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/c'] = {} } } }",
+            "perilune.lua:2: `http.call[\"/c\"]` needs `realm`",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['c'] = { realm = 'home' } } } }",
+            "perilune.lua:2: `http.call.c` must be a path like \"/ws\", not \"c\"",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/ws'] = { realm = 'home' } } } }",
+            "perilune.lua:2: `http.call[\"/ws\"]` is the path of something else, too",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/c'] = { realm = 'home', auth = 'wampcra' } } } }",
+            "perilune.lua:2: `http.call[\"/c\"].auth` must be \"anonymous\" or \"ticket\" or \"jwt\", not \"wampcra\"",
+        ),
+        (
+            "return { realms = { home = {} }, http = { call = {\n ['/c'] = { realm = 'home', compat = 'wiola' } } } }",
+            "perilune.lua:2: `http.call[\"/c\"]`: unknown key `compat`; valid keys: realm, auth, timeout",
+        ),
+        (
+            "return { listen = '0.0.0.0:80', realms = { home = {} }, http = { call = {\n ['/c'] = { realm = 'home' } } } }",
+            "perilune.lua:2: `http.call[\"/c\"]` needs `auth`, as 0.0.0.0:80 can be reached from elsewhere",
+        ),
+        (
+            "return { realms = { home = {} }, http = {\n longpoll = '/lp/' } }",
+            "perilune.lua:2: `http.longpoll` must not end with `/`: \"/lp/\"",
+        ),
+    ]);
 }

@@ -39,12 +39,15 @@ clients! {
     autobahn_python_websocket_json: AutobahnPython over "ws" with "json";
     autobahn_python_websocket_msgpack: AutobahnPython over "ws" with "msgpack";
     autobahn_python_websocket_cbor: AutobahnPython over "ws" with "cbor";
+    autobahn_python_websocket_msgpack_batched: AutobahnPython over "ws" with "msgpack.batched";
+    autobahn_python_websocket_cbor_batched: AutobahnPython over "ws" with "cbor.batched";
     autobahn_python_rawsocket_json: AutobahnPython over "rs" with "json";
     autobahn_python_rawsocket_msgpack: AutobahnPython over "rs" with "msgpack";
     autobahn_python_rawsocket_cbor: AutobahnPython over "rs" with "cbor";
     autobahn_js_websocket_json: AutobahnJs over "ws" with "json";
     autobahn_js_websocket_msgpack: AutobahnJs over "ws" with "msgpack";
     autobahn_js_websocket_cbor: AutobahnJs over "ws" with "cbor";
+    autobahn_js_longpoll_json: AutobahnJs over "http" with "json";
     wampy_websocket_json: Wampy over "ws" with "json";
     wampy_websocket_msgpack: Wampy over "ws" with "msgpack";
     wampy_websocket_cbor: Wampy over "ws" with "cbor";
@@ -90,7 +93,11 @@ fn program(client: Client) -> Command {
 async fn converse(client: Client, scheme: &str, serializer: &str) {
     assert_installed();
     let router = Router::start().await;
-    let path = if scheme == "ws" { "/ws" } else { "" };
+    let path = match scheme {
+        "ws" => "/ws",
+        "http" => "/lp",
+        _ => "",
+    };
     let url = format!("{scheme}://{}{path}", router.address);
     let mut command = program(client);
     command

@@ -50,7 +50,7 @@ async fn meta_ses_01_meta_ses_02_meta_ses_07_sessions_over_all_transports() {
                 panic!("a transport in {details:?}");
             };
             let expected = match kind {
-                Kind::WebSocket => "websocket",
+                Kind::WebSocket | Kind::Batched => "websocket",
                 Kind::RawSocket => "rawsocket",
             };
             assert_eq!(transport.text("type"), Some(expected));

@@ -9,8 +9,11 @@ use perilune::core::hex;
 use perilune::core::policy::SlowPolicy;
 use perilune::server::settings::{Address, ListenerSettings, RealmSettings, Settings, TlsSettings};
 use perilune::server::{ListenError, Listener};
-use perilune::wire::{Goodbye, Invocation, Message, Payload, Serializer, Yield};
-use perilune::words::{Dict, Value};
+use perilune::wire::{
+    Call, CallOptions, Goodbye, Invocation, Message, Payload, Serializer, Subscribe,
+    SubscribeOptions, Yield,
+};
+use perilune::words::{Dict, RequestId, Value};
 use support::{
     BoxedIo, Client, Ended, Kind, REALM, Transport, settings, soon, start, tcp, unix, uri,
 };
@@ -20,7 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 
 /// All ways to speak.
 fn ways() -> Vec<(Kind, Serializer)> {
-    let kinds = [Kind::WebSocket, Kind::RawSocket];
+    let kinds = [Kind::WebSocket, Kind::Batched, Kind::RawSocket];
     kinds
         .into_iter()
         .flat_map(|kind| Serializer::ALL.map(|serializer| (kind, serializer)))
@@ -63,6 +66,94 @@ async fn ser_01_rs_13_calls_and_events_between_all_transports() {
         }
         callee.goodbye("wamp.close.normal").await;
         assert_eq!(callee.reason().await, "wamp.close.goodbye_and_out");
+    }
+}
+
+#[tokio::test]
+async fn bat_01_bat_02_many_messages_in_one() {
+    let (_router, address) = start(&settings()).await;
+    for serializer in Serializer::ALL {
+        let io = tcp(address).await;
+        let mut client = Client::open(io, Kind::Batched, serializer).await;
+        // The log-in, and work that needs it, arrive together.
+        let mut messages = vec![support::hello(REALM)];
+        messages.extend((1..=100).map(|request| {
+            Message::Subscribe(Subscribe {
+                request: RequestId::from_raw(request),
+                options: SubscribeOptions::default(),
+                topic: uri(&format!("com.topic{request}")),
+            })
+        }));
+        let messages: Vec<_> = messages.iter().map(|m| encoded(serializer, m)).collect();
+        client
+            .send_octets(support::batch_of(serializer, &messages))
+            .await;
+        assert!(matches!(client.message().await, Message::Welcome(_)));
+        for request in 1..=100 {
+            let Message::Subscribed(subscribed) = client.message().await else {
+                panic!("expected SUBSCRIBED")
+            };
+            assert_eq!(subscribed.request, RequestId::from_raw(request));
+        }
+    }
+}
+
+fn encoded(serializer: Serializer, message: &Message) -> Vec<u8> {
+    let mut octets = Vec::new();
+    perilune::wire::encode(serializer, message, &mut octets).unwrap();
+    octets
+}
+
+#[tokio::test]
+async fn bat_01_bat_02_what_waits_comes_in_batches() {
+    let (_router, address) = start(&settings()).await;
+    for serializer in Serializer::ALL {
+        let mut client = Client::join(address, Kind::Batched, serializer).await;
+        let calls: Vec<_> = (1..=50)
+            .map(|request| {
+                let call = Message::Call(Call {
+                    request: RequestId::from_raw(request),
+                    options: CallOptions::default(),
+                    procedure: uri("com.nobody"),
+                    payload: Payload::none(),
+                });
+                encoded(serializer, &call)
+            })
+            .collect();
+        client
+            .send_octets(support::batch_of(serializer, &calls))
+            .await;
+        assert!(matches!(client.message().await, Message::Error(_)));
+        assert!(
+            client.batch.len() > 5,
+            "what one read brought is answered by few frames"
+        );
+        for _ in 1..50 {
+            assert!(matches!(client.message().await, Message::Error(_)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn bat_03_broken_batches_abort_and_close() {
+    let (_router, address) = start(&settings()).await;
+    for (serializer, octets) in [
+        (Serializer::Json, &b""[..]),
+        (Serializer::Json, b"[48,1,{},\"a.b\"]"),
+        (Serializer::Json, b"\x1e"),
+        (Serializer::MsgPack, b""),
+        (Serializer::MsgPack, b"\0\0\0\x09\x90"),
+        (Serializer::Cbor, b"\0\0\0"),
+        (Serializer::Cbor, b"\0\0\0\0"),
+    ] {
+        let mut client = Client::join(address, Kind::Batched, serializer).await;
+        client.send_octets(octets.to_vec()).await;
+        assert_eq!(client.reason().await, "wamp.error.protocol_violation");
+        assert_eq!(client.ended().await, Ended::Closed(1002), "{octets:?}");
+        let mut early = Client::open(tcp(address).await, Kind::Batched, serializer).await;
+        early.send_octets(octets.to_vec()).await;
+        assert_eq!(early.reason().await, "wamp.error.protocol_violation");
+        assert_eq!(early.ended().await, Ended::Closed(1002), "{octets:?}");
     }
 }
 
@@ -224,8 +315,8 @@ async fn msg_15_vio_09_undecodable_octets_end_the_session_and_no_other() {
                         let closed = match (kind, octets.contains(&0xFF) && is_text) {
                             (Kind::RawSocket, _) => Ended::Eof,
                             // WebSocket has a code of its own for text that is not UTF-8.
-                            (Kind::WebSocket, true) => Ended::Closed(1007),
-                            (Kind::WebSocket, false) => Ended::Closed(1002),
+                            (Kind::WebSocket | Kind::Batched, true) => Ended::Closed(1007),
+                            (Kind::WebSocket | Kind::Batched, false) => Ended::Closed(1002),
                         };
                         assert_eq!(client.ended().await, closed, "{way}");
                     }
@@ -749,7 +840,8 @@ fn certificate(folder: &std::path::Path) -> (TlsSettings, CertificateDer<'static
     let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    (TlsSettings { cert, key }, made.cert.der().clone())
+    let client = None;
+    (TlsSettings { cert, key, client }, made.cert.der().clone())
 }
 
 async fn tls(

@@ -500,10 +500,16 @@ function p.publish(topic, args, kwargs, options) end
 
 ---@class perilune.login.transport
 ---@field peer string address and port, or "unix"
----@field kind "websocket"|"rawsocket"
+---@field kind "websocket"|"rawsocket"|"longpoll"|"http"
 ---@field tls boolean
+---@field certificate? perilune.login.certificate the client's, signed by one of the listener's `client_ca`
 ---@field http { path: string, headers: table<string, string> } the upgrade request; header names in lower case
 ---@field cookies table<string, string>
+
+---@class perilune.login.certificate
+---@field common_name? string of the subject
+---@field names { kind: "dns"|"email"|"uri"|"ip", name: string }[] its alternative names
+---@field fingerprint string SHA-256 of the certificate, in lower-case hex
 
 ---A login function's yes.
 ---@class perilune.granted

@@ -4,6 +4,13 @@
 return {
   listen = "127.0.0.1:8080",
 
+  -- For curl and browsers: README.md, "From curl".
+  http = {
+    call = { ["/call"] = { realm = "home", auth = "ticket" } },
+    publish = { ["/publish"] = { realm = "home", auth = "ticket" } },
+    events = { ["/events"] = { realm = "home", auth = "anonymous" } },
+  },
+
   realms = {
     home = {
       -- Guests need no login. Residents log in by ticket or WAMP-CRA: `auth.lua` answers for them.

@@ -1,12 +1,14 @@
 //! Many URI patterns at once: which match a URI, and which matches best. Serves subscriptions, registrations and
 //! permission rules; lookups walk the URI, never the patterns (conformance sections 10 and 15).
 
+mod prefixes;
+
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use patricia_tree::PatriciaMap;
 
 use crate::words::{MatchPolicy, Uri};
+use prefixes::Prefixes;
 
 /// Peers choose the keys: a hash without a random key would let them find ones that collide and make lookups slow.
 type Keyed<K, V> = HashMap<K, V, RandomState>;
@@ -15,7 +17,7 @@ type Keyed<K, V> = HashMap<K, V, RandomState>;
 #[derive(Debug)]
 pub struct PatternMap<T> {
     exact: Keyed<Uri, T>,
-    prefix: PatriciaMap<T>,
+    prefix: Prefixes<T>,
     wildcard: Node<T>,
 }
 
@@ -31,7 +33,7 @@ impl<T> Default for PatternMap<T> {
     fn default() -> Self {
         Self {
             exact: Keyed::default(),
-            prefix: PatriciaMap::new(),
+            prefix: Prefixes::default(),
             wildcard: Node::default(),
         }
     }
@@ -52,7 +54,7 @@ impl<T: Copy> PatternMap<T> {
     pub fn lookup(&self, policy: MatchPolicy, pattern: &str) -> Option<T> {
         match policy {
             MatchPolicy::Exact => self.exact.get(pattern).copied(),
-            MatchPolicy::Prefix => self.prefix.get(pattern).copied(),
+            MatchPolicy::Prefix => self.prefix.get(pattern),
             MatchPolicy::Wildcard => self.wildcard.descend(pattern).and_then(|node| node.value),
         }
     }
@@ -95,11 +97,8 @@ impl<T: Copy> PatternMap<T> {
         if let Some(value) = self.exact.get(uri) {
             found(MatchPolicy::Exact, *value);
         }
-        if !self.prefix.is_empty() {
-            for (_, value) in self.prefix.common_prefixes(uri.as_bytes()) {
-                found(MatchPolicy::Prefix, *value);
-            }
-        }
+        self.prefix
+            .for_each_start(uri, |value| found(MatchPolicy::Prefix, value));
         if !self.wildcard.is_leaf() {
             self.wildcard
                 .visit(Some(uri), &mut |value| found(MatchPolicy::Wildcard, value));
@@ -121,13 +120,10 @@ impl<T: Copy> PatternMap<T> {
 
     /// The value of the longest pattern under `prefix` that `text` starts with.
     pub fn longest_prefix(&self, text: &str) -> Option<T> {
-        if self.prefix.is_empty() {
-            return None;
-        }
+        let mut longest = None;
         self.prefix
-            .common_prefixes(text.as_bytes())
-            .last()
-            .map(|(_, value)| *value)
+            .for_each_start(text, |value| longest = Some(value));
+        longest
     }
 
     pub fn is_empty(&self) -> bool {

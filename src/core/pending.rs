@@ -46,6 +46,8 @@ pub(super) enum PendingState {
     Asked { deadline: Duration },
     /// Decided, waiting for its turn.
     Decided(Outcome),
+    /// As `Decided`; a publication for the disk that is not written, since its payload will be refused (`RFL-05`).
+    Unfit(Outcome),
     /// A publication that is on its way to the disk.
     Storing,
     /// It is there, or could not be written.
@@ -136,7 +138,10 @@ impl Pending {
     pub(super) fn wake_at(&self) -> Option<Duration> {
         let deadline = match self.state {
             PendingState::Asked { deadline } => Some(deadline),
-            PendingState::Decided(_) | PendingState::Storing | PendingState::Stored(_) => None,
+            PendingState::Decided(_)
+            | PendingState::Unfit(_)
+            | PendingState::Storing
+            | PendingState::Stored(_) => None,
         };
         [deadline, self.call_timeout_at].into_iter().flatten().min()
     }

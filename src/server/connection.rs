@@ -8,6 +8,8 @@
 mod login;
 mod reading;
 
+pub(crate) use login::Surroundings;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -212,7 +214,12 @@ impl Connection {
         loop {
             let flags = if self.written == self.writing.len() {
                 self.written = 0;
-                self.outbox.take(&mut self.writing, cx.waker())
+                let flags = self.outbox.take(&mut self.writing, cx.waker());
+                if !flags.begun {
+                    let Format { framing, limit, .. } = self.format;
+                    framing.pack(limit, &mut self.writing);
+                }
+                flags
             } else {
                 self.outbox.look(cx.waker())
             };
@@ -270,7 +277,7 @@ impl Connection {
     /// RFC 6455 lets the server end the TCP connection after both close frames. Where the peer's frames cannot be
     /// read any more, it is not waited for.
     fn awaits_close_frame(&self) -> bool {
-        matches!(self.reader, FrameReader::WebSocket(_)) && !self.deaf && !self.ended
+        self.format.framing.is_websocket() && !self.deaf && !self.ended
     }
 
     /// Appends a whole frame of our own, if there is room in the world for it.

@@ -3,12 +3,12 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{rawsocket, websocket};
+use super::{batched, rawsocket, websocket};
 use crate::wire::Serializer;
 
 /// One whole thing a peer sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Incoming {
+pub enum Incoming {
     Message(Bytes),
     Ping(Bytes),
     Pong,
@@ -18,7 +18,7 @@ pub(crate) enum Incoming {
 
 /// Why the octets of a peer cannot be cut into messages any further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     #[error("message of {size} octets, the limit is {limit}")]
     TooLarge { size: u64, limit: usize },
     #[error("{0} frame, the serializer uses the other kind")]
@@ -29,51 +29,81 @@ pub(crate) enum FrameError {
     WebSocket(String),
     #[error("RawSocket: {0}")]
     RawSocket(&'static str),
+    #[error("batch: {0}")]
+    Batch(&'static str),
 }
 
 impl FrameError {
     /// The WebSocket close code that tells the peer.
-    pub(crate) fn close_code(&self) -> u16 {
+    pub fn close_code(&self) -> u16 {
         match self {
             Self::TooLarge { .. } => 1009,
             Self::Utf8 => 1007,
-            Self::WrongKind(_) | Self::WebSocket(_) | Self::RawSocket(_) => 1002,
+            Self::WrongKind(_) | Self::WebSocket(_) | Self::RawSocket(_) | Self::Batch(_) => 1002,
         }
     }
 
-    /// Whether the message could be framed, so that an ABORT goes before the close (`VIO-01`, `VIO-09`).
-    pub(crate) fn is_violation(&self) -> bool {
-        matches!(self, Self::WrongKind(_) | Self::Utf8)
+    /// Whether the message could be framed, so that an ABORT goes before the close (`VIO-01`, `VIO-09`,
+    /// `BAT-03`).
+    pub fn is_violation(&self) -> bool {
+        matches!(self, Self::WrongKind(_) | Self::Utf8 | Self::Batch(_))
     }
 }
 
 /// How messages are framed towards a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
-    WebSocket { text: bool },
+pub enum Framing {
+    WebSocket {
+        text: bool,
+    },
+    /// Several messages in one WebSocket message.
+    Batched {
+        text: bool,
+    },
     RawSocket,
 }
 
 impl Framing {
     /// WebSocket frames are text for JSON, binary for the others (`WS-01`).
-    pub(crate) fn websocket(serializer: Serializer) -> Self {
-        Self::WebSocket {
-            text: serializer == Serializer::Json,
+    pub(crate) fn websocket(serializer: Serializer, batched: bool) -> Self {
+        let text = serializer == Serializer::Json;
+        match batched {
+            false => Self::WebSocket { text },
+            true => Self::Batched { text },
         }
     }
 
-    /// The octets that go before a message of `len` octets.
+    pub(crate) fn is_websocket(self) -> bool {
+        match self {
+            Self::WebSocket { .. } | Self::Batched { .. } => true,
+            Self::RawSocket => false,
+        }
+    }
+
+    /// The octets that go around a message of `len` octets.
     pub(crate) fn header(self, len: usize) -> Header {
         match self {
             Self::WebSocket { text } => websocket::message_header(text, len),
+            Self::Batched { text } => batched::header(text, len),
             Self::RawSocket => rawsocket::header(rawsocket::MESSAGE, len),
+        }
+    }
+
+    /// Makes fewer and larger frames of the whole frames that go out together, none with more than `limit` octets
+    /// unless one message has them.
+    pub(crate) fn pack(self, limit: usize, frames: &mut Vec<u8>) {
+        match self {
+            Self::Batched { .. } => batched::pack(limit, frames),
+            Self::WebSocket { .. } | Self::RawSocket => {}
         }
     }
 
     /// A whole PING frame.
     pub(crate) fn ping(self, payload: &[u8]) -> Vec<u8> {
         match self {
-            Self::WebSocket { .. } => websocket::control(websocket::PING, payload),
+            Self::WebSocket { .. } | Self::Batched { .. } => {
+                websocket::control(websocket::PING, payload)
+            }
             Self::RawSocket => rawsocket::frame(rawsocket::PING, payload),
         }
     }
@@ -81,7 +111,9 @@ impl Framing {
     /// The whole answer to a PING.
     pub(crate) fn pong(self, payload: &[u8]) -> Vec<u8> {
         match self {
-            Self::WebSocket { .. } => websocket::control(websocket::PONG, payload),
+            Self::WebSocket { .. } | Self::Batched { .. } => {
+                websocket::control(websocket::PONG, payload)
+            }
             Self::RawSocket => rawsocket::frame(rawsocket::PONG, payload),
         }
     }
@@ -89,27 +121,44 @@ impl Framing {
     /// The close frame; RawSocket just ends.
     pub(crate) fn close(self, code: u16) -> Vec<u8> {
         match self {
-            Self::WebSocket { .. } => websocket::control(websocket::CLOSE, &code.to_be_bytes()),
+            Self::WebSocket { .. } | Self::Batched { .. } => {
+                websocket::control(websocket::CLOSE, &code.to_be_bytes())
+            }
             Self::RawSocket => Vec::new(),
         }
     }
 }
 
-/// A frame header, at most 10 octets, on the stack.
+/// What goes before a message, at most 14 octets, and the octet that may go behind it; on the stack.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Header {
-    octets: [u8; 10],
+    octets: [u8; 14],
     len: u8,
+    end: Option<u8>,
 }
 
 impl Header {
     pub(crate) fn new(octets: &[u8]) -> Self {
         let mut header = Self {
-            octets: [0; 10],
+            octets: [0; 14],
             len: octets.len() as u8,
+            end: None,
         };
         header.octets[..octets.len()].copy_from_slice(octets);
         header
+    }
+
+    /// With an octet behind the message.
+    pub(crate) fn ending(self, end: u8) -> Self {
+        Self {
+            end: Some(end),
+            ..self
+        }
+    }
+
+    /// The octet behind the message, if there is one.
+    pub(crate) fn end(&self) -> Option<u8> {
+        self.end
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {
@@ -119,26 +168,32 @@ impl Header {
 
 /// Cuts incoming octets into messages.
 #[derive(Debug)]
-pub(crate) enum FrameReader {
+pub struct FrameReader(Reader);
+
+#[derive(Debug)]
+enum Reader {
     WebSocket(websocket::Reader),
+    Batched(batched::Reader),
     RawSocket(rawsocket::Reader),
 }
 
 impl FrameReader {
     /// `limit`: the largest message in octets.
-    pub(crate) fn new(framing: Framing, limit: usize) -> Self {
-        match framing {
-            Framing::WebSocket { text } => Self::WebSocket(websocket::Reader::new(text, limit)),
-            Framing::RawSocket => Self::RawSocket(rawsocket::Reader::new(limit)),
-        }
+    pub fn new(framing: Framing, limit: usize) -> Self {
+        Self(match framing {
+            Framing::WebSocket { text } => Reader::WebSocket(websocket::Reader::new(text, limit)),
+            Framing::Batched { text } => Reader::Batched(batched::Reader::new(text, limit)),
+            Framing::RawSocket => Reader::RawSocket(rawsocket::Reader::new(limit)),
+        })
     }
 
     /// Takes the next whole thing off the front of `input`; `None`: more octets are needed. After an error the
     /// rest of the input means nothing.
-    pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
-        match self {
-            Self::WebSocket(reader) => reader.next(input),
-            Self::RawSocket(reader) => reader.next(input),
+    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
+        match &mut self.0 {
+            Reader::WebSocket(reader) => reader.next(input),
+            Reader::Batched(reader) => reader.next(input),
+            Reader::RawSocket(reader) => reader.next(input),
         }
     }
 }

@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::realm::RealmHandle;
+use super::tls::ClientCertificate;
 use crate::core::credentials::Principal;
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login, Transport};
 use crate::words::SessionId;
@@ -46,7 +47,9 @@ pub struct TransportInfo {
     pub peer: Option<SocketAddr>,
     /// The listener speaks TLS.
     pub tls: bool,
-    /// `"websocket"` or `"rawsocket"`.
+    /// The certificate the client showed, which has been verified.
+    pub certificate: Option<Arc<ClientCertificate>>,
+    /// `"websocket"`, `"rawsocket"`, `"longpoll"`, or `"http"` for the sessions of single requests.
     pub kind: &'static str,
     /// The upgrade request: its path with the query, and its headers in lower case; empty for RawSocket.
     pub path: String,

@@ -1,85 +1,76 @@
-//! The HTTP side of a listener: the health check and the WebSocket upgrade (RFC 6455, `WS-02`, `WS-03`).
+//! The HTTP side of a listener: which path is for what, and how long a connection may last.
+//!
+//! Behind it stand the WebSocket upgrade, the bridge for single publications and calls, server-sent events, WAMP
+//! long-poll and the health check.
+
+mod bridge;
+mod events;
+mod login;
+mod longpoll;
+mod origin;
+mod patience;
+mod reply;
+mod upgrade;
+mod wiola;
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, HeaderValue, ORIGIN, VARY,
 };
+use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 
+use self::bridge::Kind;
+use self::login::Credentials;
+use self::patience::{Held, Patience};
+use self::reply::{Failure, Refusal, Reply, body_of};
+use self::upgrade::Upgrade;
 use super::frames::Framing;
+use super::guest::Guest;
 use super::hooks::TransportInfo;
 use super::listener::{Newcomer, RawParts};
-use super::settings::{HttpSettings, ListenerSettings};
+use super::outbox::Stop;
+use super::settings::{HttpPath, HttpSettings, LongPollSettings};
 use super::stream::Stream;
-use crate::wire::Serializer;
+use crate::core::credentials::AuthMethod;
+use crate::core::{Refusal as LoginRefusal, uris};
 
-type Reply = Response<Full<Bytes>>;
+pub(crate) use self::login::METHODS;
+pub(crate) use self::longpoll::LongPolls;
+pub(crate) use self::reply::unavailable;
 
-/// An upgrade that was answered with 101.
-struct Upgrade {
-    on: OnUpgrade,
-    serializer: Serializer,
-    transport: TransportInfo,
-}
-
-/// Serves HTTP until the connection is closed, becomes a WebSocket, or the time for the handshake is up.
+/// Serves HTTP until the connection is closed, becomes a WebSocket, or its time is up.
 pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
-    let settings = newcomer.settings.clone();
-    let http = newcomer.shared.http();
-    let peer = newcomer
-        .peer
-        .map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
-    let upgrade: Mutex<Option<Upgrade>> = Mutex::new(None);
-    let service = service_fn(|mut request: Request<Incoming>| {
-        let reply = match route(&settings, &http, newcomer.local, &request) {
-            Ok((reply, serializer)) => {
-                let transport = transport(&request);
-                *upgrade.lock() = Some(Upgrade {
-                    on: hyper::upgrade::on(&mut request),
-                    serializer,
-                    transport,
-                });
-                reply
-            }
-            Err(refusal) => refusal.reply(&peer),
-        };
-        std::future::ready(Ok::<_, Infallible>(reply))
-    });
-    // The whole exchange is bounded by `patiently`: hyper needs no timer of its own.
-    let exchange = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    match newcomer.patiently(exchange).await {
-        Some(Ok(())) => {}
-        Some(Err(error)) => {
-            return info!(%peer, "closed: not a proper HTTP request: {error}");
-        }
-        None => return,
+    let exchange = Exchange {
+        newcomer: &newcomer,
+        patience: Patience::new(newcomer.hello_by),
+        upgrade: Mutex::new(None),
+    };
+    if !exchange.run(stream).await {
+        return;
     }
+    let upgrade = exchange.upgrade.lock().take();
     let Some(Upgrade {
         on,
-        serializer,
+        subprotocol,
         transport,
-    }) = upgrade.lock().take()
+    }) = upgrade
     else {
         return;
     };
+    let peer = transport.peer_name();
     match on.await {
         Ok(upgraded) => {
             // Down to the stream itself, so that hyper's buffers are freed.
@@ -87,9 +78,10 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
                 return debug!(%peer, "upgraded connection is not ours");
             };
             let agreed = RawParts {
-                framing: Framing::websocket(serializer),
-                serializer,
-                limit: settings.message,
+                framing: Framing::websocket(subprotocol.serializer, subprotocol.batched),
+                serializer: subprotocol.serializer,
+                // Batched messages have a length of 32 bits.
+                limit: newcomer.settings.message.min(u32::MAX as usize),
             };
             newcomer
                 .wamp(parts.io.into_inner(), parts.read_buf, agreed, transport)
@@ -99,473 +91,283 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
     }
 }
 
-/// An answer that is not an upgrade.
-#[derive(Debug, PartialEq, Eq)]
-enum Refusal {
-    Healthy,
-    NotFound { paths: String },
-    NoWebSocket,
-    Malformed(&'static str),
-    Version,
-    Origin(String),
-    NoSubprotocol { offered: String, served: String },
+/// One connection, while it speaks HTTP.
+struct Exchange<'a> {
+    newcomer: &'a Newcomer,
+    patience: Arc<Patience>,
+    upgrade: Mutex<Option<Upgrade>>,
 }
 
-impl Refusal {
-    fn reply(self, peer: &str) -> Reply {
-        match &self {
-            Self::Healthy => {}
-            Self::Origin(origin) => info!(
-                peer,
-                "refused: Origin {origin:?} is not allowed; the listener's key `origins` would allow it"
-            ),
-            other => debug!(peer, "HTTP request refused: {other:?}"),
+/// What a path is for.
+enum Place<'h> {
+    Bridge(Kind, &'h HttpPath),
+    Events(&'h HttpPath),
+    /// With what stands behind the configured path.
+    LongPoll(&'h LongPollSettings, &'h str),
+}
+
+impl<'h> Place<'h> {
+    fn find(http: &'h HttpSettings, path: &'h str) -> Option<Self> {
+        if let Some(settings) = &http.longpoll
+            && let Some(rest) = path.strip_prefix(settings.path.as_str())
+            && rest.starts_with('/')
+        {
+            return Some(Self::LongPoll(settings, rest));
         }
+        let publish = http.publish.get(path);
+        let call = http.call.get(path);
+        publish
+            .map(|publish| Self::Bridge(Kind::Publish, publish))
+            .or_else(|| call.map(|call| Self::Bridge(Kind::Call, call)))
+            .or_else(|| http.events.get(path).map(Self::Events))
+    }
+
+    fn methods(&self) -> (Method, &'static str) {
         match self {
-            Self::Healthy => text(StatusCode::OK, "ok\n".into()),
-            Self::NotFound { paths } => text(
-                StatusCode::NOT_FOUND,
-                format!("Nothing here. WebSocket (WAMP): {paths}\n"),
-            ),
-            Self::NoWebSocket => {
-                let mut reply = text(
-                    StatusCode::UPGRADE_REQUIRED,
-                    "This is a WAMP router: connect by WebSocket, subprotocol wamp.2.json, wamp.2.msgpack or \
-                     wamp.2.cbor.\n"
-                        .into(),
-                );
-                reply
-                    .headers_mut()
-                    .insert(UPGRADE, HeaderValue::from_static("websocket"));
-                reply
-            }
-            Self::Malformed(what) => text(StatusCode::BAD_REQUEST, format!("{what}\n")),
-            Self::Version => {
-                let mut reply = text(
-                    StatusCode::UPGRADE_REQUIRED,
-                    "Only WebSocket version 13 is spoken here.\n".into(),
-                );
-                reply
-                    .headers_mut()
-                    .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-                reply
-            }
-            Self::Origin(_) => text(
-                StatusCode::FORBIDDEN,
-                "Pages of this origin may not connect to this router.\n".into(),
-            ),
-            Self::NoSubprotocol { offered, served } => text(
-                StatusCode::BAD_REQUEST,
-                format!("No common WebSocket subprotocol: offered {offered}, served {served}.\n"),
-            ),
+            Self::Bridge(..) | Self::LongPoll(..) => (Method::POST, "POST, OPTIONS"),
+            Self::Events(_) => (Method::GET, "GET, OPTIONS"),
+        }
+    }
+
+    /// The path of the bridge.
+    fn path(&self) -> Option<&'h HttpPath> {
+        match self {
+            Self::Bridge(_, path) | Self::Events(path) => Some(path),
+            Self::LongPoll(..) => None,
         }
     }
 }
 
-fn text(status: StatusCode, body: String) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+impl Exchange<'_> {
+    /// Serves requests. True: to the end, and not longer than allowed.
+    async fn run(&self, stream: Stream) -> bool {
+        let peer = self.peer();
+        let service =
+            service_fn(|request| async { Ok::<_, Infallible>(self.answer(request).await) });
+        // The time is watched here: hyper needs no timer of its own.
+        let exchange = http1::Builder::new()
+            .header_read_timeout(None)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut exchange = pin!(exchange);
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                result = &mut exchange => {
+                    if let Err(error) = result {
+                        info!(%peer, "closed: not a proper HTTP request: {error}");
+                        return false;
+                    }
+                    return true;
+                }
+                known = self.patience.over() => {
+                    match known {
+                        true => debug!(%peer, "closed: no further request"),
+                        false => info!(%peer, "closed: no HELLO in time (limits.handshake)"),
+                    }
+                    return false;
+                }
+                stop = self.newcomer.outbox.stopped(), if !ending => match stop {
+                    Stop::Evicted => {
+                        info!(%peer, "closed before login: limits.unauthenticated is reached");
+                        return false;
+                    }
+                    Stop::Shutdown if self.patience.is_held() => {
+                        ending = true;
+                        exchange.as_mut().graceful_shutdown();
+                    }
+                    Stop::Shutdown => {
+                        debug!(%peer, "closed before login: shutting down");
+                        return false;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn answer(&self, mut request: Request<Incoming>) -> Reply {
+        let http = self.newcomer.shared.http();
+        let path = request.uri().path().to_owned();
+        if let Some(place) = Place::find(&http, &path) {
+            let origin = request.headers().get(ORIGIN).cloned();
+            // As with a WebSocket, the page may have the browser show who it is; autobahn-js asks for that.
+            let credentials = matches!(place, Place::LongPoll(..));
+            return match self.admit(&request, &place) {
+                Ok(None) => {
+                    let reply = self.at(place, request).await;
+                    for_page(reply, origin, credentials)
+                }
+                Ok(Some(preflight)) => for_page(preflight, origin, credentials),
+                Err(refusal) => refusal.reply(&self.peer()),
+            };
+        }
+        let settings = &self.newcomer.settings;
+        match upgrade::route(settings, &http, self.newcomer.local, &request) {
+            Ok((reply, subprotocol)) => {
+                let transport = self.transport("websocket", &request);
+                *self.upgrade.lock() = Some(Upgrade {
+                    on: hyper::upgrade::on(&mut request),
+                    subprotocol,
+                    transport,
+                });
+                reply
+            }
+            Err(refusal) => refusal.reply(&self.peer()),
+        }
+    }
+
+    async fn at(&self, place: Place<'_>, request: Request<Incoming>) -> Reply {
+        match place {
+            Place::Bridge(kind, path) => bridge::serve(self, request, kind, path).await,
+            Place::Events(path) => events::serve(self, request, path).await,
+            Place::LongPoll(settings, rest) => longpoll::serve(self, request, settings, rest).await,
+        }
+    }
+
+    /// What is decided before the body is looked at; a preflight of a browser is answered here.
+    fn admit<B>(&self, request: &Request<B>, place: &Place<'_>) -> Result<Option<Reply>, Refusal> {
+        let newcomer = self.newcomer;
+        origin::check_origin(&newcomer.settings, newcomer.local, request.headers())?;
+        let (method, allow) = place.methods();
+        if request.method() == Method::OPTIONS {
+            let mut reply = Response::new(body_of(""));
+            *reply.status_mut() = StatusCode::NO_CONTENT;
+            let headers = reply.headers_mut();
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+            headers.insert(
+                ACCESS_CONTROL_ALLOW_METHODS,
+                HeaderValue::from_static(allow),
+            );
+            headers.insert(
+                ACCESS_CONTROL_ALLOW_HEADERS,
+                HeaderValue::from_static("authorization, content-type"),
+            );
+            return Ok(Some(reply));
+        }
+        if request.method() != method {
+            return Err(Refusal::Method { allow });
+        }
+        let local = newcomer
+            .local
+            .is_none_or(|local| local.to_canonical().is_loopback());
+        if place.path().is_some_and(|path| path.auth.is_none()) && !local {
+            let path = request.uri().path().to_owned();
+            return Err(Refusal::NotLocal { path });
+        }
+        Ok(None)
+    }
+
+    fn peer(&self) -> String {
+        self.newcomer
+            .peer
+            .map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
+    }
+
+    /// The whole body, up to `limits.message`.
+    async fn read(&self, body: Incoming) -> Result<Bytes, Failure> {
+        self.read_up_to(self.newcomer.settings.message, body).await
+    }
+
+    async fn read_up_to(&self, limit: usize, body: Incoming) -> Result<Bytes, Failure> {
+        let too_large = || {
+            Failure::of_error(
+                uris::PAYLOAD_SIZE_EXCEEDED,
+                &format!("the body has more than {limit} octets"),
+            )
+        };
+        if body.size_hint().lower() > limit as u64 {
+            return Err(too_large());
+        }
+        match Limited::new(body, limit).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+            Err(error) => Err(Failure::bad_request(&format!(
+                "the body is broken: {error}"
+            ))),
+        }
+    }
+
+    /// Logs a request in; from then on the connection is one of somebody known.
+    async fn log_in(
+        &self,
+        path: &HttpPath,
+        head: &request::Parts,
+        held: &Held,
+    ) -> Result<Guest, Failure> {
+        let method = path.auth.unwrap_or(AuthMethod::Anonymous);
+        let refused = |refusal: &LoginRefusal| {
+            let abort = refusal.abort();
+            let text = abort.message.unwrap_or_default();
+            asking(Failure::of_error(abort.reason, &text), method, path)
+        };
+        let Some(credentials) = Credentials::of(method, &head.headers) else {
+            let realm = path.realm.clone();
+            return Err(refused(&LoginRefusal::AuthenticationRequired { realm }));
+        };
+        let transport = self.transport_of("http", head.uri.path(), &head.headers);
+        let shared = &self.newcomer.shared;
+        let guest = login::log_in(shared, &Arc::new(transport), &path.realm, credentials).await;
+        let guest = guest.map_err(|refusal| refused(&refusal))?;
+        self.newcomer.seat.settle();
+        held.known();
+        Ok(guest)
+    }
+
+    fn transport<B>(&self, kind: &'static str, request: &Request<B>) -> TransportInfo {
+        let path = request.uri().path_and_query();
+        let path = path.map_or("/", |path| path.as_str());
+        self.transport_of(kind, path, request.headers())
+    }
+
+    fn transport_of(
+        &self,
+        kind: &'static str,
+        path: &str,
+        headers: &hyper::HeaderMap,
+    ) -> TransportInfo {
+        let headers = headers.iter().map(|(name, value)| {
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        });
+        TransportInfo {
+            kind,
+            path: path.to_owned(),
+            headers: headers.collect(),
+            ..self.newcomer.transport()
+        }
+    }
+}
+
+/// Lets a page that was let in read the answer.
+fn for_page(mut reply: Reply, origin: Option<HeaderValue>, credentials: bool) -> Reply {
+    if let Some(origin) = origin {
+        let headers = reply.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if credentials {
+            let yes = HeaderValue::from_static("true");
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+        }
+        headers.insert(VARY, HeaderValue::from_static("Origin"));
+    }
     reply
 }
 
-/// The whole answer to a connection for which there is no room.
-pub(crate) fn unavailable(reason: &str) -> String {
-    let body = format!("The router is full: {reason}.\n");
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: \
-         {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )
-}
-
-/// Decides about one request: the answer 101 and what was agreed on, or another answer.
-fn route<B>(
-    settings: &ListenerSettings,
-    http: &HttpSettings,
-    local: Option<IpAddr>,
-    request: &Request<B>,
-) -> Result<(Reply, Serializer), Refusal> {
-    let path = request.uri().path();
-    if http.health.as_deref() == Some(path)
-        && matches!(*request.method(), Method::GET | Method::HEAD)
-    {
-        return Err(Refusal::Healthy);
+/// Says which credentials would help.
+fn asking(failure: Failure, method: AuthMethod, path: &HttpPath) -> Failure {
+    if failure.status != StatusCode::UNAUTHORIZED || method == AuthMethod::Anonymous {
+        return failure;
     }
-    if !settings.paths.iter().any(|served| served == path) {
-        return Err(Refusal::NotFound {
-            paths: settings.paths.join(" "),
-        });
-    }
-    let headers = request.headers();
-    if request.method() != Method::GET || !has_token(headers, UPGRADE, "websocket") {
-        return Err(Refusal::NoWebSocket);
-    }
-    if !has_token(headers, CONNECTION, "upgrade") {
-        return Err(Refusal::Malformed(
-            "A WebSocket request has `Connection: Upgrade`.",
-        ));
-    }
-    if headers
-        .get(SEC_WEBSOCKET_VERSION)
-        .map(HeaderValue::as_bytes)
-        != Some(b"13")
-    {
-        return Err(Refusal::Version);
-    }
-    let key = headers
-        .get(SEC_WEBSOCKET_KEY)
-        .filter(|key| key.len() == 24)
-        .ok_or(Refusal::Malformed(
-            "Sec-WebSocket-Key is missing or not 16 octets in Base64.",
-        ))?;
-    check_origin(settings, local, headers)?;
-    let serializer = choose(headers, &settings.serializers)?;
-
-    let mut reply = Response::new(Full::default());
-    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let answer = reply.headers_mut();
-    answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    answer.insert(
-        SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(serializer.subprotocol()),
-    );
-    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
-        answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    Ok((reply, serializer))
-}
-
-/// Whether a comma-separated header holds a token, in any case.
-fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
-}
-
-fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
-}
-
-/// `WS-02`: the first of the client's list that is served.
-fn choose(headers: &HeaderMap, served: &[Serializer]) -> Result<Serializer, Refusal> {
-    let named = |name: &str| {
-        served
-            .iter()
-            .copied()
-            .find(|serializer| serializer.subprotocol() == name)
+    let scheme = match method {
+        AuthMethod::Jwt => "Bearer",
+        _ => "Basic",
     };
-    tokens(headers, SEC_WEBSOCKET_PROTOCOL)
-        .find_map(named)
-        .ok_or_else(|| {
-            let offered: Vec<_> = tokens(headers, SEC_WEBSOCKET_PROTOCOL).collect();
-            let served: Vec<_> = served
-                .iter()
-                .map(|serializer| serializer.subprotocol())
-                .collect();
-            let offered = if offered.is_empty() {
-                "none".to_owned()
-            } else {
-                offered.join(", ")
-            };
-            Refusal::NoSubprotocol {
-                offered,
-                served: served.join(", "),
-            }
-        })
-}
-
-/// Browsers say which page wants to connect. Without `origins`: pages of our own host and of loopback.
-///
-/// A page elsewhere can have its own host name resolve to 127.0.0.1 (DNS rebinding) and looks like a page of our host
-/// then. So, a request that came in on loopback must name loopback itself, too.
-fn check_origin(
-    settings: &ListenerSettings,
-    local: Option<IpAddr>,
-    headers: &HeaderMap,
-) -> Result<(), Refusal> {
-    let Some(origin) = headers.get(ORIGIN) else {
-        return Ok(());
-    };
-    let origin = String::from_utf8_lossy(origin.as_bytes()).into_owned();
-    let allowed = match &settings.origins {
-        Some(patterns) => patterns
-            .iter()
-            .any(|pattern| matches_pattern(pattern, &origin)),
-        None => {
-            let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-            let on_loopback = local.is_some_and(|address| address.to_canonical().is_loopback());
-            if on_loopback {
-                is_loopback_page(&origin) && host.is_some_and(is_loopback_authority)
-            } else {
-                is_own_host(&origin, host) || is_loopback_page(&origin)
-            }
-        }
-    };
-    if allowed {
-        Ok(())
-    } else {
-        Err(Refusal::Origin(origin))
-    }
-}
-
-fn is_own_host(origin: &str, host: Option<&str>) -> bool {
-    let (Some((scheme, authority)), Some(host)) = (origin.split_once("://"), host) else {
-        return false;
-    };
-    let default_port = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return false,
-    };
-    let bare = |authority: &str| {
-        authority
-            .strip_suffix(default_port)
-            .unwrap_or(authority)
-            .to_ascii_lowercase()
-    };
-    bare(authority) == bare(host)
-}
-
-fn is_loopback_page(origin: &str) -> bool {
-    origin
-        .split_once("://")
-        .is_some_and(|(_, authority)| is_loopback_authority(authority))
-}
-
-/// Host and perhaps port, as in `Host`.
-fn is_loopback_authority(authority: &str) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next(),
-        None => authority.split(':').next(),
-    };
-    host.is_some_and(|host| {
-        host.eq_ignore_ascii_case("localhost")
-            || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    })
-}
-
-/// `*` stands for any run of characters.
-fn matches_pattern(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        let Some(at) = rest.find(part) else {
-            return false;
-        };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
-}
-
-fn transport<B>(request: &Request<B>) -> TransportInfo {
-    let headers = request.headers().iter().map(|(name, value)| {
-        (
-            name.as_str().to_owned(),
-            String::from_utf8_lossy(value.as_bytes()).into_owned(),
-        )
-    });
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |path| path.as_str())
-        .to_owned();
-    TransportInfo {
-        kind: "websocket",
-        path,
-        headers: headers.collect(),
-        ..TransportInfo::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::settings::Address;
-
-    fn settings(origins: Option<&[&str]>) -> ListenerSettings {
-        let origins = origins.map(|list| list.iter().map(|&origin| origin.to_owned()).collect());
-        ListenerSettings {
-            origins,
-            ..ListenerSettings::at(Address::Tcp("127.0.0.1:0".into()))
-        }
-    }
-
-    fn upgrade(headers: &[(&str, &str)]) -> Request<()> {
-        let mut builder = Request::builder()
-            .uri("/ws?x=1")
-            .header("host", "router.example:8080")
-            .header("upgrade", "WebSocket")
-            .header("connection", "keep-alive, Upgrade")
-            .header("sec-websocket-version", "13")
-            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
-        for (name, value) in headers {
-            builder = builder.header(*name, *value);
-        }
-        builder.body(()).unwrap()
-    }
-
-    fn decide(
-        settings: &ListenerSettings,
-        request: &Request<()>,
-    ) -> Result<(Reply, Serializer), Refusal> {
-        route(settings, &HttpSettings::default(), None, request)
-    }
-
-    #[test]
-    fn ws_02_first_supported_of_the_clients_list() {
-        let request = upgrade(&[
-            ("sec-websocket-protocol", "wamp.2.flatbuffers, wamp.2.cbor"),
-            ("sec-websocket-protocol", "wamp.2.json"),
-        ]);
-        let (reply, serializer) = decide(&settings(None), &request).unwrap();
-        assert_eq!(serializer, Serializer::Cbor);
-        assert_eq!(reply.status(), 101);
-        assert_eq!(reply.headers()["sec-websocket-protocol"], "wamp.2.cbor");
-        assert_eq!(
-            reply.headers()["sec-websocket-accept"],
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
-    }
-
-    #[test]
-    fn ws_03_no_overlap_or_none_offered() {
-        for headers in [
-            &[][..],
-            &[("sec-websocket-protocol", "wamp.2.ubjson, chat")],
-        ] {
-            let refusal = decide(&settings(None), &upgrade(headers)).err().unwrap();
-            assert!(matches!(refusal, Refusal::NoSubprotocol { .. }));
-            assert_eq!(refusal.reply("test").status(), 400);
-        }
-        let only_json = ListenerSettings {
-            serializers: vec![Serializer::Json],
-            ..settings(None)
-        };
-        let request = upgrade(&[("sec-websocket-protocol", "wamp.2.cbor")]);
-        assert!(matches!(
-            decide(&only_json, &request),
-            Err(Refusal::NoSubprotocol { .. })
-        ));
-    }
-
-    #[test]
-    fn origins() {
-        let status = |origins: Option<&[&str]>, origin: &str| {
-            let request = upgrade(&[
-                ("sec-websocket-protocol", "wamp.2.json"),
-                ("origin", origin),
-            ]);
-            decide(&settings(origins), &request)
-                .map_or_else(|no| no.reply("test").status(), |(yes, _)| yes.status())
-        };
-        for origin in [
-            "http://router.example:8080",
-            "http://localhost:3000",
-            "https://127.0.0.1",
-            "http://[::1]:9",
-        ] {
-            assert_eq!(status(None, origin), 101, "{origin}");
-        }
-        for origin in [
-            "http://evil.example",
-            "http://router.example",
-            "null",
-            "http://localhost.evil.example",
-        ] {
-            assert_eq!(status(None, origin), 403, "{origin}");
-        }
-        let listed: Option<&[&str]> = Some(&["https://*.example.com"]);
-        assert_eq!(status(listed, "https://a.example.com"), 101);
-        assert_eq!(status(listed, "https://example.com.evil.net"), 403);
-        assert_eq!(
-            status(listed, "http://localhost:3000"),
-            403,
-            "a list replaces the default"
-        );
-        assert_eq!(status(Some(&["*"]), "null"), 101);
-    }
-
-    #[test]
-    fn on_loopback_a_rebound_name_is_no_own_host() {
-        let local = Some(IpAddr::from([127, 0, 0, 1]));
-        let allowed = |origins: Option<&[&str]>, host: &'static str, origin: &str| {
-            let mut request = upgrade(&[
-                ("sec-websocket-protocol", "wamp.2.json"),
-                ("origin", origin),
-            ]);
-            let headers = request.headers_mut();
-            headers.insert("host", HeaderValue::from_static(host));
-            route(
-                &settings(origins),
-                &HttpSettings::default(),
-                local,
-                &request,
-            )
-            .is_ok()
-        };
-        assert!(allowed(None, "localhost:8080", "http://localhost:3000"));
-        assert!(allowed(None, "[::1]:8080", "http://127.0.0.1"));
-        let evil = ("evil.example:8080", "http://evil.example:8080");
-        assert!(!allowed(None, evil.0, evil.1));
-        assert!(!allowed(None, evil.0, "http://localhost"));
-        assert!(!allowed(None, "127.0.0.1:8080", evil.1));
-        let listed: Option<&[&str]> = Some(&["http://evil.example:*"]);
-        assert!(allowed(listed, evil.0, evil.1));
-    }
-
-    #[test]
-    fn other_requests_get_a_helpful_answer() {
-        let get = |path: &str| {
-            let request = Request::builder().uri(path).body(()).unwrap();
-            decide(&settings(None), &request)
-                .err()
-                .unwrap()
-                .reply("test")
-                .status()
-                .as_u16()
-        };
-        assert_eq!((get("/healthz"), get("/ws"), get("/nope")), (200, 426, 404));
-        let mut old = upgrade(&[]);
-        old.headers_mut()
-            .insert("sec-websocket-version", HeaderValue::from_static("8"));
-        let reply = decide(&settings(None), &old).err().unwrap().reply("test");
-        assert_eq!(
-            (
-                reply.status().as_u16(),
-                &reply.headers()["sec-websocket-version"]
-            ),
-            (426, &HeaderValue::from_static("13"))
-        );
-    }
-
-    #[test]
-    fn patterns() {
-        for (pattern, text, expected) in [
-            ("*", "", true),
-            ("a*c", "abc", true),
-            ("a*c", "ac", true),
-            ("a*a", "a", false),
-            ("a*b*c", "a-b-c", true),
-            ("abc", "abcd", false),
-            ("abc", "abc", true),
-        ] {
-            assert_eq!(matches_pattern(pattern, text), expected, "{pattern} {text}");
-        }
+    // A realm's name may hold what a header cannot.
+    let challenge = HeaderValue::from_str(&format!("{scheme} realm=\"{}\"", path.realm));
+    Failure {
+        challenge: challenge.ok(),
+        ..failure
     }
 }

@@ -22,13 +22,14 @@ use super::frames::Framing;
 use super::hooks::TransportInfo;
 use super::http;
 use super::outbox::{Outbox, Stop};
+use super::proxy::{self, Conveyed};
 use super::rawsocket::{self, HandshakeError};
 use super::realm::Format;
 use super::router::Shared;
 use super::seats::{Seat, TooMany};
 use super::settings::{Address, ListenerSettings};
 use super::stream::{Io, Stream};
-use super::tls::{Tls, TlsError};
+use super::tls::{ClientCertificate, Tls, TlsError};
 
 /// Idle time after which the system probes a TCP peer; for peers that never answer a ping.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -191,6 +192,7 @@ impl Listener {
                     shared: shared.clone(),
                     settings: self.settings.clone(),
                     tls: self.tls.clone(),
+                    certificate: None,
                     peer,
                     local,
                     outbox,
@@ -311,6 +313,8 @@ pub(crate) struct Newcomer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) settings: Arc<ListenerSettings>,
     tls: Option<Arc<Tls>>,
+    /// Verified by TLS.
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
     pub(crate) peer: Option<SocketAddr>,
     /// The address it reached us at; `None`: a unix socket.
     pub(crate) local: Option<IpAddr>,
@@ -345,11 +349,21 @@ fn name(peer: Option<SocketAddr>) -> String {
 
 impl Newcomer {
     /// Up to the point where it is known what the peer speaks, then on to there.
-    async fn serve(self, io: Io) {
+    async fn serve(mut self, io: Io) {
+        let io = match self.settings.proxy {
+            true => match self.behind_proxy(io).await {
+                Some(io) => io,
+                None => return,
+            },
+            false => io,
+        };
         let peer = name(self.peer);
         let mut stream = match (&self.tls, io) {
             (Some(tls), Io::Tcp(io)) => match self.patiently(tls.accept(io)).await {
-                Some(Ok(io)) => Stream::new(Io::Tls(Box::new(io))),
+                Some(Ok((io, certificate))) => {
+                    self.certificate = certificate;
+                    Stream::new(Io::Tls(Box::new(io)))
+                }
                 Some(Err(error)) => return info!(%peer, "closed: no TLS handshake: {error}"),
                 None => return,
             },
@@ -368,6 +382,42 @@ impl Newcomer {
             Some(Err(error)) => debug!(%peer, "connection lost: {error}"),
             None => {}
         }
+    }
+
+    /// Learns from a trusted proxy whose connection this is. `None`: it is not to be served.
+    async fn behind_proxy(&mut self, mut io: Io) -> Option<Io> {
+        let proxy = name(self.peer);
+        let limits = self.shared.limits();
+        if !limits.trusts(self.peer.map(|peer| peer.ip())) {
+            info!(peer = %proxy, "closed: not one of `trusted_proxies`, and the listener's key `proxy` is set");
+            return None;
+        }
+        let header = match &mut io {
+            Io::Tcp(io) => self.patiently(proxy::header(io)).await?,
+            Io::Unix(io) => self.patiently(proxy::header(io)).await?,
+            // No listener has gone that far yet.
+            Io::Tls(_) | Io::Shared(..) | Io::Local(_) => return None,
+        };
+        let conveyed = match header {
+            Ok(conveyed) => conveyed,
+            Err(error) => {
+                info!(peer = %proxy, "closed: {error}; the listener's key `proxy` asks for one");
+                return None;
+            }
+        };
+        let Some(Conveyed { peer, local }) = conveyed else {
+            return Some(io);
+        };
+        (self.peer, self.local) = (Some(peer), Some(local.ip()));
+        let Err(limit) = self.seat.comes_from(&limits, peer.ip()) else {
+            return Some(io);
+        };
+        metrics::counter!("perilune_connections_refused_total").increment(1);
+        info!(%peer, "connection refused: {limit}");
+        if self.tls.is_none() {
+            let _ = tokio::time::timeout(REFUSAL_TIME, turn_away(Stream::new(io), limit)).await;
+        }
+        None
     }
 
     /// Runs what comes before the login, for as long as a peer may take for it.
@@ -428,6 +478,16 @@ impl Newcomer {
         }
     }
 
+    /// What is known of the connection so far.
+    pub(crate) fn transport(&self) -> TransportInfo {
+        TransportInfo {
+            peer: self.peer,
+            tls: self.tls.is_some(),
+            certificate: self.certificate.clone(),
+            ..TransportInfo::default()
+        }
+    }
+
     /// The transport stands: WAMP from here on.
     pub(crate) async fn wamp(
         self,
@@ -443,14 +503,21 @@ impl Newcomer {
         } = parts;
         let message = match framing {
             Framing::RawSocket => rawsocket::announced(self.settings.message),
-            Framing::WebSocket { .. } => self.settings.message,
+            Framing::WebSocket { .. } | Framing::Batched { .. } => self.settings.message,
         };
         let queue = self.shared.limits().queue;
+        let TransportInfo {
+            kind,
+            path,
+            headers,
+            ..
+        } = transport;
         let transport = TransportInfo {
-            peer: self.peer,
-            tls: self.tls.is_some(),
+            kind,
+            path,
+            headers,
             channel_binding: io.channel_binding(),
-            ..transport
+            ..self.transport()
         };
         let parts = Parts {
             io,

@@ -1,14 +1,17 @@
 //! Tasks and transports: everything that touches a socket or the clock.
 
+mod batched;
 mod clock;
 mod connection;
 mod files;
-pub(crate) mod frames;
+pub mod frames;
+mod guest;
 mod history;
 mod hooks;
 mod http;
 mod listener;
 mod outbox;
+mod proxy;
 pub(crate) mod rawsocket;
 mod realm;
 mod router;
@@ -22,9 +25,11 @@ mod websocket;
 
 pub use clock::Clock;
 pub use files::raise_open_files;
+pub use guest::{Guest, Unanswered};
 pub use history::{HistoryStore, StoreError};
 pub use hooks::{Hooks, SessionChange, TransportInfo};
+pub(crate) use http::METHODS as HTTP_METHODS;
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmCounts, RealmHandle, RealmStep};
 pub use router::Router;
-pub use tls::TlsError;
+pub use tls::{AlternativeName, ClientCertificate, TlsError};

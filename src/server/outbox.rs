@@ -98,6 +98,8 @@ pub(crate) struct Flags {
     pub(crate) stop: Option<Stop>,
     /// Somebody else is writing to the socket; he wakes the task.
     pub(crate) busy: bool,
+    /// What the task has just taken begins within a frame.
+    pub(crate) begun: bool,
 }
 
 pub(crate) struct Outbox {
@@ -135,8 +137,9 @@ impl Outbox {
         payload: &[u8],
         room: Room,
     ) -> Result<Option<Waker>, Full> {
+        let end = header.end();
         let header = header.as_slice();
-        let octets = header.len() + payload.len();
+        let octets = header.len() + payload.len() + usize::from(end.is_some());
         let mut inner = self.inner.lock();
         let before = inner.waiting.len() + inner.in_flight;
         match room {
@@ -146,6 +149,7 @@ impl Outbox {
         inner.waiting.reserve(octets);
         inner.waiting.extend_from_slice(header);
         inner.waiting.extend_from_slice(payload);
+        inner.waiting.extend(end);
         let waker = if before == 0 {
             inner.waker.take()
         } else {
@@ -271,7 +275,10 @@ impl Outbox {
         }
         if !inner.begun.is_empty() {
             *writing = std::mem::take(&mut inner.begun);
-            return inner.look(waker);
+            return Flags {
+                begun: true,
+                ..inner.look(waker)
+            };
         }
         let written = inner.in_flight;
         writing.clear();
@@ -463,7 +470,8 @@ mod tests {
         let left = outbox.len();
         assert!(left > 0);
         let mut writing = Vec::new();
-        outbox.take(&mut writing, Waker::noop());
+        let flags = outbox.take(&mut writing, Waker::noop());
+        assert!(flags.begun);
         let mut got = vec![0; sent.len() - left];
         peer.read_exact(&mut got).await.unwrap();
         got.extend(writing);

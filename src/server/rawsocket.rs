@@ -12,7 +12,7 @@ pub(crate) const PING: u8 = 1;
 pub(crate) const PONG: u8 = 2;
 
 /// The largest payload a frame can carry; its length is written as the bit X and 24 zeros (`RS-08`).
-const MAX: usize = 1 << 24;
+pub(crate) const MAX: usize = 1 << 24;
 
 /// What a client asked for in its four octets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -175,6 +175,11 @@ impl RealmHandle {
         self.state.lock().policy.clone()
     }
 
+    /// The ids of the sessions of all realms.
+    pub(crate) fn ids(&self) -> &SessionIds {
+        &self.ids
+    }
+
     /// The number of sessions, scripts included.
     pub fn session_count(&self) -> usize {
         self.state.lock().links.len()

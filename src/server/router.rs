@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use super::clock::Clock;
 use super::history::{HistoryStore, StoreError};
 use super::hooks::{HookSlot, Hooks};
+use super::http::LongPolls;
 use super::listener::Listener;
 use super::outbox::Queues;
 use super::realm::RealmHandle;
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     http: RwLock<Arc<HttpSettings>>,
     tasks: Mutex<Vec<AbortHandle>>,
     certificates: Mutex<Vec<Arc<Tls>>>,
+    longpolls: LongPolls,
     shutting_down: AtomicBool,
     /// As applied last, to find what a new configuration changes.
     settings: Mutex<Settings>,
@@ -102,6 +104,7 @@ impl Router {
             http: RwLock::new(Arc::new(settings.http.clone())),
             tasks: Mutex::default(),
             certificates: Mutex::default(),
+            longpolls: LongPolls::default(),
             shutting_down: AtomicBool::new(false),
             settings: Mutex::new(settings.clone()),
             store: OnceLock::new(),
@@ -363,6 +366,10 @@ impl Shared {
 
     pub(crate) fn http(&self) -> Arc<HttpSettings> {
         self.http.read().clone()
+    }
+
+    pub(crate) fn longpolls(&self) -> &LongPolls {
+        &self.longpolls
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {

@@ -62,14 +62,12 @@ impl Seats {
         address: Option<IpAddr>,
         outbox: Arc<Outbox>,
     ) -> Result<Seat, TooMany> {
-        let address = address.filter(|address| !address.is_loopback());
+        let address = address.filter(|_| !limits.trusts(address));
         let mut inner = self.inner.lock();
         if inner.taken.len() >= limits.connections {
             return Err(TooMany::Connections(limits.connections));
         }
-        let count = address
-            .and_then(|address| inner.addresses.get(&address).copied())
-            .unwrap_or_default();
+        let count = inner.count(address);
         if count.all >= limits.connections_per_address {
             return Err(TooMany::PerAddress(limits.connections_per_address));
         }
@@ -84,11 +82,7 @@ impl Seats {
         inner.next += 1;
         inner.waiting.insert(number);
         inner.taken.insert(number, Taken { address, outbox });
-        if let Some(address) = address {
-            let count = inner.addresses.entry(address).or_default();
-            count.all += 1;
-            count.waiting += 1;
-        }
+        inner.arrives(address);
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
@@ -131,6 +125,21 @@ impl Seats {
 }
 
 impl Inner {
+    fn count(&self, address: Option<IpAddr>) -> Count {
+        address
+            .and_then(|address| self.addresses.get(&address).copied())
+            .unwrap_or_default()
+    }
+
+    /// Counts one more that has not logged in.
+    fn arrives(&mut self, address: Option<IpAddr>) {
+        if let Some(address) = address {
+            let count = self.addresses.entry(address).or_default();
+            count.all += 1;
+            count.waiting += 1;
+        }
+    }
+
     fn oldest_waiting(&self, like: impl Fn(&Taken) -> bool) -> Option<u64> {
         self.waiting
             .iter()
@@ -158,6 +167,34 @@ impl Inner {
 }
 
 impl Seat {
+    /// The connection, which has not logged in, turns out to come from there: a trusted proxy, counted for no address,
+    /// says so.
+    pub(crate) fn comes_from(&self, limits: &RouterLimits, address: IpAddr) -> Result<(), TooMany> {
+        let mut inner = self.seats.inner.lock();
+        if limits.trusts(Some(address)) || !inner.waiting.contains(&self.number) {
+            return Ok(());
+        }
+        let address = Some(address);
+        let count = inner.count(address);
+        if count.all >= limits.connections_per_address {
+            return Err(TooMany::PerAddress(limits.connections_per_address));
+        }
+        let mut waker = None;
+        if count.waiting >= limits.unauthenticated_per_address {
+            let evicted = inner.oldest_waiting(|taken| taken.address == address);
+            waker = evicted.and_then(|oldest| inner.evict(oldest));
+        }
+        if let Some(taken) = inner.taken.get_mut(&self.number) {
+            taken.address = address;
+            inner.arrives(address);
+        }
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
     /// The connection has logged in.
     pub(crate) fn settle(&self) {
         self.seats.inner.lock().settle(self.number);
@@ -249,6 +286,36 @@ mod tests {
         assert!(evicted(&second_box), "two of one address were waiting");
         assert!(!evicted(&first_box) && !evicted(&third_box));
         drop((first, second, third, fourth));
+        assert!(seats.inner.lock().addresses.is_empty() && seats.inner.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn trusted_proxies_count_for_whom_they_name() {
+        let limits = RouterLimits {
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            connections: 100,
+            unauthenticated: 100,
+            ..limits()
+        };
+        let seats = Arc::new(Seats::default());
+        let take = |from: &str| {
+            let outbox = Arc::new(Outbox::new(Queues::new(usize::MAX)));
+            let seat = seats.take(&limits, Some("10.0.0.1".parse().unwrap()), outbox.clone());
+            let seat = seat.unwrap();
+            let address = from.parse().unwrap();
+            (seat.comes_from(&limits, address).map(|()| seat), outbox)
+        };
+        let (first, first_box) = take("192.0.2.1");
+        let (second, second_box) = take("192.0.2.1");
+        let others: Vec<_> = (0..5).map(|_| take("10.9.9.9")).collect();
+        assert!(others.iter().all(|(seat, _)| seat.is_ok()), "exempt");
+        first.as_ref().unwrap().settle();
+        let (third, _) = take("192.0.2.1");
+        assert!(!evicted(&second_box), "two are waiting, as many as may");
+        assert!(!evicted(&first_box));
+        let (fourth, _) = take("192.0.2.1");
+        assert_eq!(fourth.err().unwrap(), TooMany::PerAddress(3));
+        drop((first, second, third, others));
         assert!(seats.inner.lock().addresses.is_empty() && seats.inner.lock().waiting.is_empty());
     }
 

@@ -1,9 +1,13 @@
 //! The whole configuration as plain structs with their defaults. Built by `lua::config`; below it nobody parses.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use crate::core::credentials::AuthMethod;
 use crate::core::policy::RealmPolicy;
 use crate::wire::Serializer;
 use crate::words::Uri;
@@ -41,12 +45,16 @@ pub struct ListenerSettings {
     pub address: Address,
     /// Certificate chain and key (PEM files): TLS.
     pub tls: Option<TlsSettings>,
+    /// Connections begin with a PROXY header, and come from [`RouterLimits::trusted_proxies`] only.
+    pub proxy: bool,
     /// Paths that accept WebSocket upgrades.
     pub paths: Vec<String>,
     /// Allowed `Origin` patterns (`*` matches any run of characters); `None`: own host and loopback pages only.
     pub origins: Option<Vec<String>>,
     /// In no order of preference: the client's list decides.
     pub serializers: Vec<Serializer>,
+    /// Those that WebSocket clients may also use in batches.
+    pub batched: Vec<Serializer>,
     /// Largest message in octets, either direction; `limits.message`.
     pub message: usize,
     /// Idle time after which a peer is pinged; three missed pongs close it. `None`: never.
@@ -59,9 +67,11 @@ impl ListenerSettings {
         Self {
             address,
             tls: None,
+            proxy: false,
             paths: vec!["/".into(), "/ws".into(), "/ws/".into()],
             origins: None,
             serializers: Serializer::ALL.to_vec(),
+            batched: Serializer::ALL.to_vec(),
             message: 1 << 20,
             idle_ping: Some(Duration::from_secs(20)),
         }
@@ -81,19 +91,93 @@ pub enum Address {
 pub struct TlsSettings {
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// Clients are asked for certificates; `None`: they are not.
+    pub client: Option<ClientCertificates>,
 }
 
-/// The HTTP side; the bridge is a later issue.
+/// Which certificates clients may show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// Whoever signed them (PEM file).
+    pub ca: PathBuf,
+    /// Clients without one are let in too, to log in by other means.
+    pub optional: bool,
+}
+
+/// The HTTP side of every listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
     /// Path of the health check; `None`: off.
     pub health: Option<String>,
+    /// Paths that publish.
+    pub publish: BTreeMap<String, HttpPath>,
+    /// Paths that call.
+    pub call: BTreeMap<String, HttpPath>,
+    /// Paths that send events.
+    pub events: BTreeMap<String, HttpPath>,
+    /// WAMP over requests that wait; `None`: off.
+    pub longpoll: Option<LongPollSettings>,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             health: Some("/healthz".into()),
+            publish: BTreeMap::new(),
+            call: BTreeMap::new(),
+            events: BTreeMap::new(),
+            longpoll: Some(LongPollSettings::at("/lp")),
+        }
+    }
+}
+
+/// One path of the HTTP bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpPath {
+    pub realm: Uri,
+    /// How requests log in; `None`: anonymously, and from this machine only.
+    pub auth: Option<AuthMethod>,
+    /// For an answer of the realm.
+    pub timeout: Duration,
+    /// Whose contract it keeps instead of ours.
+    pub compat: Option<Compat>,
+}
+
+impl HttpPath {
+    /// A path without a login.
+    pub fn of(realm: Uri) -> Self {
+        Self {
+            realm,
+            auth: None,
+            timeout: Duration::from_secs(60),
+            compat: None,
+        }
+    }
+}
+
+/// Another router whose ways are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compat {
+    Wiola,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LongPollSettings {
+    /// The path that `/open` and so on stand behind.
+    pub path: String,
+    /// How long a request waits for messages.
+    pub hold: Duration,
+    /// A transport without requests is dead after this.
+    pub idle: Duration,
+}
+
+impl LongPollSettings {
+    /// As the protocol has it, there.
+    pub fn at(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            hold: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
         }
     }
 }
@@ -191,6 +275,19 @@ pub struct RouterLimits {
     pub queue: usize,
     /// Octets waiting for all sessions.
     pub queues_total: usize,
+    /// Beside loopback and unix sockets: who is believed about others' addresses. Exempt from limits per address.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl RouterLimits {
+    /// Whether this is a proxy that is believed about whose connections it hands on; `None`: a unix socket.
+    pub fn trusts(&self, address: Option<IpAddr>) -> bool {
+        address.is_none_or(|address| {
+            let address = address.to_canonical();
+            let mut proxies = self.trusted_proxies.iter();
+            address.is_loopback() || proxies.any(|network| network.contains(&address))
+        })
+    }
 }
 
 impl Default for RouterLimits {
@@ -207,6 +304,7 @@ impl Default for RouterLimits {
             goodbye: Duration::from_secs(2),
             queue: 1 << 20,
             queues_total: 1 << 30,
+            trusted_proxies: Vec::new(),
         }
     }
 }

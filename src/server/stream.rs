@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::rustls::ProtocolVersion;
@@ -28,6 +28,8 @@ pub(crate) enum Io {
     Shared(OwnedReadHalf, Arc<OwnedWriteHalf>),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+    /// The other end is in this process.
+    Local(DuplexStream),
 }
 
 impl Stream {
@@ -104,6 +106,7 @@ impl AsyncRead for Stream {
             Io::Shared(io, _) => Pin::new(io).poll_read(cx, buffer),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buffer),
             Io::Unix(io) => Pin::new(io).poll_read(cx, buffer),
+            Io::Local(io) => Pin::new(io).poll_read(cx, buffer),
         }
     }
 }
@@ -119,6 +122,7 @@ impl AsyncWrite for Stream {
             Io::Shared(_, io) => poll_write_shared(io, cx, octets),
             Io::Tls(io) => Pin::new(io).poll_write(cx, octets),
             Io::Unix(io) => Pin::new(io).poll_write(cx, octets),
+            Io::Local(io) => Pin::new(io).poll_write(cx, octets),
         }
     }
 
@@ -128,6 +132,7 @@ impl AsyncWrite for Stream {
             Io::Shared(..) => Poll::Ready(Ok(())),
             Io::Tls(io) => Pin::new(io).poll_flush(cx),
             Io::Unix(io) => Pin::new(io).poll_flush(cx),
+            Io::Local(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -140,6 +145,7 @@ impl AsyncWrite for Stream {
             }
             Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Local(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

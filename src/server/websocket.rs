@@ -11,6 +11,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control
 
 use super::frames::{FrameError, Header, Incoming};
 
+pub(crate) const TEXT: u8 = 0x1;
+pub(crate) const BINARY: u8 = 0x2;
 pub(crate) const CLOSE: u8 = 0x8;
 pub(crate) const PING: u8 = 0x9;
 pub(crate) const PONG: u8 = 0xA;
@@ -21,7 +23,7 @@ const CONTROL_LIMIT: u64 = 125;
 
 /// The header of an unfragmented, unmasked data frame.
 pub(crate) fn message_header(text: bool, len: usize) -> Header {
-    let first = FINAL | if text { 0x1 } else { 0x2 };
+    let first = FINAL | if text { TEXT } else { BINARY };
     if len < 126 {
         Header::new(&[first, len as u8])
     } else if let Ok(short) = u16::try_from(len) {

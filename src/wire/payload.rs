@@ -22,12 +22,21 @@ impl Serializer {
         }
     }
 
-    /// The WebSocket subprotocol: `"wamp.2.json"` and so on.
+    /// The WebSocket subprotocol: `"wamp.2.json"` and so on, one message per WebSocket message.
     pub fn subprotocol(self) -> &'static str {
         match self {
             Self::Json => "wamp.2.json",
             Self::MsgPack => "wamp.2.msgpack",
             Self::Cbor => "wamp.2.cbor",
+        }
+    }
+
+    /// The WebSocket subprotocol with any number of messages per WebSocket message (`BAT-01`, `BAT-02`).
+    pub fn batched_subprotocol(self) -> &'static str {
+        match self {
+            Self::Json => "wamp.2.json.batched",
+            Self::MsgPack => "wamp.2.msgpack.batched",
+            Self::Cbor => "wamp.2.cbor.batched",
         }
     }
 }

@@ -186,7 +186,7 @@ impl UriRules {
             }
             if !component.chars().all(|c| self.allows(c)) {
                 let expected = match self {
-                    Self::Loose => "no whitespace, no '#'",
+                    Self::Loose => "no whitespace, no '#', no U+0000",
                     Self::Strict => "only 0-9, a-z, _ and dots",
                 };
                 return Err(InvalidUri {
@@ -200,7 +200,8 @@ impl UriRules {
 
     fn allows(self, c: char) -> bool {
         match self {
-            Self::Loose => c != '#' && !c.is_whitespace(),
+            // A string in JSON that begins with U+0000 is binary: other peers could not be told of such a URI.
+            Self::Loose => !matches!(c, '#' | '\0') && !c.is_whitespace(),
             Self::Strict => matches!(c, '0'..='9' | 'a'..='z' | '_'),
         }
     }
@@ -240,6 +241,7 @@ mod tests {
             "a.#",
             "a.\u{a0}b",
             "a.b\n",
+            "\0.b",
         ] {
             assert!(UriRules::Loose.check(bad, Exact).is_err(), "{bad:?}");
             assert!(UriRules::Strict.check(bad, Exact).is_err(), "{bad:?}");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use perilune::core::policy::{Action, HistoryPlace, HistoryPolicy, MetaApi, RealmPolicy};
+use perilune::core::policy::{
+    Action, HistoryPlace, HistoryPolicy, MetaApi, RealmPolicy, Validation,
+};
 use perilune::core::{CacheFor, HistoryKey, Input, Record, Ticket};
 use perilune::words::MatchPolicy;
 
@@ -659,6 +661,42 @@ fn a_failed_write_fails_the_publication_and_nobody_hears_of_it() {
     assert_eq!(realm.heard(ann)[1], request);
     realm.event(joe);
     assert_eq!(values(&mut realm, joe, subscription, json!({})), [2]);
+}
+
+#[test]
+fn what_does_not_fit_its_description_is_not_written() {
+    let mut realm = Conversation::with(|policy| {
+        policy.history = vec![on_disk("a.b")];
+        policy.validate = Validation::Enforce;
+    });
+    let (ann, joe) = (realm.join("ann"), realm.join("joe"));
+    let topic = json!({"type": "topic", "args": [{"type": "integer", "minimum": 0}]});
+    realm.call(ann, json!({}), "wamp.reflect.define", json!(["a.b", topic]));
+    assert_eq!(realm.heard(ann)[0], 50);
+    realm.subscribe(joe, "a.b");
+    for before in [vec![], vec![1]] {
+        for value in &before {
+            acknowledged(&mut realm, ann, *value);
+        }
+        let misfit = acknowledged(&mut realm, ann, -1);
+        acknowledged(&mut realm, ann, 2);
+        for _ in before {
+            let write = realm.written();
+            realm.nothing_written();
+            realm.stored(ticket(&write), Ok(()));
+            assert_eq!(realm.heard(ann)[0], 17);
+            assert_eq!(realm.event(joe).3, json!([1]));
+        }
+        realm.hears(
+            ann,
+            json!([8, 16, misfit, {}, "wamp.error.invalid_argument"]),
+        );
+        let write = realm.written();
+        realm.stored(ticket(&write), Ok(()));
+        assert_eq!(realm.heard(ann)[0], 17);
+        assert_eq!(realm.event(joe).3, json!([2]));
+    }
+    assert_eq!(realm.realm.pending_count(), 0);
 }
 
 #[test]

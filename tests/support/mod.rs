@@ -9,11 +9,12 @@
 pub mod app;
 pub mod program;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::{SinkExt, StreamExt};
 use perilune::core::credentials::{AnonymousUser, AuthPolicy};
 use perilune::core::policy::{Action, Actions, Disclosure, RealmPolicy, RolePolicy, Rule};
@@ -103,6 +104,8 @@ pub type BoxedIo = Box<dyn Io>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     WebSocket,
+    /// WebSocket, any number of messages in each of its own.
+    Batched,
     RawSocket,
 }
 
@@ -123,12 +126,17 @@ pub enum Ended {
 pub struct Client {
     pub transport: Transport,
     pub serializer: Serializer,
+    pub batched: bool,
+    /// The rest of the batch that came last.
+    pub batch: VecDeque<Bytes>,
     pub session: Option<SessionId>,
     requests: u64,
 }
 
 pub async fn tcp(address: SocketAddr) -> BoxedIo {
-    Box::new(soon(TcpStream::connect(address)).await.expect("connects"))
+    let stream = soon(TcpStream::connect(address)).await.expect("connects");
+    stream.set_nodelay(true).expect("tunes");
+    Box::new(stream)
 }
 
 pub async fn unix(path: &Path) -> BoxedIo {
@@ -139,9 +147,12 @@ impl Client {
     /// A transport without a session.
     pub async fn open(io: BoxedIo, kind: Kind, serializer: Serializer) -> Self {
         let transport = match kind {
-            Kind::WebSocket => {
+            Kind::WebSocket | Kind::Batched => {
                 let mut request = "ws://localhost/ws".into_client_request().unwrap();
-                let protocol = format!("wamp.2.{}", serializer.name());
+                let protocol = match kind {
+                    Kind::Batched => serializer.batched_subprotocol(),
+                    _ => serializer.subprotocol(),
+                };
                 request
                     .headers_mut()
                     .insert("Sec-WebSocket-Protocol", protocol.parse().unwrap());
@@ -163,6 +174,8 @@ impl Client {
         Self {
             transport,
             serializer,
+            batched: kind == Kind::Batched,
+            batch: VecDeque::new(),
             session: None,
             requests: 0,
         }
@@ -186,6 +199,8 @@ impl Client {
         let mut client = Self {
             transport,
             serializer,
+            batched: false,
+            batch: VecDeque::new(),
             session: None,
             requests: 0,
         };
@@ -205,10 +220,14 @@ impl Client {
     pub async fn send(&mut self, message: &Message) {
         let mut octets = Vec::new();
         encode(self.serializer, message, &mut octets).expect("encodes");
-        self.send_octets(octets).await;
+        self.send_octets(match self.batched {
+            true => batch_of(self.serializer, &[octets]),
+            false => octets,
+        })
+        .await;
     }
 
-    /// Octets framed as one message.
+    /// Octets framed as one message of the transport.
     pub async fn send_octets(&mut self, octets: Vec<u8>) {
         match &mut self.transport {
             Transport::WebSocket(stream) => {
@@ -230,6 +249,9 @@ impl Client {
 
     /// The next message, or how the transport ended.
     pub async fn next(&mut self) -> Result<Message, Ended> {
+        if let Some(octets) = self.batch.pop_front() {
+            return Ok(decode(self.serializer, &octets, NESTING).expect("decodes"));
+        }
         let octets = match &mut self.transport {
             Transport::WebSocket(stream) => loop {
                 match soon(stream.next()).await {
@@ -255,6 +277,13 @@ impl Client {
                     .expect("a whole frame");
                 octets.into()
             }
+        };
+        let octets = match self.batched {
+            true => {
+                self.batch = messages_of(self.serializer, octets);
+                self.batch.pop_front().expect("a batch is not empty")
+            }
+            false => octets,
         };
         Ok(decode(self.serializer, &octets, NESTING).expect("the router's messages decode"))
     }
@@ -388,6 +417,34 @@ impl Client {
         }))
         .await;
     }
+}
+
+/// Serialized messages as one batch.
+pub fn batch_of(serializer: Serializer, messages: &[Vec<u8>]) -> Vec<u8> {
+    let one = |message: &Vec<u8>| match serializer {
+        Serializer::Json => [message, &b"\x1e"[..]].concat(),
+        _ => [&(message.len() as u32).to_be_bytes()[..], message].concat(),
+    };
+    messages.iter().flat_map(one).collect()
+}
+
+pub fn messages_of(serializer: Serializer, mut batch: Bytes) -> VecDeque<Bytes> {
+    let mut messages = VecDeque::new();
+    while !batch.is_empty() {
+        messages.push_back(match serializer {
+            Serializer::Json => {
+                let end = batch.iter().position(|&octet| octet == 0x1E);
+                let message = batch.split_to(end.expect("0x1E behind each message"));
+                batch.advance(1);
+                message
+            }
+            _ => {
+                let length = batch.get_u32() as usize;
+                batch.split_to(length)
+            }
+        });
+    }
+    messages
 }
 
 pub fn hello(realm: &str) -> Message {

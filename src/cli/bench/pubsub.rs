@@ -77,7 +77,7 @@ pub(super) async fn measure(
     };
     let _bystanders = match target {
         Target::Relay { .. } => Vec::new(),
-        Target::Router(router) => bystanders(router, load).await?,
+        Target::Router(router) => bystanders(router, load, &topic).await?,
     };
     let limit = span.total() + Duration::from_secs(10);
     tokio::select! {
@@ -91,16 +91,16 @@ pub(super) async fn measure(
     }
 }
 
-/// Sessions that hold the subscriptions that do not match.
-async fn bystanders(router: &Router, load: FanLoad) -> Result<Vec<Connection>> {
-    let root = unique("bench");
+/// Sessions that hold the subscriptions that do not match; these begin like the topic.
+async fn bystanders(router: &Router, load: FanLoad, topic: &str) -> Result<Vec<Connection>> {
+    let root = topic.rsplit_once('.').map_or(topic, |(root, _)| root);
     let mut sessions = Vec::new();
     for number in 0..load.subscriptions {
         if number % PER_SESSION == 0 {
             let session = Connection::join(&router.url, &router.realm, load.serializer).await?;
             sessions.push(session);
         }
-        let (policy, pattern) = matching::pattern(&root, number);
+        let (policy, pattern) = matching::pattern(root, number);
         let request = (number % PER_SESSION) as u64 + 1;
         let subscribe = frames::subscribe_to(load.serializer, request, policy.as_str(), &pattern);
         if let Some(session) = sessions.last_mut() {

@@ -1,6 +1,7 @@
 //! Event history in the realm: what was on disk, and publications that wait for the disk.
 
 use super::*;
+use crate::wire::Publish;
 
 impl Realm {
     /// What is on disk of this realm. To be read before anything is published.
@@ -21,35 +22,51 @@ impl Realm {
     pub(super) fn store_head(&mut self, id: SessionId, out: &mut Effects) {
         let mut at = 0;
         while let Some(pending) = self.sessions.get(&id).and_then(|s| s.pending.get(at)) {
-            match &pending.state {
-                PendingState::Storing | PendingState::Stored(_) => {}
-                PendingState::Decided(outcome)
-                    if self.waits_for_disk(&pending.request, outcome) =>
+            match (&pending.state, &pending.request) {
+                (PendingState::Storing | PendingState::Stored(_), _) => {}
+                (PendingState::Decided(outcome), request @ Request::Publish(publish))
+                    if self.waits_for_disk(request, outcome) =>
                 {
-                    self.store(id, at, out);
+                    let publish = publish.clone();
+                    if !self.store(id, at, publish, out) {
+                        break;
+                    }
                 }
                 _ => break,
             }
             at += 1;
         }
+        if at == 0 && self.is_ready(id) {
+            self.release(id, out);
+        }
     }
 
-    fn store(&mut self, id: SessionId, at: usize, out: &mut Effects) {
+    /// Whether it goes to the disk; else it is refused when its turn comes.
+    fn store(&mut self, id: SessionId, at: usize, publish: Publish, out: &mut Effects) -> bool {
         let stamp = self.stamp();
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
+        let request = Request::Publish(publish);
+        let fits = self.check_payload(&request, out).is_ok();
+        let pending = self
+            .sessions
+            .get_mut(&id)
+            .and_then(|s| s.pending.get_mut(at));
+        let (Some(pending), Request::Publish(publish)) = (pending, request) else {
+            return false;
         };
-        let state = &mut session.pending[at].state;
-        let PendingState::Decided(Ok(disclosure)) = *state else {
-            return;
+        let PendingState::Decided(Ok(disclosure)) = pending.state else {
+            return false;
         };
-        *state = PendingState::Storing;
-        let pending = &session.pending[at];
-        if let Request::Publish(publish) = &pending.request {
-            let ticket = pending.ticket;
-            self.broker
-                .begin_storing(session, publish, disclosure, stamp, ticket, out);
+        if !fits {
+            pending.state = PendingState::Unfit(Ok(disclosure));
+            return false;
         }
+        pending.state = PendingState::Storing;
+        let ticket = pending.ticket;
+        if let Some(session) = self.sessions.get(&id) {
+            self.broker
+                .begin_storing(session, &publish, disclosure, stamp, ticket, out);
+        }
+        true
     }
 
     /// The disk has answered.

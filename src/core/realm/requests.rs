@@ -216,7 +216,11 @@ impl Realm {
     }
 
     /// `RFL-05`. What a passthru payload holds the router cannot know.
-    fn check_payload(&mut self, request: &Request, out: &mut Effects) -> Result<(), Misfit> {
+    pub(super) fn check_payload(
+        &mut self,
+        request: &Request,
+        out: &mut Effects,
+    ) -> Result<(), Misfit> {
         match request {
             Request::Call(m) if m.options.passthru.is_none() => {
                 self.fits(Kind::Procedure, &m.procedure, &m.payload, out)

@@ -172,12 +172,12 @@ impl Realm {
     }
 
     /// Whether the request at the head of the session's queue can be carried out.
-    fn is_ready(&self, id: SessionId) -> bool {
+    pub(super) fn is_ready(&self, id: SessionId) -> bool {
         let head = self.sessions.get(&id).and_then(|s| s.pending.front());
         head.is_some_and(|head| match &head.state {
             PendingState::Asked { .. } | PendingState::Storing => false,
             PendingState::Decided(outcome) => !self.waits_for_disk(&head.request, outcome),
-            PendingState::Stored(_) => true,
+            PendingState::Unfit(_) | PendingState::Stored(_) => true,
         })
     }
 
@@ -190,7 +190,7 @@ impl Realm {
             self.forget_ticket(&pending);
             let (request, received) = (pending.request, pending.received);
             match pending.state {
-                PendingState::Decided(outcome) => {
+                PendingState::Decided(outcome) | PendingState::Unfit(outcome) => {
                     self.perform(received, id, request, outcome, out);
                 }
                 PendingState::Stored(result) => {

@@ -21,6 +21,9 @@ pub fn changes_needing_restart(
                     let state = if twin.tls.is_some() { "on" } else { "off" };
                     changes.push(format!("`tls` of {address}: turned {state}"));
                 }
+                for key in changed_keys(listener, twin) {
+                    changes.push(format!("`{key}` of {address} has changed"));
+                }
                 if let (Address::Unix { mode: old, .. }, Address::Unix { mode: new, .. }) =
                     (&listener.address, &twin.address)
                     && old != new
@@ -39,6 +42,25 @@ pub fn changes_needing_restart(
         }
     }
     changes
+}
+
+/// Keys of one listener that hold from its start to its end. (The files that `tls` names are read again.)
+fn changed_keys(old: &ListenerSettings, new: &ListenerSettings) -> Vec<&'static str> {
+    let both_tls = old.tls.is_some() && new.tls.is_some();
+    let keys = [
+        ("tls", both_tls && old.tls != new.tls),
+        ("proxy", old.proxy != new.proxy),
+        ("origins", old.origins != new.origins),
+        (
+            "serializers",
+            (&old.serializers, &old.batched) != (&new.serializers, &new.batched),
+        ),
+        ("path", old.paths != new.paths),
+        ("message", old.message != new.message),
+        ("idle_ping", old.idle_ping != new.idle_ping),
+    ];
+    let changed = keys.into_iter().filter(|(_, changed)| *changed);
+    changed.map(|(key, _)| key).collect()
 }
 
 fn twin<'a>(

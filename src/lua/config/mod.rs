@@ -8,6 +8,7 @@ mod address;
 mod auth;
 mod changes;
 mod finding;
+mod http;
 mod kept;
 mod keys;
 mod limits;

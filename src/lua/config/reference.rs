@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::limits::{self, Limits};
 use super::realm::{Disclosed, RealmDraft, RuleDraft};
 use super::router::{Draft, ListenerDraft, TlsDraft};
-use super::{auth, kept, realm, router};
+use super::{auth, http, kept, realm, router};
 use crate::core::policy::{RetentionPolicy, RolePolicy};
 use crate::server::settings::{HttpSettings, ScriptSettings};
 use crate::words::Uri;
@@ -33,7 +33,12 @@ pub fn reference() -> String {
     section(
         &mut text,
         "`http`",
-        router::HTTP.rows(&mut HttpSettings::default()),
+        http::HTTP.rows(&mut HttpSettings::default()),
+    );
+    section(
+        &mut text,
+        "`http.publish`, `http.call`, `http.events`: `[\"/path\"] = { … }`",
+        http::PUBLISH_PATH.rows(&mut Default::default()),
     );
     section(&mut text, "`realms.NAME`", realm::REALM.rows(realm));
     section(

@@ -1,10 +1,14 @@
 //! The top level of a configuration: listeners, HTTP, shared dictionaries, and the realms by name.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use mlua::Value;
 
-use crate::server::settings::{Address, HttpSettings, ListenerSettings, Settings, TlsSettings};
+use crate::server::settings::{
+    Address, ClientCertificates, ListenerSettings, Settings, TlsSettings,
+};
 use crate::wire::Serializer;
 use crate::words::{MatchPolicy, Uri, UriRules};
 
@@ -13,7 +17,7 @@ use super::keys::{Fields, Key, Reads, Slot};
 use super::limits::{self, LEAST_MESSAGE, Limits};
 use super::node::Node;
 use super::realm::{RealmDraft, read_realm};
-use super::{ConfigHook, UndecidedRole};
+use super::{ConfigHook, UndecidedRole, http};
 
 /// Settings in the making.
 #[derive(Default)]
@@ -27,7 +31,7 @@ pub(super) struct Draft {
 
 pub(super) const TOP: Fields<Draft> = Fields {
     misplaced: |name| matches!(name, "history" | "retain").then_some("is a key of a realm"),
-    ..Fields::of(&[TOP_KEYS], &["compat", "trusted_proxies", "trust"])
+    ..Fields::of(&[TOP_KEYS], &["trust"])
 };
 
 const TOP_KEYS: &[Key<Draft>] = &[
@@ -61,9 +65,24 @@ const TOP_KEYS: &[Key<Draft>] = &[
     Key {
         name: "http",
         reads: Reads::With("table", |draft, node| {
-            node.read(&mut draft.settings.http, &HTTP);
+            http::read(&mut draft.settings, node);
         }),
         doc: "The HTTP side.",
+    },
+    Key {
+        name: "compat",
+        reads: Reads::With("`\"wiola\"`", |draft, node| {
+            http::keep_ways_of(&mut draft.settings.http, node);
+        }),
+        doc: "Another router whose ways are kept: every path of `http.publish` takes Wiola's messages.",
+    },
+    Key {
+        name: "trusted_proxies",
+        reads: Reads::With("address, network, or a list of them", |draft, node| {
+            draft.limits.router.trusted_proxies = networks(node);
+        }),
+        doc: "Proxies in front, beside this machine: believed by listeners with `proxy`, and exempt from limits per \
+              address. For example `\"10.1.0.0/16\"`.",
     },
     Key {
         name: "shared",
@@ -130,6 +149,20 @@ fn realms(draft: &mut Draft, node: &Node) {
     }
 }
 
+/// Addresses and networks.
+fn networks(node: &Node) -> Vec<IpNet> {
+    let network = |(text, node): (String, Node)| {
+        let network = text.parse().or_else(|_| text.parse().map(IpAddr::into));
+        if network.is_err() {
+            node.problem(format!(
+                "must be an address like \"10.1.2.3\" or a network like \"10.1.0.0/16\", not {text:?}"
+            ));
+        }
+        network.ok()
+    };
+    node.texts().into_iter().filter_map(network).collect()
+}
+
 fn common_dictionaries(draft: &mut Draft, node: &Node) {
     for (name, dictionary) in node.named("a dictionary's name") {
         if dictionary
@@ -141,23 +174,7 @@ fn common_dictionaries(draft: &mut Draft, node: &Node) {
     }
 }
 
-pub(super) const HTTP: Fields<HttpSettings> = Fields::of(
-    &[&[Key {
-        name: "health",
-        reads: Reads::With(
-            "path or `false`",
-            |http: &mut HttpSettings, node| match node.value {
-                Value::Boolean(false) => http.health = None,
-                Value::String(_) => http.health = node.text().filter(|path| is_path(path, node)),
-                _ => node.wrong_type("a path or false"),
-            },
-        ),
-        doc: "Where the health check answers: `/healthz` unless given.",
-    }]],
-    &["publish", "call", "metrics", "longpoll"],
-);
-
-fn is_path(path: &str, node: &Node) -> bool {
+pub(super) fn is_path(path: &str, node: &Node) -> bool {
     let good = path.starts_with('/')
         && !path.contains(|c: char| c.is_whitespace() || matches!(c, '?' | '#'));
     if !good {
@@ -201,10 +218,19 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     },
     Key {
         name: "tls",
-        reads: Reads::With("table: `cert`, `key`", |l: &mut ListenerDraft, node| {
-            l.settings.tls = tls(node);
-        }),
+        reads: Reads::With(
+            "table: `cert`, `key`, `client_ca`, `client_cert`",
+            |l: &mut ListenerDraft, node| {
+                l.settings.tls = tls(node);
+            },
+        ),
         doc: "PEM files of the certificate chain and its key, relative to the configuration.",
+    },
+    Key {
+        name: "proxy",
+        reads: Reads::Into(|l| Slot::Flag(&mut l.settings.proxy)),
+        doc: "Connections come from a proxy that begins each with a PROXY header (version 1 or 2) telling the client's \
+              address; whoever sends none, or is not of `trusted_proxies`, is closed.",
     },
     Key {
         name: "origins",
@@ -217,12 +243,12 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     Key {
         name: "serializers",
         reads: Reads::With(
-            "list of `\"json\"`, `\"msgpack\"`, `\"cbor\"`",
+            "list of `\"json\"`, `\"msgpack\"`, `\"cbor\"`, each also with `.batched`",
             |l: &mut ListenerDraft, node| {
-                l.settings.serializers = serializers(node);
+                (l.settings.serializers, l.settings.batched) = serializers(node);
             },
         ),
-        doc: "Serializers on offer; all unless given.",
+        doc: "Serializers on offer, `.batched` for several messages in one of WebSocket; all unless given.",
     },
     Key {
         name: "path",
@@ -271,31 +297,40 @@ fn socket_mode(node: &Node) -> Option<u32> {
     mode
 }
 
-fn serializers(node: &Node) -> Vec<Serializer> {
-    let names = Serializer::ALL.map(Serializer::name);
-    let mut serializers = Vec::new();
+/// The plain serializers and the batched ones.
+fn serializers(node: &Node) -> (Vec<Serializer>, Vec<Serializer>) {
+    const BATCHED: [&str; 3] = ["json.batched", "msgpack.batched", "cbor.batched"];
+    let names: Vec<&str> = Serializer::ALL
+        .map(Serializer::name)
+        .into_iter()
+        .chain(BATCHED)
+        .collect();
+    let (mut plain, mut batched) = (Vec::new(), Vec::new());
     let items = node.texts();
     for (_, item) in &items {
         let parse = |text: &str| {
-            Serializer::ALL
-                .into_iter()
-                .find(|serializer| serializer.name() == text)
+            let at = names.iter().position(|name| *name == text)?;
+            Some((Serializer::ALL[at % 3], at >= 3))
         };
-        serializers.extend(
-            item.word(&names, parse)
-                .filter(|serializer| !serializers.contains(serializer)),
-        );
+        match item.word(&names, parse) {
+            Some((serializer, true)) if !batched.contains(&serializer) => batched.push(serializer),
+            Some((serializer, false)) if !plain.contains(&serializer) => plain.push(serializer),
+            _ => {}
+        }
     }
     if items.is_empty() && node.value.is_table() {
         node.problem("names no serializer");
     }
-    serializers
+    (plain, batched)
 }
 
 #[derive(Default)]
 pub(super) struct TlsDraft {
     cert: Option<String>,
     key: Option<String>,
+    client_ca: Option<String>,
+    /// Clients need none.
+    optional: Option<bool>,
 }
 
 pub(super) const TLS: Fields<TlsDraft> = Fields::of(
@@ -310,8 +345,28 @@ pub(super) const TLS: Fields<TlsDraft> = Fields::of(
             reads: Reads::Into(|tls| Slot::Text(&mut tls.key)),
             doc: "The private key.",
         },
+        Key {
+            name: "client_ca",
+            reads: Reads::Into(|tls| Slot::Text(&mut tls.client_ca)),
+            doc: "PEM file of who signs clients' certificates: clients are asked for one, and it is verified.",
+        },
+        Key {
+            name: "client_cert",
+            reads: Reads::With(
+                "`\"required\"` or `\"optional\"`",
+                |tls: &mut TlsDraft, node| {
+                    tls.optional = node.word(&["required", "optional"], |word| match word {
+                        "required" => Some(false),
+                        "optional" => Some(true),
+                        _ => None,
+                    });
+                },
+            ),
+            doc: "With `client_ca`: whether clients without a certificate are closed, as unless given, or may log in \
+                  by other means.",
+        },
     ]],
-    &["client_ca"],
+    &[],
 );
 
 fn tls(node: &Node) -> Option<TlsSettings> {
@@ -320,14 +375,25 @@ fn tls(node: &Node) -> Option<TlsSettings> {
         return None;
     }
     let file = |name, value| -> Option<PathBuf> { node.at(name).file(&node.need(name, value)?) };
+    let asks = draft.client_ca.is_some();
+    if draft.optional.is_some() && !asks {
+        node.at("client_cert")
+            .problem("means nothing without `client_ca`");
+    }
     let (cert, key) = (file("cert", draft.cert), file("key", draft.key));
+    let ca = asks.then(|| file("client_ca", draft.client_ca)).flatten();
     node.source
         .files
         .borrow_mut()
-        .extend(cert.iter().chain(&key).cloned());
+        .extend([&cert, &key, &ca].into_iter().flatten().cloned());
+    let client = ca.map(|ca| ClientCertificates {
+        ca,
+        optional: draft.optional.unwrap_or(false),
+    });
     Some(TlsSettings {
         cert: cert?,
         key: key?,
+        client,
     })
 }
 

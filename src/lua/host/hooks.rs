@@ -2,7 +2,7 @@
 
 use crate::core::policy::{Action, Actions, Disclosure, Rule};
 use crate::core::{AuthorizeRequest, CacheFor, Login, Verdict};
-use crate::server::TransportInfo;
+use crate::server::{AlternativeName, ClientCertificate, TransportInfo};
 use crate::wire::Payload;
 use crate::words::{Dict, Id, MatchPolicy, UriRules, Value};
 use std::time::Duration;
@@ -157,6 +157,25 @@ fn seconds(value: &Value) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
+fn certificate(shown: &ClientCertificate) -> Dict {
+    let names = shown.names.iter().map(|name| {
+        let (kind, name) = match name {
+            AlternativeName::Dns(name) => ("dns", name.clone()),
+            AlternativeName::Email(name) => ("email", name.clone()),
+            AlternativeName::Uri(name) => ("uri", name.clone()),
+            AlternativeName::Ip(address) => ("ip", address.to_string()),
+        };
+        Dict::new().with("kind", kind).with("name", name).into()
+    });
+    let dict = Dict::new()
+        .with("fingerprint", shown.fingerprint.as_str())
+        .with("names", Value::List(names.collect()));
+    match &shown.common_name {
+        Some(name) => dict.with("common_name", name.as_str()),
+        None => dict,
+    }
+}
+
 /// `(login)`
 pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<Value> {
     let headers = transport
@@ -181,6 +200,10 @@ pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<V
         .with("tls", transport.tls)
         .with("http", http)
         .with("cookies", Dict(cookies));
+    let connection = match transport.certificate.as_deref() {
+        Some(shown) => connection.with("certificate", certificate(shown)),
+        None => connection,
+    };
     let mut table = Dict::new()
         .with("method", login.method.as_str())
         .with("realm", login.realm.as_str())

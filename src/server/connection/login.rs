@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rand::RngCore;
 use tokio::time::Instant;
@@ -15,7 +14,7 @@ use tracing::{debug, info};
 use super::{Connection, Stage};
 use crate::core::lockout::{Claim, Locked};
 use crate::core::policy::RealmPolicy;
-use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Outcome, Refusal, Step};
+use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Now, Outcome, Refusal, Step};
 use crate::server::outbox::Room;
 use crate::server::realm::Link;
 use crate::server::router::Shared;
@@ -55,21 +54,10 @@ impl Connection {
         shared: &Shared,
         work: impl FnOnce(&mut core::Context<'_>) -> R,
     ) -> R {
-        let now = shared.clock().now();
-        let realms = Surroundings {
-            shared,
-            address: self.transport.peer.as_ref().map(SocketAddr::ip),
-            now: now.mono,
-            drawn: Cell::new(None),
-        };
-        let mut random = rand::rng();
-        let mut context = core::Context {
-            now,
-            realms: &realms,
-            random: &mut random,
-        };
-        let result = work(&mut context);
-        if let Some(id) = realms.drawn.get() {
+        let address = self.transport.peer.as_ref().map(SocketAddr::ip);
+        let surroundings = Surroundings::new(shared, address);
+        let result = surroundings.with_context(work);
+        if let Some(id) = surroundings.drawn() {
             self.forget_login();
             self.drawn = Some(id);
         }
@@ -177,15 +165,39 @@ impl Connection {
 }
 
 /// What a login may know of the router; remembers the session id it drew.
-struct Surroundings<'a> {
+pub(crate) struct Surroundings<'a> {
     shared: &'a Shared,
     /// Where the login comes from; `None`: a unix socket.
     address: Option<IpAddr>,
-    now: Duration,
+    now: Now,
     drawn: Cell<Option<SessionId>>,
 }
 
-impl Surroundings<'_> {
+impl<'a> Surroundings<'a> {
+    /// For one step; `address` is where the login comes from.
+    pub(crate) fn new(shared: &'a Shared, address: Option<IpAddr>) -> Self {
+        Self {
+            shared,
+            address,
+            now: shared.clock().now(),
+            drawn: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn with_context<R>(&self, work: impl FnOnce(&mut core::Context<'_>) -> R) -> R {
+        let mut random = rand::rng();
+        work(&mut core::Context {
+            now: self.now,
+            realms: self,
+            random: &mut random,
+        })
+    }
+
+    /// The session id that was drawn in this step.
+    pub(crate) fn drawn(&self) -> Option<SessionId> {
+        self.drawn.get()
+    }
+
     fn claim<'c>(&self, realm: &'c Uri, authid: Option<&'c str>) -> Claim<'c> {
         Claim {
             address: self.address,
@@ -212,7 +224,7 @@ impl core::Realms for Surroundings<'_> {
 
     fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked> {
         let claim = self.claim(realm, authid);
-        self.shared.lockout().lock().allows(self.now, &claim)
+        self.shared.lockout().lock().allows(self.now.mono, &claim)
     }
 
     fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome) {
@@ -220,7 +232,7 @@ impl core::Realms for Surroundings<'_> {
         let mut lockout = self.shared.lockout().lock();
         match outcome {
             Outcome::Admitted => lockout.succeeded(&claim),
-            Outcome::Failed => lockout.failed(self.now, &claim),
+            Outcome::Failed => lockout.failed(self.now.mono, &claim),
         }
     }
 }

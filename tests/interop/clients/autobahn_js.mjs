@@ -1,4 +1,4 @@
-// autobahn-js against a router that serves tests/interop/app: `autobahn_js.mjs ws://… json|msgpack|cbor`.
+// autobahn-js against a router that serves tests/interop/app: `autobahn_js.mjs ws://… json|msgpack|cbor`, or `http://…/lp json`.
 
 import autobahn from "autobahn";
 import { WampError, run } from "./scenario.mjs";
@@ -7,6 +7,31 @@ const [url, serializer] = process.argv.slice(2);
 autobahn.log.warn = () => {}; // it tells of each close
 const { JSONSerializer, MsgpackSerializer, CBORSerializer } = autobahn.serializer;
 const serializers = { json: JSONSerializer, msgpack: MsgpackSerializer, cbor: CBORSerializer };
+// What autobahn-js expects of a browser for long-poll. Its sends do not wait for each other; here they keep their order.
+let sent = Promise.resolve();
+globalThis.XMLHttpRequest ??= class {
+  headers = {};
+  open(method, url) {
+    Object.assign(this, { method, url });
+  }
+  setRequestHeader(name, value) {
+    this.headers[name] = value;
+  }
+  send(body) {
+    const ask = () => fetch(this.url, { method: this.method, headers: this.headers, body });
+    const asked = this.url.endsWith("/receive") ? ask() : (sent = sent.then(ask, ask));
+    const done = (status, responseText) => {
+      Object.assign(this, { readyState: 4, status, responseText });
+      this.onreadystatechange();
+    };
+    asked.then(async (answer) => done(answer.status, await answer.text()), () => done(0, ""));
+  }
+};
+
+// Long-poll is JSON, one message at a time.
+const transport = url.startsWith("http")
+  ? { transports: [{ type: "longpoll", url }] }
+  : { url, serializers: [new serializers[serializer]()] };
 
 function sign(secret, method, extra) {
   if (method === "ticket") return secret;
@@ -68,9 +93,8 @@ function adapt(connection, session, details, closed) {
 
 function connect({ method, authid, secret, realm }) {
   const connection = new autobahn.Connection({
-    url,
+    ...transport,
     realm,
-    serializers: [new serializers[serializer]()],
     authmethods: [method],
     authid,
     onchallenge: (_session, offered, extra) => sign(secret, offered, extra),
