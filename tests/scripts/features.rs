@@ -109,10 +109,7 @@ p.register("c.tell", function(call) p.publish("s.event", call.args, nil, { rkey 
         assert_eq!(peer.event_args().await, [first[0].clone(), key]);
     }
     assert_eq!(nodes.len(), 2, "{nodes:?}");
-    assert_eq!(
-        peer.call("c.all", &[]).await,
-        args(r#"["east","west"]"#)
-    );
+    assert_eq!(peer.call("c.all", &[]).await, args(r#"["east","west"]"#));
     assert_eq!(
         peer.call("c.none", &[]).await,
         args(r#"["wamp.error.invalid_argument"]"#)
