@@ -74,23 +74,69 @@ end
 local classes = {
   call = { __name = "perilune.call" },
   event = { __name = "perilune.event", __index = on_demand({}) },
-  result = { __name = "perilune.result", __index = on_demand({}) },
+  result = { __name = "perilune.result" },
   error = { __name = "perilune.error", __index = on_demand({}) },
 }
+
+local PASSTHRU = { ppt_scheme = "string", ppt_serializer = "string", ppt_cipher = "string", ppt_keyid = "string" }
+
+-- The options of a function that may send passthru payloads.
+local function with_passthru(known)
+  for name, kind in pairs(PASSTHRU) do
+    known[name] = kind
+  end
+  return known
+end
+
+local function next_chunk(call)
+  if not rawget(call, "begun") then
+    rawset(call, "begun", true)
+    return call.args, call.kwargs
+  end
+  if native.cancelled(call.request) then
+    error(setmetatable({ uri = "wamp.error.canceled", args = { "the call is over" } }, classes.error), 2)
+  end
+  local args, kwargs = native.chunk(call.request)
+  if args then
+    return args, kwargs or empty({})
+  end
+end
 
 local call_methods = on_demand({
   -- A progressive result, if the caller asked for them; says whether it was sent.
   progress = function(self, args, kwargs)
     return native.progress(self.request, args, kwargs)
   end,
+  -- For `for args, kwargs in call:chunks() do`: the input of the call, chunk by chunk, from where the last such loop
+  -- has stopped.
+  chunks = function(self)
+    return next_chunk, self
+  end,
+  -- The results of the call are in an encoding of the application's own.
+  passthru = function(self, options)
+    expect("passthru", 1, options, "table")
+    blamed(pcall(native.passthru, self.request, expect_options("passthru", options, PASSTHRU)))
+  end,
 })
 
 function classes.call.__index(self, key)
   if key == "cancelled" then
     return native.cancelled(self.request)
+  elseif key == "more" then
+    return native.more(self.request)
   end
   return call_methods(self, key)
 end
+
+classes.result.__index = on_demand({
+  -- Of a progressive result: gives up the call it belongs to.
+  cancel = function(self, mode)
+    local request = rawget(self, "request")
+    if request then
+      blamed(pcall(native.cancel_call, request, mode))
+    end
+  end,
+})
 
 function classes.error.__tostring(self)
   local args = rawget(self, "args")
@@ -133,23 +179,24 @@ local REGISTER = {
   disclose_caller = "boolean",
   forward_timeout = "boolean",
   concurrency = "number",
+  nkey = "string",
 }
 
 function p.register(uri, handler, options)
   expect("register", 1, uri, "string")
   expect("register", 2, handler, "function")
   local o = expect_options("register", options, REGISTER)
-  local index = blamed(
-    pcall(native.register, uri, handler, o.match, o.invoke, o.disclose_caller, o.forward_timeout, o.concurrency)
-  )
+  local index = blamed(pcall(native.register, uri, handler, o))
   return handle("procedure", index, uri)
 end
+
+local SUBSCRIBE = { match = "string", ordered = "boolean", get_retained = "boolean", nkey = "string" }
 
 function p.subscribe(topic, handler, options)
   expect("subscribe", 1, topic, "string")
   expect("subscribe", 2, handler, "function")
-  local o = expect_options("subscribe", options, { match = "string", ordered = "boolean" })
-  return handle("topic", blamed(pcall(native.subscribe, topic, handler, o.match, o.ordered)), topic)
+  local o = expect_options("subscribe", options, SUBSCRIBE)
+  return handle("topic", blamed(pcall(native.subscribe, topic, handler, o)), topic)
 end
 
 function p.unregister(h)
@@ -162,7 +209,7 @@ function p.unsubscribe(h)
   return h:unsubscribe()
 end
 
-local PUBLISH = {
+local PUBLISH = with_passthru({
   acknowledge = "boolean",
   exclude_me = "boolean",
   disclose_me = "boolean",
@@ -174,7 +221,7 @@ local PUBLISH = {
   eligible = "table",
   eligible_authid = "table",
   eligible_authrole = "table",
-}
+})
 
 function p.publish(topic, args, kwargs, options)
   expect("publish", 1, topic, "string")
@@ -184,12 +231,64 @@ function p.publish(topic, args, kwargs, options)
   return native.publish(topic, args, kwargs, expect_options("publish", options, PUBLISH))
 end
 
-local CALL = { timeout = "number", disclose_me = "boolean", on_progress = "function" }
+local CALL = with_passthru({
+  timeout = "number",
+  disclose_me = "boolean",
+  on_progress = "function",
+  chunks = "function",
+  rkey = "string",
+  runmode = "string",
+})
+
+-- Sends what `chunks` returns until it returns nothing, or true as its third value; beside the handler that calls.
+local function pump(chunks, failed)
+  local function send_next(request)
+    local args, kwargs, last = chunks()
+    local more = not last and (args ~= nil or kwargs ~= nil)
+    return native.send_chunk(request, args, kwargs, more) and more
+  end
+  return function(request)
+    local ok, more
+    repeat
+      ok, more = pcall(send_next, request)
+    until not ok or not more
+    if not ok then
+      failed(more)
+      native.cancel_call(request)
+    end
+  end
+end
+
+local function call_in_chunks(uri, args, kwargs, o)
+  local failure
+  local function outcome(ok, ...)
+    if failure then
+      error(failure.value, 0)
+    elseif not ok and type((...)) == "string" then
+      error(gsub((...), "^perilune:%d+: ", ""), 4)
+    elseif not ok then
+      error((...), 0)
+    end
+    return ...
+  end
+  local function failed(value)
+    failure = { value = value }
+  end
+  local reply = outcome(pcall(native.call, uri, args, kwargs, o, pump(o.chunks, failed)))
+  return reply
+end
 
 function p.call(uri, args, kwargs, options)
   expect("call", 1, uri, "string")
+  if options == nil then
+    return native.call(uri, args, kwargs)
+  end
   local o = expect_options("call", options, CALL)
-  return native.call(uri, args, kwargs, o.timeout, o.disclose_me, o.on_progress)
+  if not o.chunks then
+    return native.call(uri, args, kwargs, o)
+  end
+  local reply = call_in_chunks(uri, args, kwargs, o)
+  return reply
 end
 
 function p.error(uri, args, kwargs)

@@ -9,7 +9,7 @@ const STUBS: &str = include_str!("../lua/meta/perilune.lua");
 const MODULE: &str = include_str!("../lua/perilune.lua");
 const DICTIONARIES: &str = include_str!("../src/lua/lib/shared.rs");
 
-/// How a script gets an object of each class that has methods. Calls do not exist while loading: see
+/// How a script gets an object of each class that has methods. Calls and replies do not exist while loading: see
 /// [`methods_in_lua_have_stubs`].
 const OBJECTS: [(&str, &str); 4] = [
     (
@@ -135,7 +135,8 @@ fn every_function_has_a_stub_and_every_stub_a_function() {
             wrong.push(format!("{name} is a {kind} of the module and has no stub"));
         }
     }
-    for name in functions.keys().filter(|name| !name.starts_with("call:")) {
+    let later = |name: &&&str| name.starts_with("call:") || name.starts_with("reply:");
+    for name in functions.keys().filter(|name| !later(name)) {
         if found.get(*name).is_none_or(|kind| kind != "function") {
             wrong.push(format!(
                 "{name} has a stub and is no function: {:?}",
@@ -225,14 +226,12 @@ fn methods_in_lua_have_stubs() {
     for method in of_dictionaries.iter().chain(&of_objects) {
         assert!(stubs.contains(method), "the method {method} has no stub");
     }
-    // And the one class no script can get hold of while loading.
-    for method in functions
-        .keys()
-        .filter_map(|name| name.strip_prefix("call:"))
-    {
+    // And the classes no script can get hold of while loading.
+    let later = functions.keys().filter_map(|name| name.split_once(':'));
+    for (class, method) in later.filter(|(class, _)| ["call", "reply"].contains(class)) {
         assert!(
             of_objects.contains(&method),
-            "call:{method} has a stub and is not in lua/perilune.lua"
+            "{class}:{method} has a stub and is not in lua/perilune.lua"
         );
     }
 }
@@ -260,7 +259,7 @@ fn every_option_names_its_default() {
     let mut class = "";
     for line in STUBS.lines() {
         if let Some(name) = line.strip_prefix("---@class ") {
-            class = name;
+            class = name.split(':').next().unwrap_or_default();
         } else if class.ends_with(".options") && line.starts_with("---@field") && line.contains('?')
         {
             assert!(line.contains("default: "), "{class}: {line}");

@@ -282,6 +282,7 @@ p.state = {}
 ---@field details perilune.call.details
 ---@field request integer the invocation's id
 ---@field cancelled boolean the caller gave up, or the call is over
+---@field more boolean chunks follow the one the handler had last (see `chunks`)
 local call = {}
 
 ---@class perilune.call.details
@@ -292,7 +293,11 @@ local call = {}
 ---@field receive_progress? boolean the caller takes progressive results
 ---@field timeout? integer milliseconds; told with `forward_timeout` only
 ---@field trustlevel? integer
----@field progress? boolean
+---@field progress? boolean `args` and `kwargs` are the first chunk of several
+---@field ppt_scheme? string the payload is in an encoding of the application's own (payload passthru mode)
+---@field ppt_serializer? string
+---@field ppt_cipher? string
+---@field ppt_keyid? string
 
 ---Sends a progressive result if the caller asked for them; returns whether it did. In procedures.
 ---@param args? any[] default: none
@@ -300,9 +305,30 @@ local call = {}
 ---@return boolean sent
 function call:progress(args, kwargs) end
 
+---The input of a call that comes in chunks: `for args, kwargs in call:chunks() do`. The first are `call.args` and
+---`call.kwargs`; then the loop waits for each and ends behind the last one (which counts only if it has args or kwargs).
+---A later loop goes on where this one was left. Raises "wamp.error.canceled" when the call is over. A handler that does
+---not ask for chunks may answer all the same. Chunks that wait for it hold 1 MB for each call at most; more fail the
+---call with "wamp.error.unavailable". The handler's deadline begins anew with each chunk it waited for. In procedures.
+---@async
+---@return fun(): args: any[]?, kwargs: table<string, any>?
+function call:chunks() end
+
+---Has the results of this call, progressive ones included, say that they are in an encoding of the application's own.
+---In procedures.
+---@param options perilune.passthru
+function call:passthru(options) end
+
+---Payload passthru mode: the router carries these as they are.
+---@class perilune.passthru
+---@field ppt_scheme? string the others need it; default: none
+---@field ppt_serializer? string default: none
+---@field ppt_cipher? string default: none
+---@field ppt_keyid? string default: none
+
 ---What `p.register` gives.
 ---@class perilune.registration
----@field id? integer the registration's id, once the version is in
+---@field id? integer the registration's id, once the version is in, until it is given up or revoked
 ---@field uri string
 local registration = {}
 
@@ -311,13 +337,15 @@ function registration:unregister() end
 
 ---@class perilune.register.options
 ---@field match? "exact"|"prefix"|"wildcard" default: "exact"
----@field invoke? "single"|"roundrobin"|"random"|"first"|"last" how a shared registration chooses; default: "single"
+---@field invoke? "single"|"roundrobin"|"random"|"first"|"last"|"sharded" how a shared registration chooses; default: "single"
 ---@field disclose_caller? boolean asks the router to name callers; default: false
 ---@field forward_timeout? boolean leaves time-outs of calls to the handler; default: false
 ---@field concurrency? integer calls it takes at once, over all its VMs; more wait in the router; default: no limit
+---@field nkey? string with `invoke = "sharded"`, and needed there: the node this script is; default: none
 
 ---Registers a procedure. Values the handler returns are the result's args (`p.result` for kwargs too); an error it
----raises goes to the caller: `p.error` unchanged, anything else as `wamp.error.runtime_error`.
+---raises goes to the caller: `p.error` unchanged, anything else as `wamp.error.runtime_error`. If others have registered
+---the procedure, too, "wamp.error.unavailable" passes the call on to the next of them.
 ---At the top level of the script it is staged until the version is in; in handlers it waits for the router.
 ---@async
 ---@param uri string
@@ -334,14 +362,32 @@ function p.unregister(handle) end
 ---@class perilune.reply
 ---@field args any[] positional results
 ---@field kwargs table<string, any> keyword results; empty if there are none
----@field details { progress?: boolean }
+---@field details perilune.reply.details
+local reply = {}
 
----@class perilune.call.options
+---@class perilune.reply.details
+---@field progress? boolean
+---@field nkey? string the node that answers, with `runmode = "all"`
+---@field ppt_scheme? string as in `perilune.call.details`
+---@field ppt_serializer? string
+---@field ppt_cipher? string
+---@field ppt_keyid? string
+
+---Gives up the call of a progressive result; `p.call` then raises "wamp.error.canceled", or with "kill" what the
+---procedure answers. Nothing happens for other results. In handlers.
+---@param mode? "killnowait"|"kill"|"skip" default: "killnowait"
+function reply:cancel(mode) end
+
+---@class perilune.call.options: perilune.passthru
 ---@field timeout? number milliseconds; default: 0, which is `limits.call_timeout`
 ---@field disclose_me? boolean asks the router to name this script to the callee; default: false
 ---@field on_progress? async fun(reply: perilune.reply) gets the progressive results; default: none are asked for
+---@field chunks? async fun(): args: any[]?, kwargs: table<string, any>?, last: boolean? the input after `args` and `kwargs`, chunk by chunk until it returns nothing or `last`; what it raises ends the call; default: the call is whole
+---@field rkey? string routing key of a sharded procedure; default: none
+---@field runmode? "partition"|"all" with "all" every node of a sharded procedure is called; default: "partition"
 
----Calls a procedure and waits for its result. Raises a `perilune.error` if it fails. In handlers, hooks and timers, not
+---Calls a procedure and waits for its result. Raises a `perilune.error` if it fails. A handler that is ended while it
+---waits gives the call up. In handlers, hooks and timers, not
 ---while loading.
 ---@async
 ---@param uri string
@@ -372,6 +418,7 @@ function p.error(uri, args, kwargs) end
 ---@field topic string the topic it was published to
 ---@field publication integer
 ---@field publisher? integer session id, if the publisher is disclosed
+---@field retained? boolean it was published before, and kept
 ---@field details perilune.event.details
 
 ---@class perilune.event.details
@@ -381,10 +428,14 @@ function p.error(uri, args, kwargs) end
 ---@field publisher_authrole? string as `publisher`
 ---@field trustlevel? integer
 ---@field retained? boolean
+---@field ppt_scheme? string as in `perilune.call.details`
+---@field ppt_serializer? string
+---@field ppt_cipher? string
+---@field ppt_keyid? string
 
 ---What `p.subscribe` gives.
 ---@class perilune.subscription
----@field id? integer the subscription's id, once the version is in
+---@field id? integer the subscription's id, once the version is in, until it is given up or revoked
 ---@field uri string
 local subscription = {}
 
@@ -394,6 +445,8 @@ function subscription:unsubscribe() end
 ---@class perilune.subscribe.options
 ---@field match? "exact"|"prefix"|"wildcard" default: "exact"
 ---@field ordered? boolean one handler at a time, the next event when it has ended; default: false
+---@field get_retained? boolean this handler gets what is retained, first and after each reload; default: false
+---@field nkey? string node key: of publications with a routing key only those of this node come; default: all come
 
 ---Subscribes to a topic. Handlers start in the order of the events, in instance 1, and may overlap where they wait.
 ---At the top level of the script it is staged until the version is in; in handlers it waits for the router.
@@ -408,7 +461,7 @@ function p.subscribe(topic, handler, options) end
 ---@param handle perilune.subscription
 function p.unsubscribe(handle) end
 
----@class perilune.publish.options
+---@class perilune.publish.options: perilune.passthru
 ---@field acknowledge? boolean waits for the publication's id; not while loading; default: false
 ---@field exclude_me? boolean does not reach this script's own subscriptions; default: true
 ---@field disclose_me? boolean asks the router to name this script; default: false

@@ -495,6 +495,8 @@ pub struct InvocationDetails {
     /// Milliseconds, where the callee keeps the time (`TMO-03`).
     pub timeout: Option<u64>,
     pub passthru: Option<Box<Passthru>>,
+    /// A further chunk of a call whose first is out. Peers know by the request id; never written.
+    pub continues: bool,
 }
 
 /// `[69, INVOCATION.Request|id, Options|dict]`

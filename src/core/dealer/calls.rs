@@ -194,6 +194,7 @@ impl Dealer {
                 .filter(|_| forwards_timeout)
                 .map(|timeout| timeout.as_millis() as u64),
             passthru: parcel.passthru,
+            continues: false,
         };
         let mut chunks = Vec::new();
         if let Some(stream) = call.stream() {

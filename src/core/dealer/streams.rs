@@ -45,6 +45,7 @@ impl Dealer {
         stream.sent += 1;
         let details = InvocationDetails {
             progress,
+            continues: true,
             ..stream.details.clone()
         };
         let invocation = Invocation {

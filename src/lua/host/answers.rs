@@ -172,6 +172,17 @@ pub(super) fn unreadable(request: RequestId, error: &ValueError) -> Error {
     }
 }
 
+/// What a handler gets that waits for chunks of a call that is over.
+pub(super) fn no_more_chunks(request: RequestId) -> Error {
+    Error {
+        request_type: code::INVOCATION,
+        request,
+        passthru: None,
+        error: uris::CANCELED,
+        payload: text_payload("the call is over"),
+    }
+}
+
 fn text_payload(text: &str) -> Payload {
     Payload::of(Serializer::MsgPack, &[text.into()], &Dict::new())
 }

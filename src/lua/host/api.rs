@@ -3,32 +3,28 @@
 //! Arguments were checked there; what is checked here is what only the router knows. Nothing waits: what takes time
 //! returns a ticket, and the worker resumes the handler.
 
-use std::num::NonZeroU32;
+mod call;
+mod declare;
+mod publish;
+mod serve;
+
 use std::rc::Rc;
 use std::time::Duration;
 
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
-use super::context::{Context, Hook, Phase, Procedure, Topic};
-use super::link::{Declaration, Declaring};
+use super::context::{Context, Hook, Phase};
 use super::mailbox::HookKey;
 use super::timers::LIVE;
 use crate::core::credentials::AuthMethod;
 use crate::core::{Input, SessionFilter};
-use crate::lua::raw::{payload_from_lua, value_from_lua};
+use crate::lua::raw::value_from_lua;
 use crate::lua::vm::{FunctionRef, Vm};
-use crate::wire::{
-    Audience, Call, CallOptions, InvocationPolicy, Message, Payload, Publish, PublishOptions,
-    RegisterOptions, Serializer, SubscribeOptions, Yield,
-};
+use crate::wire::{Passthru, Serializer};
 use crate::words::{Id, MatchPolicy, RequestId, SessionId, Uri};
 
 /// The module's text, run in each VM before the script.
 pub(super) const MODULE: &str = include_str!("../../../lua/perilune.lua");
-
-/// Publications of a main chunk, which wait for the switch, and the octets in them.
-const STAGED: usize = 1_000;
-const STAGED_OCTETS: usize = 1 << 20;
 
 /// Names `p.on` takes.
 const LIFECYCLE: [&str; 5] = ["start", "reload", "shutdown", "join", "leave"];
@@ -41,15 +37,20 @@ pub(super) fn natives(vm: &Rc<Vm>, context: &Rc<Context>) -> mlua::Result<Table>
     let add_waiting =
         |name: &str, begin: Function| natives.raw_set(name, vm.waiting_function(begin)?);
 
-    add_waiting("register", native(lua, context, register)?)?;
-    add_waiting("subscribe", native(lua, context, subscribe)?)?;
-    add_waiting("publish", native(lua, context, publish)?)?;
-    add_waiting("call", native(lua, context, call)?)?;
+    add_waiting("register", native(lua, context, declare::register)?)?;
+    add_waiting("subscribe", native(lua, context, declare::subscribe)?)?;
+    add_waiting("publish", native(lua, context, publish::publish)?)?;
+    add_waiting("call", native(lua, context, call::call)?)?;
+    add_waiting("chunk", native(lua, context, serve::chunk)?)?;
     add_waiting("sleep", native(lua, context, sleep)?)?;
-    add("id", native(lua, context, id)?)?;
-    add("withdraw", native(lua, context, withdraw)?)?;
-    add("progress", native(lua, context, progress)?)?;
-    add("cancelled", native(lua, context, cancelled)?)?;
+    add("id", native(lua, context, declare::id)?)?;
+    add("withdraw", native(lua, context, declare::withdraw)?)?;
+    add("send_chunk", native(lua, context, call::send_chunk)?)?;
+    add("cancel_call", native(lua, context, call::cancel_call)?)?;
+    add("progress", native(lua, context, serve::progress)?)?;
+    add("passthru", native(lua, context, serve::passthru)?)?;
+    add("more", native(lua, context, serve::more)?)?;
+    add("cancelled", native(lua, context, serve::cancelled)?)?;
     add("authenticate", native(lua, context, authenticate)?)?;
     add("authorize", native(lua, context, authorize)?)?;
     add("recheck", native(lua, context, recheck)?)?;
@@ -112,6 +113,44 @@ fn running(context: &Context, what: &str) -> mlua::Result<()> {
     }
 }
 
+/// An id of the router's as Lua has it.
+fn request_id(number: f64) -> mlua::Result<RequestId> {
+    RequestId::new(number as u64).map_err(mlua::Error::external)
+}
+
+/// The `ppt_*` options of a message, if there are any.
+fn passthru_options(options: &Table) -> mlua::Result<Option<Box<Passthru>>> {
+    let text = |name: &str| options.raw_get::<Option<String>>(name);
+    let (serializer, cipher) = (text("ppt_serializer")?, text("ppt_cipher")?);
+    let keyid = text("ppt_keyid")?;
+    match text("ppt_scheme")? {
+        Some(scheme) if !scheme.is_empty() => Ok(Some(Box::new(Passthru {
+            scheme,
+            serializer,
+            cipher,
+            keyid,
+        }))),
+        Some(_) => misuse("option 'ppt_scheme' must not be empty"),
+        None if serializer.is_some() || cipher.is_some() || keyid.is_some() => {
+            misuse("the options 'ppt_…' need 'ppt_scheme'")
+        }
+        None => Ok(None),
+    }
+}
+
+/// Bad URIs are told at the script's line, before the realm sees them.
+fn checked(context: &Context, uri: &str, policy: MatchPolicy) -> mlua::Result<Uri> {
+    let rules = context
+        .link
+        .as_ref()
+        .map(|link| link.realm.policy().uris)
+        .unwrap_or_default();
+    rules
+        .check(uri, policy)
+        .map_err(|invalid| mlua::Error::runtime(invalid.to_string()))?;
+    Ok(Uri::from(uri))
+}
+
 fn declaring(context: &Context, what: &str) -> mlua::Result<()> {
     match context.phase.get() {
         Phase::Loading => Ok(()),
@@ -148,372 +187,6 @@ fn recheck(
     Ok(())
 }
 
-fn match_policy(name: Option<String>) -> mlua::Result<MatchPolicy> {
-    match name {
-        None => Ok(MatchPolicy::Exact),
-        Some(name) => MatchPolicy::parse(&name).ok_or_else(|| {
-            mlua::Error::runtime(format!(
-                "match must be \"exact\", \"prefix\" or \"wildcard\", got {name:?}"
-            ))
-        }),
-    }
-}
-
-type RegisterArguments = (
-    String,
-    Function,
-    Option<String>,
-    Option<String>,
-    Option<bool>,
-    Option<bool>,
-    Option<f64>,
-);
-
-fn register(
-    _: &Lua,
-    context: &Context,
-    arguments: RegisterArguments,
-) -> mlua::Result<Begun<usize>> {
-    let (uri, function, policy, invoke, disclose_caller, forward_timeout, concurrency) = arguments;
-    let invoke = match invoke {
-        None => InvocationPolicy::Single,
-        Some(name) => scripted(&name).ok_or_else(|| {
-            let known = "\"single\", \"roundrobin\", \"random\", \"first\" or \"last\"";
-            mlua::Error::runtime(format!("invoke must be {known}, got {name:?}"))
-        })?,
-    };
-    let options = RegisterOptions {
-        match_policy: match_policy(policy)?,
-        invoke,
-        disclose_caller: disclose_caller.unwrap_or_default(),
-        forward_timeout: forward_timeout.unwrap_or_default(),
-        nkey: None,
-        concurrency: concurrency.map(places).transpose()?,
-    };
-    let declaration = Declaration::Procedure {
-        uri: checked(context, &uri, options.match_policy)?,
-        options,
-    };
-    if declaration.uri().is_reserved() {
-        return misuse(format!("{uri:?} is reserved for the router"));
-    }
-    let key = declaration.key();
-    let mut procedures = context.procedures.borrow_mut();
-    let loading = context.phase.get() == Phase::Loading;
-    if loading
-        && procedures
-            .iter()
-            .any(|procedure| procedure.declaration.key() == key)
-    {
-        return misuse(format!("{uri:?} is registered already by this script"));
-    }
-    let index = procedures.len();
-    let function = keep(context, function)?;
-    procedures.push(Procedure {
-        declaration: declaration.clone(),
-        function: Some(function),
-        id: None,
-    });
-    drop(procedures);
-    if loading {
-        return Ok(Begun::Now(index));
-    }
-    let begun = declare(context, &declaration, (true, index))
-        .inspect_err(|_| context.refused((true, index)))?;
-    if let Begun::Now(id) = begun {
-        context.set_procedure_id(index, Some(id));
-    }
-    Ok(begun.map(index))
-}
-
-/// The policies of scripts: one script is one session, so there is nothing to shard.
-fn scripted(name: &str) -> Option<InvocationPolicy> {
-    InvocationPolicy::parse(name).filter(|policy| *policy != InvocationPolicy::Sharded)
-}
-
-/// How many calls a handler takes at once.
-fn places(most: f64) -> mlua::Result<NonZeroU32> {
-    let whole = most.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(&most);
-    NonZeroU32::new(most as u32)
-        .filter(|_| whole)
-        .ok_or_else(|| {
-            mlua::Error::runtime(format!(
-                "concurrency must be a whole number from 1 on, got {most}"
-            ))
-        })
-}
-
-fn subscribe(
-    _: &Lua,
-    context: &Context,
-    (topic, function, policy, ordered): (String, Function, Option<String>, Option<bool>),
-) -> mlua::Result<Begun<usize>> {
-    let options = SubscribeOptions {
-        match_policy: match_policy(policy)?,
-        ..SubscribeOptions::default()
-    };
-    let declaration = Declaration::Topic {
-        uri: checked(context, &topic, options.match_policy)?,
-        options,
-    };
-    let key = declaration.key();
-    let mut topics = context.topics.borrow_mut();
-    // A second handler of the same subscription shares its id.
-    let known = topics
-        .iter()
-        .find(|topic| topic.declaration.key() == key && topic.id.is_some());
-    let id = known.and_then(|topic| topic.id);
-    let index = topics.len();
-    let function = keep(context, function)?;
-    let ordered = ordered.unwrap_or_default();
-    topics.push(Topic {
-        declaration: declaration.clone(),
-        function: Some(function),
-        id: None,
-        ordered,
-    });
-    drop(topics);
-    context.set_topic_id(index, id);
-    if context.phase.get() == Phase::Loading || id.is_some() {
-        return Ok(Begun::Now(index));
-    }
-    let begun = declare(context, &declaration, (false, index))
-        .inspect_err(|_| context.refused((false, index)))?;
-    if let Begun::Now(id) = begun {
-        context.set_topic_id(index, Some(id));
-    }
-    Ok(begun.map(index))
-}
-
-impl Begun<u64> {
-    fn map(self, index: usize) -> Begun<usize> {
-        match self {
-            Self::Now(_) => Begun::Now(index),
-            Self::Ticket(ticket) => Begun::Ticket(ticket),
-        }
-    }
-}
-
-/// Bad URIs are told at the script's line, before the realm sees them.
-fn checked(context: &Context, uri: &str, policy: MatchPolicy) -> mlua::Result<Uri> {
-    let rules = context
-        .link
-        .as_ref()
-        .map(|link| link.realm.policy().uris)
-        .unwrap_or_default();
-    rules
-        .check(uri, policy)
-        .map_err(|invalid| mlua::Error::runtime(invalid.to_string()))?;
-    Ok(Uri::from(uri))
-}
-
-fn declare(
-    context: &Context,
-    declaration: &Declaration,
-    index: (bool, usize),
-) -> mlua::Result<Begun<u64>> {
-    running(context, "register")?;
-    if context.phase.get() == Phase::Retired {
-        return misuse("a newer version of the script is in: nothing is registered any more");
-    }
-    let Some(link) = &context.link else {
-        return misuse("the configuration has no session");
-    };
-    context.flush();
-    context.declared_running.set(true);
-    let declared = link
-        .realm
-        .step(|step| link.declare(step, context.slot, context.generation, declaration));
-    match declared {
-        Declaring::Held(id) => Ok(Begun::Now(id)),
-        Declaring::Twice => misuse(format!(
-            "{:?} is registered already by this script",
-            declaration.uri()
-        )),
-        Declaring::Asked(request) => {
-            context
-                .declaring
-                .borrow_mut()
-                .insert(request.value(), index);
-            Ok(Begun::Ticket(request.value()))
-        }
-    }
-}
-
-fn id(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua::Result<Option<f64>> {
-    let id = if kind == "procedure" {
-        context
-            .procedures
-            .borrow()
-            .get(index)
-            .and_then(|procedure| procedure.id)
-    } else {
-        context
-            .topics
-            .borrow()
-            .get(index)
-            .and_then(|topic| topic.id)
-    };
-    Ok(id.map(|id| id as f64))
-}
-
-fn withdraw(_: &Lua, context: &Context, (kind, index): (String, usize)) -> mlua::Result<()> {
-    running(context, "unregister")?;
-    let id = if kind == "procedure" {
-        let id = context
-            .procedures
-            .borrow()
-            .get(index)
-            .and_then(|procedure| procedure.id);
-        context.withdrawn((true, index));
-        id
-    } else {
-        let id = context
-            .topics
-            .borrow()
-            .get(index)
-            .and_then(|topic| topic.id);
-        context.withdrawn((false, index));
-        // Another handler may share the subscription.
-        id.filter(|id| context.subscribers(*id).is_empty())
-    };
-    if let (Some(id), Some(link)) = (id, &context.link) {
-        context.flush();
-        link.realm.step(|step| link.withdraw_id(step, id));
-    }
-    Ok(())
-}
-
-type PublishArguments = (String, Value, Value, Option<Table>);
-
-fn publish(
-    lua: &Lua,
-    context: &Context,
-    (topic, args, kwargs, options): PublishArguments,
-) -> mlua::Result<Begun<bool>> {
-    let Some(link) = &context.link else {
-        return misuse("the configuration has no session");
-    };
-    let payload = payload_from_lua(lua, args, kwargs, Serializer::MsgPack)?;
-    let options = match options {
-        Some(options) => publish_options(&options)?,
-        None => PublishOptions::default(),
-    };
-    let topic = checked(context, &topic, MatchPolicy::Exact)?;
-    if topic.is_reserved() {
-        return misuse(format!("{topic:?} is reserved for the router"));
-    }
-    let request = link.request(context.slot);
-    let acknowledge = options.acknowledge;
-    let publish = Publish {
-        request,
-        options,
-        topic,
-        payload,
-    };
-    match context.phase.get() {
-        Phase::Loading | Phase::Loaded if acknowledge => {
-            misuse("publish with acknowledge: not while loading: use p.on(\"start\")")
-        }
-        Phase::Loading | Phase::Loaded => {
-            let mut staged = context.staged.borrow_mut();
-            let waiting: usize = staged.iter().map(|publish| publish.payload.len()).sum();
-            if staged.len() >= STAGED || waiting + publish.payload.len() > STAGED_OCTETS {
-                return misuse("too much is published while loading: use p.on(\"start\")");
-            }
-            staged.push(publish);
-            Ok(Begun::Now(true))
-        }
-        Phase::Switched | Phase::Active | Phase::Retired => {
-            context.send(Message::Publish(publish));
-            Ok(if acknowledge {
-                Begun::Ticket(request.value())
-            } else {
-                Begun::Now(true)
-            })
-        }
-    }
-}
-
-fn publish_options(options: &Table) -> mlua::Result<PublishOptions> {
-    let mut audience = Audience {
-        exclude: sessions(options, "exclude")?,
-        eligible: sessions(options, "eligible")?,
-        ..Audience::default()
-    };
-    audience.exclude_authid = options.raw_get("exclude_authid")?;
-    audience.exclude_authrole = options.raw_get("exclude_authrole")?;
-    audience.eligible_authid = options.raw_get("eligible_authid")?;
-    audience.eligible_authrole = options.raw_get("eligible_authrole")?;
-    let flag = |name: &str| options.raw_get::<Option<bool>>(name);
-    Ok(PublishOptions {
-        acknowledge: flag("acknowledge")?.unwrap_or(false),
-        exclude_me: flag("exclude_me")?.unwrap_or(true),
-        disclose_me: flag("disclose_me")?.unwrap_or(false),
-        retain: flag("retain")?.unwrap_or(false),
-        rkey: options.raw_get("rkey")?,
-        audience: (audience != Audience::default()).then(|| Box::new(audience)),
-        ..PublishOptions::default()
-    })
-}
-
-fn sessions(options: &Table, name: &str) -> mlua::Result<Option<Vec<SessionId>>> {
-    let Some(ids) = options.raw_get::<Option<Vec<f64>>>(name)? else {
-        return Ok(None);
-    };
-    let ids: Result<Vec<_>, _> = ids
-        .into_iter()
-        .map(|id| SessionId::new(id as u64))
-        .collect();
-    ids.map(Some)
-        .map_err(|error| mlua::Error::runtime(format!("option '{name}': {error}")))
-}
-
-type CallArguments = (
-    String,
-    Value,
-    Value,
-    Option<f64>,
-    Option<bool>,
-    Option<Function>,
-);
-
-fn call(lua: &Lua, context: &Context, arguments: CallArguments) -> mlua::Result<Begun<bool>> {
-    running(context, "call")?;
-    let (uri, args, kwargs, timeout, disclose_me, on_progress) = arguments;
-    let Some(link) = &context.link else {
-        return misuse("the configuration has no session");
-    };
-    let timeout = timeout.unwrap_or(0.0);
-    if !(0.0..=1e15).contains(&timeout) {
-        return misuse(format!(
-            "option 'timeout' of 'call' must be milliseconds from 0, got {timeout}"
-        ));
-    }
-    let payload: Payload = payload_from_lua(lua, args, kwargs, Serializer::MsgPack)?;
-    let request = link.request(context.slot);
-    let options = CallOptions {
-        receive_progress: on_progress.is_some(),
-        disclose_me: disclose_me.unwrap_or_default(),
-        timeout: timeout as u64,
-        ..CallOptions::default()
-    };
-    if let Some(function) = on_progress {
-        let function = keep(context, function)?;
-        context
-            .on_progress
-            .borrow_mut()
-            .insert(request.value(), function);
-    }
-    context.send(Message::Call(Call {
-        request,
-        options,
-        procedure: Uri::from(uri),
-        payload,
-    }));
-    Ok(Begun::Ticket(request.value()))
-}
-
 fn sleep(_: &Lua, context: &Context, seconds: f64) -> mlua::Result<Begun<bool>> {
     running(context, "sleep")?;
     room_for_timer(context, "sleep")?;
@@ -525,43 +198,6 @@ fn sleep(_: &Lua, context: &Context, seconds: f64) -> mlua::Result<Begun<bool>> 
     let until = context.clock.now().mono + Duration::from_secs_f64(seconds);
     context.timers.borrow_mut().sleep(ticket, until);
     Ok(Begun::Ticket(ticket))
-}
-
-fn progress(
-    lua: &Lua,
-    context: &Context,
-    (request, args, kwargs): (f64, Value, Value),
-) -> mlua::Result<bool> {
-    let request = RequestId::new(request as u64).map_err(mlua::Error::external)?;
-    let served = context.invocations.borrow().get(&request).copied();
-    let Some(Served {
-        progress: true,
-        serializer,
-        ..
-    }) = served
-    else {
-        return Ok(false);
-    };
-    let payload = payload_from_lua(lua, args, kwargs, serializer)?;
-    context.send(Message::Yield(Yield {
-        request,
-        progress: true,
-        passthru: None,
-        payload,
-    }));
-    Ok(true)
-}
-
-use super::context::Served;
-
-fn cancelled(_: &Lua, context: &Context, request: f64) -> mlua::Result<bool> {
-    let request = RequestId::new(request as u64).map_err(mlua::Error::external)?;
-    // An invocation that is over is as good as cancelled.
-    Ok(context
-        .invocations
-        .borrow()
-        .get(&request)
-        .is_none_or(|served| served.cancelled))
 }
 
 fn authenticate(

@@ -147,11 +147,11 @@ impl Booted {
         let mut topics: Vec<Declaration> = Vec::new();
         for topic in context.topics.borrow().iter() {
             // Several handlers of one subscription: one subscription.
-            if !topics
-                .iter()
-                .any(|known| known.key() == topic.declaration.key())
-            {
-                topics.push(topic.declaration.clone());
+            let key = topic.declaration.key();
+            match topics.iter_mut().find(|known| known.key() == key) {
+                Some(known) if topic.retained => known.want_retained(),
+                Some(_) => {}
+                None => topics.push(topic.declaration.clone()),
             }
         }
         let lifecycle = context.lifecycle.borrow();

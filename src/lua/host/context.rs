@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::inlet::{Chunk, Inlet};
 use super::link::{Declaration, Key, Link};
 use super::mailbox::HookKey;
 use super::timers::Timers;
 use crate::core::Input;
 use crate::lua::vm::{FunctionRef, Vm};
 use crate::server::Clock;
-use crate::wire::{Message, Publish, Serializer};
+use crate::wire::{Message, Passthru, Publish, Serializer};
 use crate::words::{RequestId, Uri};
 
 /// Octets of payload that wait for the end of a batch at most.
@@ -69,6 +70,10 @@ pub(super) struct Context {
     pub(super) declaring: RefCell<FxHashMap<u64, (bool, usize)>>,
     /// Progress functions of open calls, by request id.
     pub(super) on_progress: RefCell<FxHashMap<u64, Rc<FunctionRef>>>,
+    /// Open calls made in chunks, by request id.
+    pub(super) outflows: RefCell<FxHashMap<u64, Outflow>>,
+    /// Those whose function is to be started after the running slice.
+    pub(super) pumps: RefCell<Vec<u64>>,
     /// The invocations being handled.
     pub(super) invocations: RefCell<FxHashMap<RequestId, Served>>,
 }
@@ -96,16 +101,46 @@ pub(super) struct Topic {
     pub(super) function: Option<Rc<FunctionRef>>,
     pub(super) id: Option<u64>,
     pub(super) ordered: bool,
+    /// It gets retained events.
+    pub(super) retained: bool,
+}
+
+/// The input of a call that this VM makes in chunks.
+pub(super) struct Outflow {
+    pub(super) procedure: Uri,
+    /// The function that sends the chunks after the first, until it is started.
+    pub(super) begin: Option<Rc<FunctionRef>>,
+    /// The last chunk is out.
+    pub(super) complete: bool,
 }
 
 /// An invocation while its handler runs.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct Served {
     /// The caller takes progressive results.
     pub(super) progress: bool,
     pub(super) cancelled: bool,
     /// Results are written in the caller's serializer, as far as its arguments tell.
     pub(super) serializer: Serializer,
+    /// What its results carry.
+    pub(super) passthru: Option<Box<Passthru>>,
+    /// Chunks follow the one the handler had last; they come here.
+    pub(super) more: bool,
+    pub(super) inlet: Option<Arc<Inlet>>,
+    /// The ticket of who waits for the next chunk.
+    pub(super) awaiting: Option<u64>,
+}
+
+impl Served {
+    pub(super) fn next_chunk(&mut self) -> Option<Chunk> {
+        let chunk = self.inlet.as_ref()?.take()?;
+        self.more = chunk.more;
+        Some(chunk)
+    }
+
+    /// A last chunk without any payload only says that the input is complete.
+    pub(super) fn only_ends(chunk: &Chunk) -> bool {
+        !chunk.more && chunk.payload.is_empty()
+    }
 }
 
 impl Context {
@@ -137,6 +172,8 @@ impl Context {
             staged: RefCell::default(),
             declaring: RefCell::default(),
             on_progress: RefCell::default(),
+            outflows: RefCell::default(),
+            pumps: RefCell::default(),
             invocations: RefCell::default(),
         })
     }
@@ -214,6 +251,23 @@ impl Context {
             if let Some(topic) = self.topics.borrow_mut().get_mut(index) {
                 topic.function = None;
             }
+        }
+    }
+
+    /// The router has taken back what has this id.
+    pub(super) fn revoked(&self, procedure: bool, id: u64) {
+        let indices = match procedure {
+            true => self
+                .procedures_by_id
+                .borrow()
+                .get(&id)
+                .copied()
+                .into_iter()
+                .collect(),
+            false => self.subscribers(id),
+        };
+        for index in indices {
+            self.withdrawn((procedure, index));
         }
     }
 

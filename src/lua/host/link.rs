@@ -3,18 +3,21 @@
 //! Messages come in under the realm's lock and go to the right VM's mailbox. What is registered and subscribed is
 //! remembered here by (kind, match, URI), so that a new version takes over what the old one had, ids unchanged.
 
+mod delivery;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
+use super::inlet::{Inlet, Pushed};
 use super::mailbox::{Control, Mailbox, Work};
 use crate::core::{Input, Then};
 use crate::server::{LocalSession, RealmHandle, RealmStep};
 use crate::wire::{
-    Message, Register, RegisterOptions, Subscribe, SubscribeOptions, Unregister, Unregistered,
-    Unsubscribe, Unsubscribed,
+    Invocation, Message, Register, RegisterOptions, Subscribe, SubscribeOptions, Unregister,
+    Unregistered, Unsubscribe, Unsubscribed,
 };
 use crate::words::{Id, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri};
 
@@ -80,21 +83,28 @@ struct Routing {
     asked: FxHashMap<RequestId, Asked>,
     /// Answers to the host's own requests.
     answers: FxHashMap<RequestId, Message>,
+    /// Where the further chunks of open progressive calls go, by invocation.
+    inflows: FxHashMap<RequestId, Inflow>,
 }
 
 #[derive(Debug, Clone)]
 struct Held {
     id: u64,
     generation: u64,
-    /// What a registration was made with: other options need a new one. `None`: a subscription.
-    options: Option<RegisterOptions>,
+    /// What it was made with: a registration with other options is a new one, a subscription changes.
+    declaration: Declaration,
 }
 
 /// A request that is out.
 struct Asked {
-    key: Key,
     generation: u64,
-    options: Option<RegisterOptions>,
+    declaration: Declaration,
+}
+
+/// A call whose input still comes.
+struct Inflow {
+    mailbox: Arc<Mailbox>,
+    inlet: Arc<Inlet>,
 }
 
 /// What a session held before a switch, to go back to if it fails.
@@ -130,25 +140,43 @@ impl Declaration {
         }
     }
 
-    fn register_options(&self) -> Option<RegisterOptions> {
-        match self {
-            Self::Procedure { options, .. } => Some(options.clone()),
-            Self::Topic { .. } => None,
+    /// It asks for retained events.
+    pub(crate) fn wants_retained(&self) -> bool {
+        matches!(self, Self::Topic { options, .. } if options.get_retained)
+    }
+
+    /// Asks for retained events from now on.
+    pub(crate) fn want_retained(&mut self) {
+        if let Self::Topic { options, .. } = self {
+            options.get_retained = true;
         }
     }
-}
 
-impl Key {
-    fn declaration(&self, options: Option<RegisterOptions>) -> Declaration {
-        let uri = self.uri.clone();
-        match options {
-            Some(options) => Declaration::Procedure { uri, options },
-            None => {
-                let options = SubscribeOptions {
-                    match_policy: self.policy,
-                    ..SubscribeOptions::default()
-                };
-                Declaration::Topic { uri, options }
+    /// Whether a subscription belongs to the same node as another one; always true of procedures.
+    pub(crate) fn same_node(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Topic { options, .. }, Self::Topic { options: other, .. }) => {
+                options.nkey == other.nkey
+            }
+            _ => true,
+        }
+    }
+
+    /// The request; the host asks for retained events itself when the new version listens.
+    fn request(self, request: RequestId, slot: usize) -> Message {
+        match self {
+            Self::Procedure { uri, options } => Message::Register(Register {
+                request,
+                options,
+                procedure: uri,
+            }),
+            Self::Topic { uri, mut options } => {
+                options.get_retained &= slot != HOST;
+                Message::Subscribe(Subscribe {
+                    request,
+                    options,
+                    topic: uri,
+                })
             }
         }
     }
@@ -191,8 +219,10 @@ impl Link {
     /// The VM of this slot has ended.
     pub(crate) fn remove(&self, slot: usize) {
         let mut routing = self.routing.lock();
-        if let Some(entry) = routing.slots.get_mut(slot) {
-            *entry = None;
+        if let Some(mailbox) = routing.slots.get_mut(slot).and_then(Option::take) {
+            routing
+                .inflows
+                .retain(|_, inflow| !Arc::ptr_eq(&inflow.mailbox, &mailbox));
         }
         routing.current.retain(|current| *current != slot);
         routing.pinned.retain(|_, pinned| *pinned != slot);
@@ -279,9 +309,8 @@ impl Link {
         declaration: &Declaration,
     ) -> Declaring {
         let key = declaration.key();
-        let options = declaration.register_options();
         let mut routing = self.routing.lock();
-        if let Some(held) = routing.held.get(&key) {
+        if let Some(held) = routing.held.get_mut(&key) {
             let id = held.id;
             if held.generation == generation {
                 return if slot == HOST {
@@ -290,49 +319,57 @@ impl Link {
                     Declaring::Twice
                 };
             }
-            if held.options == options {
-                routing.held.insert(
-                    key,
-                    Held {
-                        id,
-                        generation,
-                        options,
-                    },
-                );
+            let is_topic = !key.procedure;
+            if held.declaration == *declaration
+                || is_topic && declaration.same_node(&held.declaration)
+            {
+                held.generation = generation;
+                held.declaration = declaration.clone();
                 routing.pin(id, slot);
                 return Declaring::Held(id);
             }
-            drop(routing);
-            self.withdraw(step, &key);
-            routing = self.routing.lock();
+            if !is_topic {
+                drop(routing);
+                self.withdraw(step, &key);
+                routing = self.routing.lock();
+            }
         }
         let request = self.request(slot);
-        routing.asked.insert(
-            request,
-            Asked {
-                key,
-                generation,
-                options,
-            },
-        );
-        drop(routing);
-        let message = match declaration.clone() {
-            Declaration::Procedure { uri, options } => Message::Register(Register {
-                request,
-                options,
-                procedure: uri,
-            }),
-            Declaration::Topic { uri, options } => Message::Subscribe(Subscribe {
-                request,
-                options,
-                topic: uri,
-            }),
+        let asked = Asked {
+            generation,
+            declaration: declaration.clone(),
         };
+        routing.asked.insert(request, asked);
+        drop(routing);
+        let message = declaration.clone().request(request, slot);
         step.input(Input::Message {
             session: self.session,
             message,
         });
         Declaring::Asked(request)
+    }
+
+    /// Asks for the retained events of a subscription the session has. They go where its events go.
+    pub(crate) fn ask_retained(&self, step: &mut RealmStep<'_>, declaration: &Declaration) {
+        let request = self.request(HOST);
+        let Declaration::Topic { uri, options } = declaration.clone() else {
+            return;
+        };
+        let message = Message::Subscribe(Subscribe {
+            request,
+            options,
+            topic: uri,
+        });
+        step.input(Input::Message {
+            session: self.session,
+            message,
+        });
+        self.routing.lock().answers.remove(&request);
+    }
+
+    /// No further chunks are wanted for this invocation.
+    pub(crate) fn inflow_over(&self, request: RequestId) {
+        self.routing.lock().inflows.remove(&request);
     }
 
     /// Gives up what no version newer than `generation` has declared. Runs after the new version's start handlers.
@@ -391,16 +428,18 @@ impl Link {
         let mut routing = self.routing.lock();
         for (key, held) in &before.held {
             match routing.held.get_mut(key) {
-                Some(current) => current.generation = held.generation,
-                None => lost.push((key.clone(), held.clone())),
+                Some(current) if held.declaration.same_node(&current.declaration) => {
+                    current.generation = held.generation;
+                    current.declaration = held.declaration.clone();
+                }
+                _ => lost.push((key.clone(), held.clone())),
             }
         }
         routing.pinned.clone_from(&before.pinned);
         drop(routing);
         let mut renumbered = Vec::new();
         for (key, held) in lost {
-            let declaration = key.declaration(held.options);
-            match self.declare_now(step, held.generation, &declaration) {
+            match self.declare_now(step, held.generation, &held.declaration) {
                 Ok(id) => {
                     if let Some(slot) = before.pinned.get(&held.id) {
                         self.routing.lock().pin(id, *slot);
@@ -451,14 +490,6 @@ impl Link {
     }
 }
 
-fn granted_id(message: &Message) -> Option<u64> {
-    match message {
-        Message::Registered(m) => Some(m.registration.value()),
-        Message::Subscribed(m) => Some(m.subscription.value()),
-        _ => None,
-    }
-}
-
 impl Routing {
     fn mailbox(&self, slot: usize) -> Option<&Arc<Mailbox>> {
         self.slots.get(slot).and_then(Option::as_ref)
@@ -476,123 +507,6 @@ impl Routing {
             self.pinned.remove(&id);
         } else {
             self.pinned.insert(id, slot);
-        }
-    }
-
-    /// An answer goes to the slot in its request id.
-    fn answer(&mut self, request: RequestId, message: Message) {
-        let slot = (request.value() & ((1 << SLOT_BITS) - 1)) as usize;
-        if let Some(Asked {
-            key,
-            generation,
-            options,
-        }) = self.asked.remove(&request)
-            && let Some(id) = granted_id(&message)
-        {
-            self.held.insert(
-                key,
-                Held {
-                    id,
-                    generation,
-                    options,
-                },
-            );
-            self.pin(id, slot);
-        }
-        if slot == HOST {
-            self.answers.insert(request, message);
-            return;
-        }
-        if let Some(mailbox) = self.mailbox(slot) {
-            mailbox.control(Control::Answer(message));
-        }
-    }
-}
-
-impl LocalSession for Link {
-    fn deliver(&self, message: Message) -> Result<(), Message> {
-        let mut routing = self.routing.lock();
-        match message {
-            Message::Invocation(invocation) => {
-                let pinned = routing.pinned.get(&invocation.registration.value());
-                let mailbox = match pinned {
-                    Some(slot) => routing.mailbox(*slot),
-                    None => routing.least_loaded(),
-                };
-                let Some(mailbox) = mailbox else {
-                    return Err(Message::Invocation(invocation));
-                };
-                mailbox
-                    .work(Work::Invocation {
-                        invocation,
-                        cancelled: false,
-                    })
-                    .map_err(undone)?;
-            }
-            Message::Event(event) => {
-                let slot = routing
-                    .pinned
-                    .get(&event.subscription.value())
-                    .or(routing.current.first());
-                let Some(mailbox) = slot.and_then(|slot| routing.mailbox(*slot)) else {
-                    return Ok(());
-                };
-                mailbox.work(Work::Event(event)).map_err(undone)?;
-            }
-            Message::Interrupt(interrupt) => {
-                // Whichever VM has the invocation; the others ignore it.
-                for mailbox in routing.slots.iter().flatten() {
-                    mailbox.interrupt(&interrupt);
-                }
-            }
-            Message::Published(ref m) => routing.answer(m.request, message),
-            Message::Subscribed(ref m) => routing.answer(m.request, message),
-            Message::Registered(ref m) => routing.answer(m.request, message),
-            Message::Unsubscribed(Unsubscribed::Answer { request })
-            | Message::Unregistered(Unregistered::Answer { request }) => {
-                routing.answer(request, message)
-            }
-            Message::Result(ref m) => routing.answer(m.request, message),
-            Message::Error(ref m) => routing.answer(m.request, message),
-            Message::Abort(abort) => {
-                tracing::error!(script = %self.script, reason = %abort.reason, message = ?abort.message,
-                    "the script's session was aborted");
-            }
-            // Revocations are not offered yet; the rest only clients send, or are for log-in.
-            Message::Unsubscribed(Unsubscribed::Revoked { .. })
-            | Message::Unregistered(Unregistered::Revoked { .. })
-            | Message::Hello(_)
-            | Message::Welcome(_)
-            | Message::Challenge(_)
-            | Message::Authenticate(_)
-            | Message::Goodbye(_)
-            | Message::Publish(_)
-            | Message::Subscribe(_)
-            | Message::Unsubscribe(_)
-            | Message::Call(_)
-            | Message::Cancel(_)
-            | Message::Register(_)
-            | Message::Unregister(_)
-            | Message::Yield(_) => {}
-        }
-        Ok(())
-    }
-
-    fn ended(&self, _then: Then) {
-        let routing = self.routing.lock();
-        for mailbox in routing.slots.iter().flatten() {
-            mailbox.control(Control::Stop);
-        }
-    }
-}
-
-/// The message behind work that found no room.
-fn undone(work: Work) -> Message {
-    match work {
-        Work::Event(event) => Message::Event(event),
-        Work::Invocation { invocation, .. } => Message::Invocation(invocation),
-        Work::Authorize { .. } | Work::Authenticate { .. } | Work::Lifecycle { .. } => {
-            unreachable!("a session is only handed invocations and events as work")
         }
     }
 }

@@ -11,18 +11,21 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::inlet::Inlet;
 use super::link::{Activation, Key};
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Input, Login, Ticket, Verdict};
 use crate::server::{RealmHandle, TransportInfo};
 use crate::wire::{Event, Interrupt, Invocation, Message};
-use crate::words::{Uri, Value};
+use crate::words::{RequestId, Uri, Value};
 
 /// What starts a handler.
 pub(crate) enum Work {
     /// `cancelled`: the caller gave up while it was queued.
+    /// `inlet`: where the further chunks of its input come.
     Invocation {
         invocation: Invocation,
         cancelled: bool,
+        inlet: Option<Arc<Inlet>>,
     },
     Event(Event),
     /// `hook`: which of the VM's authorizers (a role's name, or `None` for `p.authorize`).
@@ -86,6 +89,13 @@ pub(crate) enum Control {
     /// An answer to a request of this VM.
     Answer(Message),
     Interrupt(Interrupt),
+    /// A chunk has come for a call whose handler waits for it.
+    Chunk(RequestId),
+    /// A permission was withdrawn: the registration (`true`) or subscription of this id is gone.
+    Revoked {
+        procedure: bool,
+        id: u64,
+    },
     /// The VM's version has been switched in.
     Activate(Box<Activation>),
     /// Start handlers and timers may run.
@@ -115,6 +125,8 @@ pub(crate) struct Mailbox {
     load: AtomicUsize,
     /// Octets the work lane may hold.
     limit: usize,
+    /// Octets in the inlets of this VM's calls.
+    chunks: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -127,7 +139,7 @@ struct Lanes {
 }
 
 /// Fixed cost of a queued piece of work, beside its payload.
-const OVERHEAD: usize = 256;
+pub(super) const OVERHEAD: usize = 256;
 
 impl Mailbox {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
@@ -136,7 +148,13 @@ impl Mailbox {
             bell: Condvar::new(),
             load: AtomicUsize::new(0),
             limit,
+            chunks: Arc::default(),
         })
+    }
+
+    /// For the chunks of one more call. All inlets together hold as much as the work lane.
+    pub(crate) fn inlet(&self) -> Arc<Inlet> {
+        Inlet::new(self.chunks.clone(), self.limit)
     }
 
     /// Handlers waiting or running.
@@ -190,6 +208,7 @@ impl Mailbox {
             if let Work::Invocation {
                 invocation,
                 cancelled,
+                ..
             } = work
                 && invocation.request == interrupt.request
             {

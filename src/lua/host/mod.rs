@@ -10,6 +10,7 @@ mod configuration;
 mod context;
 mod granted;
 mod hooks;
+mod inlet;
 mod link;
 mod mailbox;
 mod ordered;

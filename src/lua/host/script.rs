@@ -70,8 +70,13 @@ impl Script {
         let link = Link::new(settings.name.clone(), realm.clone(), session);
         let features = Some(ClientFeatures {
             call_canceling: true,
+            call_timeout: true,
             progressive_call_results: true,
-            ..ClientFeatures::default()
+            progressive_call_invocations: true,
+            payload_passthru_mode: true,
+            subscription_revocation: true,
+            registration_revocation: true,
+            call_reroute: true,
         });
         let join = Join {
             session,
@@ -372,6 +377,10 @@ fn switch_now(link: &Arc<Link>, plan: &Plan) -> Result<(), String> {
             if plan.start {
                 mailbox.control(Control::Start);
             }
+        }
+        // Only now do events go to the new version; live ones come behind this step.
+        for topic in plan.topics.iter().filter(|topic| topic.wants_retained()) {
+            link.ask_retained(step, topic);
         }
         Ok(())
     })

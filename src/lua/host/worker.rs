@@ -46,6 +46,8 @@ pub(super) struct Worker {
     ordered: Ordered,
     /// Events of ordered subscriptions whose turn has come.
     ready: VecDeque<(usize, Rc<Event>)>,
+    /// Tickets of those who wait for chunks of calls that are over.
+    deserted: Vec<u64>,
     /// Handlers in flight that count against `handlers`.
     in_flight: usize,
     files: Arc<Mutex<Fingerprints>>,
@@ -119,6 +121,10 @@ enum Kind {
     },
     Spawned,
     Progress,
+    /// Sends the chunks of a call of this VM.
+    Pump {
+        request: u64,
+    },
 }
 
 struct Suspended {
@@ -159,6 +165,7 @@ impl Worker {
             deadlines: BTreeSet::new(),
             ordered: Ordered::default(),
             ready: VecDeque::new(),
+            deserted: Vec::new(),
             in_flight: 0,
             file_count,
             files,
@@ -206,6 +213,8 @@ impl Worker {
             self.end_overdue();
             self.run_ready();
             self.run_spawned();
+            self.run_pumps();
+            self.wake_deserted();
             self.context.flush();
             self.note_files();
             if self.vm.needs_recycle() && !recycled && self.ending.is_none() {
@@ -244,7 +253,8 @@ impl Worker {
     fn wake_at(&self) -> Option<Instant> {
         let spawned =
             self.context.phase.get() == Phase::Active && !self.context.spawned.borrow().is_empty();
-        if spawned || !self.ready.is_empty() {
+        let pumps = !self.context.pumps.borrow().is_empty();
+        if spawned || pumps || !self.ready.is_empty() || !self.deserted.is_empty() {
             return Some(Instant::now());
         }
         let timer = self
@@ -267,6 +277,8 @@ impl Worker {
         match control {
             Control::Answer(message) => self.answer(message),
             Control::Interrupt(interrupt) => self.interrupt(&interrupt),
+            Control::Chunk(request) => self.chunk(request),
+            Control::Revoked { procedure, id } => self.context.revoked(procedure, id),
             Control::Activate(activation) => self.activate(*activation),
             Control::Start => self.start(),
             Control::HandOver(switch) => {
@@ -330,6 +342,7 @@ impl Handler {
             Kind::Timer { .. } => "timer".into(),
             Kind::Spawned => "spawned function".into(),
             Kind::Progress => "on_progress".into(),
+            Kind::Pump { .. } => "chunks of a call".into(),
         }
     }
 }

@@ -13,8 +13,8 @@ use super::payload::{PayloadSource, push_payload, read_payload, read_results};
 use super::refs::ValueRef;
 use super::stack::ValueError;
 use crate::wire::{
-    CallResult, Disclosed, Error, Event, EventDetails, Invocation, InvocationDetails, Payload,
-    Serializer,
+    CallResult, Disclosed, Error, Event, EventDetails, Invocation, InvocationDetails, Passthru,
+    Payload, Serializer,
 };
 use crate::words::{Id, Uri};
 
@@ -139,6 +139,25 @@ unsafe fn call_details(table: &Fields, details: &InvocationDetails, procedure: &
         }
         table.flag(c"progress", details.progress);
         table.flag(c"receive_progress", details.receive_progress);
+        passthru(table, details.passthru.as_deref());
+    }
+}
+
+/// The `ppt_*` keys: the payload is somebody else's encoding.
+unsafe fn passthru(table: &Fields, passthru: Option<&Passthru>) {
+    let Some(passthru) = passthru else { return };
+    let optional = [
+        (c"ppt_serializer", &passthru.serializer),
+        (c"ppt_cipher", &passthru.cipher),
+        (c"ppt_keyid", &passthru.keyid),
+    ];
+    unsafe {
+        table.text(c"ppt_scheme", &passthru.scheme);
+        for (name, value) in optional {
+            if let Some(value) = value {
+                table.text(name, value);
+            }
+        }
     }
 }
 
@@ -169,7 +188,7 @@ unsafe fn push_event(
             topic: concrete,
             trustlevel,
             retained,
-            ..
+            passthru: encoding,
         } = &event.details;
         let topic = concrete.as_ref().unwrap_or(topic);
         table.text(c"topic", topic);
@@ -190,7 +209,9 @@ unsafe fn push_event(
                 details.number(c"trustlevel", *level);
             }
             details.flag(c"retained", *retained);
+            passthru(details, encoding.as_deref());
         });
+        table.flag(c"retained", *retained);
         table.class(&classes.event);
     }
     Ok(1)
@@ -209,8 +230,15 @@ unsafe fn push_result(
     unsafe {
         let table = Fields::new(state);
         table.payload(source)?;
+        if result.progress {
+            table.number(c"request", result.request.value());
+        }
         table.table(c"details", |details| {
-            details.flag(c"progress", result.progress)
+            details.flag(c"progress", result.progress);
+            if let Some(nkey) = &result.nkey {
+                details.text(c"nkey", nkey);
+            }
+            passthru(details, result.passthru.as_deref());
         });
         table.class(&classes.result);
     }
@@ -312,6 +340,17 @@ pub(in crate::lua) fn pushing_args(
 ) -> impl FnMut(*mut lua_State) -> Pushed {
     // SAFETY: see above.
     move |state| unsafe { push_args(state, source, count as c_int) }.map_err(text)
+}
+
+/// Args and kwargs (or nil): two values.
+pub(in crate::lua) fn pushing_payload(
+    source: &mut PayloadSource<'_>,
+) -> impl FnMut(*mut lua_State) -> Pushed {
+    move |state| {
+        // SAFETY: see above.
+        unsafe { push_payload(state, source) }.map_err(text)?;
+        Ok(2)
+    }
 }
 
 /// One number.

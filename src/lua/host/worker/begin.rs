@@ -1,9 +1,13 @@
 //! Handlers begin: each kind of work starts a coroutine.
 
 use std::rc::Rc;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::{Handler, Kind, Phase, Suspended, Worker};
-use crate::lua::host::context::{Hook, Served};
+use crate::lua::host::context::{Hook, Outflow, Served};
+use crate::lua::host::inlet::Inlet;
 use crate::lua::host::mailbox::{HookKey, Work};
 use crate::lua::host::timers::Due;
 use crate::lua::host::{answers, hooks};
@@ -15,7 +19,7 @@ use crate::words::{Id, Value};
 
 impl Worker {
     pub(super) fn handler(&self, kind: Kind) -> Handler {
-        let bounded = !matches!(kind, Kind::Spawned);
+        let bounded = !matches!(kind, Kind::Spawned | Kind::Pump { .. });
         let deadline = self.bounds.deadline.filter(|_| bounded);
         Handler {
             kind,
@@ -29,7 +33,8 @@ impl Worker {
             Work::Invocation {
                 invocation,
                 cancelled,
-            } => self.invocation(&invocation, cancelled),
+                inlet,
+            } => self.invocation(&invocation, cancelled, inlet),
             Work::Event(event) => self.event(event),
             Work::Authorize {
                 realm,
@@ -61,10 +66,18 @@ impl Worker {
         }
     }
 
-    pub(super) fn invocation(&mut self, invocation: &Invocation, cancelled: bool) {
+    pub(super) fn invocation(
+        &mut self,
+        invocation: &Invocation,
+        cancelled: bool,
+        inlet: Option<Arc<Inlet>>,
+    ) {
         let Some((function, uri)) = self.context.procedure(invocation.registration.value()) else {
             // Unregistered while the invocation was on its way.
             self.context.send(answers::canceled(invocation.request));
+            if let (Some(_), Some(link)) = (inlet, &self.context.link) {
+                link.inflow_over(invocation.request);
+            }
             self.counted_handler_ended();
             return;
         };
@@ -77,6 +90,10 @@ impl Worker {
             progress: invocation.details.receive_progress,
             cancelled,
             serializer,
+            passthru: None,
+            more: invocation.details.progress,
+            inlet,
+            awaiting: None,
         };
         self.context
             .invocations
@@ -111,9 +128,15 @@ impl Worker {
         let indices = self.context.subscribers(event.subscription.value());
         let event = Rc::new(event);
         for index in indices {
+            let (ordered, retained) = {
+                let topic = &self.context.topics.borrow()[index];
+                (topic.ordered, topic.retained)
+            };
+            if event.details.retained && !retained {
+                continue; // Another handler asked for it.
+            }
             self.in_flight += 1;
             self.mailbox.joined();
-            let ordered = self.context.topics.borrow()[index].ordered;
             if !ordered || self.ordered.admit(index, &event) {
                 self.event_to(index, &event);
             }
@@ -215,6 +238,29 @@ impl Worker {
         }
     }
 
+    /// Functions that send the chunks of calls.
+    pub(super) fn run_pumps(&mut self) {
+        let pumps = std::mem::take(&mut *self.context.pumps.borrow_mut());
+        for request in pumps {
+            let outflow = |outflows: &mut FxHashMap<u64, Outflow>| {
+                outflows
+                    .get_mut(&request)
+                    .and_then(|flow| flow.begin.take())
+            };
+            let Some(function) = outflow(&mut self.context.outflows.borrow_mut()) else {
+                continue; // The call is over.
+            };
+            let handler = self.handler(Kind::Pump { request });
+            let vm = self.vm.clone();
+            let slice = vm.start(
+                &function,
+                &mut objects::pushing_number(request as f64),
+                &mut |_, _| Ok(()),
+            );
+            self.settle(slice, handler, None);
+        }
+    }
+
     /// The next events of ordered subscriptions.
     pub(super) fn run_ready(&mut self) {
         for (index, event) in std::mem::take(&mut self.ready) {
@@ -246,10 +292,8 @@ impl Worker {
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in tickets {
-            if let Some(suspended) = self.take_suspended(ticket) {
-                self.vm.cancel(suspended.coroutine);
-                self.context.timers.borrow_mut().end_sleep(ticket);
-                self.ended(suspended.handler.kind);
+            if let Some(handler) = self.end_waiting(ticket) {
+                self.ended(handler.kind);
             }
         }
     }

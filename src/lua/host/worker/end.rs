@@ -6,7 +6,8 @@ use crate::lua::host::mailbox::Work;
 use crate::lua::host::{answers, granted, hooks};
 use crate::lua::raw::ValueError;
 use crate::lua::vm::{ScriptError, Slice};
-use crate::wire::{Message, Payload, Yield};
+use crate::wire::{Cancel, CancelMode, Message, Passthru, Payload, Yield};
+use crate::words::RequestId;
 
 impl Worker {
     pub(super) fn settle(
@@ -39,11 +40,10 @@ impl Worker {
     pub(super) fn finish(&mut self, handler: Handler, payload: Payload) {
         match handler.kind {
             Kind::Invocation { request, .. } => {
-                self.context.invocations.borrow_mut().remove(&request);
                 let result = Yield {
                     request,
                     progress: false,
-                    passthru: None,
+                    passthru: self.no_longer_served(request),
                     payload,
                 };
                 self.context.send(Message::Yield(result));
@@ -56,6 +56,16 @@ impl Worker {
             kind => return self.ended(kind),
         }
         self.counted_handler_ended();
+    }
+
+    /// The handler of an invocation has ended; gives back what its result carries.
+    fn no_longer_served(&mut self, request: RequestId) -> Option<Box<Passthru>> {
+        let served = self.context.invocations.borrow_mut().remove(&request)?;
+        if let (Some(_), Some(link)) = (&served.inlet, &self.context.link) {
+            link.inflow_over(request);
+        }
+        self.deserted.extend(served.awaiting);
+        served.passthru
     }
 
     /// What is left to do for handlers without an answer.
@@ -82,6 +92,16 @@ impl Worker {
                 live.set(live.get() - 1);
             }
             Kind::Progress => {}
+            Kind::Pump { request } => {
+                let outflows = self.context.outflows.borrow();
+                if outflows.get(&request).is_some_and(|flow| !flow.complete) {
+                    // It failed: the rest will never come.
+                    self.context.send(Message::Cancel(Cancel {
+                        request: RequestId::from_raw(request),
+                        mode: CancelMode::default(),
+                    }));
+                }
+            }
             Kind::Invocation { .. } | Kind::Authorize { .. } | Kind::Authenticate { .. } => {
                 self.counted_handler_ended();
             }
@@ -113,7 +133,7 @@ impl Worker {
     pub(super) fn finish_with(&mut self, handler: Handler, failure: answers::Failure) {
         match handler.kind {
             Kind::Invocation { request, .. } => {
-                self.context.invocations.borrow_mut().remove(&request);
+                self.no_longer_served(request);
                 self.context.send(failure.error(request));
             }
             Kind::Authorize { asker } => asker.answer(Verdict::Failed(failure.text())),
@@ -141,8 +161,7 @@ impl Worker {
         self.ordered = Ordered::default();
         let tickets: Vec<u64> = self.suspended.keys().copied().collect();
         for ticket in tickets {
-            if let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) {
-                self.vm.cancel(coroutine);
+            if let Some(handler) = self.give_up_waiting(ticket) {
                 self.finish_with(handler, answers::Failure::canceled());
             }
         }

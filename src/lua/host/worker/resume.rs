@@ -1,11 +1,12 @@
 //! Handlers go on: answers, timers and deadlines reach those that wait.
 
-use super::{Kind, Suspended, Worker};
+use super::{Handler, Kind, Suspended, Worker};
 use crate::lua::host::answers;
+use crate::lua::host::context::Served;
 use crate::lua::raw::PayloadSource;
 use crate::lua::raw::objects;
 use crate::lua::vm::{Outcome, Push};
-use crate::wire::{CallResult, Error, Interrupt, Message, Payload};
+use crate::wire::{CallResult, Cancel, CancelMode, Error, Interrupt, Message, Payload};
 use crate::words::{Id, RequestId};
 
 impl Worker {
@@ -13,11 +14,8 @@ impl Worker {
         match message {
             Message::Result(result) if result.progress => self.progress(&result),
             Message::Result(result) => {
-                self.context
-                    .on_progress
-                    .borrow_mut()
-                    .remove(&result.request.value());
                 let ticket = result.request.value();
+                self.call_over(ticket);
                 match PayloadSource::new(&result.payload) {
                     Ok(mut source) => self.resume_with_result(ticket, &result, &mut source),
                     Err(error) => {
@@ -27,7 +25,7 @@ impl Worker {
             }
             Message::Error(error) => {
                 let ticket = error.request.value();
-                self.context.on_progress.borrow_mut().remove(&ticket);
+                self.call_over(ticket);
                 let declaring = self.context.declaring.borrow_mut().remove(&ticket);
                 if let Some(index) = declaring {
                     self.context.refused(index);
@@ -156,14 +154,121 @@ impl Worker {
     }
 
     pub(super) fn interrupt(&mut self, interrupt: &Interrupt) {
-        if let Some(served) = self
+        let awaiting = match self
             .context
             .invocations
             .borrow_mut()
             .get_mut(&interrupt.request)
         {
-            served.cancelled = true;
+            Some(served) => {
+                served.cancelled = true;
+                served.awaiting.take()
+            }
+            None => None,
+        };
+        if let Some(ticket) = awaiting {
+            self.resume_with_error(ticket, &answers::no_more_chunks(interrupt.request));
         }
+    }
+
+    /// A chunk has come for a handler that waits for it.
+    pub(super) fn chunk(&mut self, request: RequestId) {
+        let (ticket, chunk) = {
+            let mut invocations = self.context.invocations.borrow_mut();
+            let Some(served) = invocations.get_mut(&request) else {
+                return;
+            };
+            let Some(ticket) = served.awaiting.take() else {
+                return;
+            };
+            if !self.suspended.contains_key(&ticket) {
+                return; // It was ended meanwhile; the chunk is for the next to ask.
+            }
+            match served.next_chunk() {
+                Some(chunk) => (ticket, chunk),
+                None => {
+                    served.awaiting = Some(ticket);
+                    return;
+                }
+            }
+        };
+        self.grant_time(ticket);
+        if Served::only_ends(&chunk) {
+            return self.resume(ticket, Outcome::Return, &mut objects::pushing_nothing());
+        }
+        match PayloadSource::new(&chunk.payload) {
+            Ok(mut source) => {
+                let mut push = objects::pushing_payload(&mut source);
+                self.resume(ticket, Outcome::Return, &mut push);
+            }
+            Err(error) => self.resume_with_error(ticket, &answers::unreadable(request, &error)),
+        }
+    }
+
+    /// With each chunk it waited for, a handler has its whole time again, as the call has (`PCI-18`).
+    fn grant_time(&mut self, ticket: u64) {
+        let Some(deadline) = self.bounds.deadline else {
+            return;
+        };
+        let Some(suspended) = self.suspended.get_mut(&ticket) else {
+            return;
+        };
+        if let Some(former) = suspended.handler.deadline {
+            let until = self.context.clock.now().mono + deadline;
+            suspended.handler.deadline = Some(until);
+            self.deadlines.remove(&(former, ticket));
+            self.deadlines.insert((until, ticket));
+        }
+    }
+
+    /// Who still waits for chunks of a call whose handler has ended.
+    pub(super) fn wake_deserted(&mut self) {
+        for ticket in std::mem::take(&mut self.deserted) {
+            let error = answers::no_more_chunks(RequestId::from_raw(ticket));
+            self.resume_with_error(ticket, &error);
+        }
+    }
+
+    /// A call of this VM has had its final answer: nothing is sent for it any more.
+    fn call_over(&mut self, request: u64) {
+        self.context.on_progress.borrow_mut().remove(&request);
+        if self
+            .context
+            .outflows
+            .borrow_mut()
+            .remove(&request)
+            .is_none()
+        {
+            return;
+        }
+        let is_pump = |kind: &Kind| matches!(kind, Kind::Pump { request: of } if *of == request);
+        let pump = self
+            .suspended
+            .iter()
+            .find(|(_, suspended)| is_pump(&suspended.handler.kind))
+            .map(|(ticket, _)| *ticket);
+        if let Some(handler) = pump.and_then(|ticket| self.give_up_waiting(ticket)) {
+            self.ended(handler.kind);
+        }
+    }
+
+    /// Ends a handler that waits. What it called goes on.
+    pub(super) fn end_waiting(&mut self, ticket: u64) -> Option<Handler> {
+        let Suspended { coroutine, handler } = self.take_suspended(ticket)?;
+        self.vm.cancel(coroutine);
+        self.context.timers.borrow_mut().end_sleep(ticket);
+        Some(handler)
+    }
+
+    /// Ends a handler that waits. If it waits for a call, that is given up.
+    pub(super) fn give_up_waiting(&mut self, ticket: u64) -> Option<Handler> {
+        let handler = self.end_waiting(ticket)?;
+        // The realm ignores it if the ticket is not that of an open call.
+        self.context.send(Message::Cancel(Cancel {
+            request: RequestId::from_raw(ticket),
+            mode: CancelMode::default(),
+        }));
+        Some(handler)
     }
 
     pub(super) fn take_suspended(&mut self, ticket: u64) -> Option<Suspended> {
@@ -180,13 +285,12 @@ impl Worker {
             if deadline > now {
                 break;
             }
-            let Some(Suspended { coroutine, handler }) = self.take_suspended(ticket) else {
+            let waiting = self.suspended.get(&ticket);
+            let place = waiting.and_then(|waiting| self.vm.location(waiting.coroutine));
+            let Some(handler) = self.give_up_waiting(ticket) else {
                 self.deadlines.remove(&(deadline, ticket));
                 continue;
             };
-            let place = self.vm.location(coroutine);
-            self.vm.cancel(coroutine);
-            self.context.timers.borrow_mut().end_sleep(ticket);
             tracing::warn!(script = %self.script, handler = %handler.label(&self.context),
                 place = place.unwrap_or_default(), "a handler passed its deadline and was ended");
             self.finish_with(handler, answers::Failure::deadline());
