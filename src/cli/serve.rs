@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
@@ -148,6 +148,8 @@ async fn serve(
         &configuration,
         !args.no_watch,
     )?;
+    // Before anybody is told that it runs: a signal from then on is heard.
+    let signals = Signals::listen()?;
     {
         let mut stdout = io::stdout().lock();
         for listener in &listeners {
@@ -158,7 +160,7 @@ async fn serve(
     for listener in listeners {
         router.serve(listener);
     }
-    until_stopped(&reloader).await?;
+    signals.until_stopped(&reloader).await;
     info!("shutting down");
     router.stop_admitting();
     spawn_blocking(move || host.shutdown(SHUTDOWN_DRAIN)).await?;
@@ -168,18 +170,31 @@ async fn serve(
 }
 
 /// SIGHUP reloads; SIGINT and SIGTERM end it.
-async fn until_stopped(reloader: &Reloader) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => {
-                info!("SIGHUP: reloading everything");
-                reloader.everything();
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn until_stopped(mut self, reloader: &Reloader) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    info!("SIGHUP: reloading everything");
+                    reloader.everything();
+                }
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
             }
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
         }
     }
 }
