@@ -1,4 +1,5 @@
-// autobahn-js against a router that serves tests/interop/app: `autobahn_js.mjs ws://… json|msgpack|cbor`, or `http://…/lp json`.
+// autobahn-js against a router that serves tests/interop/app: `autobahn_js.mjs ws://… json|msgpack|cbor`,
+// `rs://… json` or `http://…/lp json`; `wss`, `https` with a CA of NODE_EXTRA_CA_CERTS.
 
 import autobahn from "autobahn";
 import { WampError, run } from "./scenario.mjs";
@@ -28,10 +29,13 @@ globalThis.XMLHttpRequest ??= class {
   }
 };
 
-// Long-poll is JSON, one message at a time.
-const transport = url.startsWith("http")
-  ? { transports: [{ type: "longpoll", url }] }
-  : { url, serializers: [new serializers[serializer]()] };
+// Long-poll and RawSocket are JSON, one message at a time.
+function transport() {
+  const { protocol, hostname, port } = new URL(url);
+  if (protocol.startsWith("http")) return { transports: [{ type: "longpoll", url }] };
+  if (protocol === "rs:") return { transports: [{ type: "rawsocket", host: hostname, port: Number(port) }] };
+  return { url, serializers: [new serializers[serializer]()] };
+}
 
 function sign(secret, method, extra) {
   if (method === "ticket") return secret;
@@ -93,7 +97,7 @@ function adapt(connection, session, details, closed) {
 
 function connect({ method, authid, secret, realm }) {
   const connection = new autobahn.Connection({
-    ...transport,
+    ...transport(),
     realm,
     authmethods: [method],
     authid,
