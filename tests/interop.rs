@@ -102,6 +102,9 @@ fn program(client: Client) -> Command {
         // The programs are seen through a link that lies beside node_modules; resolving it would lose them.
         command.args(["--preserve-symlinks", "--preserve-symlinks-main"]);
     }
+    if matches!(client, Client::AutobahnPython) {
+        command.arg("-B"); // no __pycache__ among the sources
+    }
     command.arg(clients.join(file));
     command
 }
