@@ -58,6 +58,11 @@ p.register("interop.whoami", function(call)
   return p.result({}, { session = details.caller, authid = details.caller_authid, authrole = details.caller_authrole })
 end)
 
+-- The same where the caller is named only if it asks.
+p.register("interop.quiet.whoami", function(call)
+  return call.details.caller or p.null
+end)
+
 -- Says that it has begun, waits to be cancelled, and says so to everybody.
 p.register("interop.wait", function(call)
   call:progress({ "waiting" })

@@ -8,6 +8,12 @@ p.register("interop.publish", function(call)
   return p.publish(topic, call.args, call.kwargs, { acknowledge = true })
 end)
 
+-- The same, retained: for clients that cannot ask for it.
+p.register("interop.retain", function(call)
+  local topic = table.remove(call.args, 1)
+  return p.publish(topic, call.args, call.kwargs, { acknowledge = true, retain = true })
+end)
+
 -- Whatever is noted comes back as heard, with what the script was told about it.
 p.subscribe("interop.note.", function(event)
   p.publish("interop.heard", event.args, { topic = event.topic, publisher = event.publisher, kwargs = event.kwargs })

@@ -2,75 +2,21 @@
 //
 // `run(connect, can)` takes a client as an adapter. `connect({ method, authid, secret, realm })` resolves to
 //   { welcome: { session, authid, authrole, authmethod },
-//     call(uri, args, kwargs, { onProgress, timeout }) -> { args, kwargs }, with a `cancel(mode)`,
+//     call(uri, args, kwargs, { onProgress, …options }) -> { args, kwargs }, with a `cancel(mode)`,
 //     publish(uri, args, kwargs, options) -> publication id,
-//     subscribe(uri, (args, kwargs, details) => …, { match }) -> () => unsubscribed,
-//     register(uri, ({ args, kwargs, details }) => { args, kwargs }) -> () => unregistered,
+//     subscribe(uri, (args, kwargs, details) => …, options) -> () => unsubscribed, with the subscription's `id`,
+//     register(uri, ({ args, kwargs, details }) => { args, kwargs }, options) -> () => unregistered, with
+//       the registration's `id`,
+//     stream(uri, args, onProgress) -> { send(args, last), result } of a call in chunks, after a login with `streaming`,
+//     closed: the reason it ended with,
 //     bye() }
 // and everything fails with a WampError. `can` says what the client's serializer carries (`binary`; integers beyond
-// 2^53: `receiveBig`, `sendBig`) and what the client lets its user do (`excludeMe`: to send `exclude_me = false`).
+// 2^53: `receiveBig`, `sendBig`) and what the client lets its user do (`excludeMe`: to send `exclude_me = false`;
+// `retain`; `concurrency`; `revoked`: to lose a subscription; `cancelModes` other than kill; `stream`; `passthru`).
 
 import assert from "node:assert/strict";
-import { inspect } from "node:util";
-
-const PATIENCE = 10_000; // ms for a single answer
-
-export class WampError extends Error {
-  constructor(uri, args, kwargs) {
-    super(`${uri} ${inspect(args)} ${inspect(kwargs)}`);
-    Object.assign(this, { uri, args: args ?? [], kwargs: kwargs ?? {} });
-  }
-}
-
-function soon(promise, what = "an answer") {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} did not come`)), PATIENCE);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
-
-async function failure(promise) {
-  const result = await soon(promise).catch((error) => error);
-  assert(result instanceof WampError, `no WAMP error but ${inspect(result)}`);
-  return result;
-}
-
-// What arrived at a subscription, in order.
-class Inbox {
-  #arrived = [];
-  #waiting = [];
-  put = (args, kwargs, details) => {
-    const item = { args, kwargs, details };
-    if (this.#waiting.length > 0) this.#waiting.shift()(item);
-    else this.#arrived.push(item);
-  };
-  next() {
-    if (this.#arrived.length > 0) return Promise.resolve(this.#arrived.shift());
-    return soon(new Promise((resolve) => this.#waiting.push(resolve)), "an event");
-  }
-  get empty() {
-    return this.#arrived.length === 0;
-  }
-}
-
-const MEMBER = { method: "ticket", authid: "joe", secret: "joe's ticket", realm: "interop" };
-const GUEST = { method: "anonymous", realm: "interop" };
-
-const EXACT = 2n ** 53n; // up to here a number is as good as a BigInt
-
-// Maps of some decoders have no prototype, bytes are Buffer or Uint8Array, 64-bit integers may be BigInt: the same value.
-function plain(value) {
-  if (typeof value === "bigint") return -EXACT <= value && value <= EXACT ? Number(value) : value;
-  if (value instanceof Uint8Array) return { bytes: [...value] };
-  if (Array.isArray(value)) return value.map(plain);
-  if (value === null || typeof value !== "object") return value;
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]));
-}
-
-function equal(seen, expected) {
-  assert.deepEqual(plain(seen), plain(expected));
-}
+import { features } from "./features.mjs";
+import { GUEST, Inbox, MEMBER, WampError, equal, failure, soon } from "./steps.mjs";
 
 function logins(connect) {
   const welcomed = async (login, expected) => {
@@ -101,9 +47,23 @@ function logins(connect) {
         await welcomed({ ...MEMBER, method: "wampcra", authid, secret }, expected);
       }
     },
+    async cryptosign() {
+      // The private keys of tests/interop/app.
+      for (const [authid, key] of [["hub", "01"], ["lua-hub", "02"]]) {
+        const expected = { authmethod: "cryptosign", authid, authrole: "member" };
+        await welcomed({ ...MEMBER, method: "cryptosign", authid, secret: key.repeat(32) }, expected);
+      }
+    },
     async wrongSecret() {
-      for (const [method, authid] of [["ticket", "joe"], ["ticket", "lua-joe"], ["wampcra", "ann"], ["wampcra", "sal"]]) {
-        const { uri } = await failure(connect({ ...MEMBER, method, authid, secret: "a guess" }));
+      for (const [method, authid, secret] of [
+        ["ticket", "joe", "a guess"],
+        ["ticket", "lua-joe", "a guess"],
+        ["wampcra", "ann", "a guess"],
+        ["wampcra", "sal", "a guess"],
+        ["cryptosign", "hub", "02".repeat(32)],
+        ["cryptosign", "lua-hub", "01".repeat(32)],
+      ]) {
+        const { uri } = await failure(connect({ ...MEMBER, method, authid, secret }));
         equal(uri, "wamp.error.authentication_denied");
       }
     },
@@ -324,7 +284,13 @@ function procedures(connect, me, can) {
 
 export async function run(connect, can) {
   const me = await soon(connect(MEMBER), "WELCOME");
-  const steps = { ...logins(connect), ...calls(me, can), ...events(connect, me, can), ...procedures(connect, me, can) };
+  const steps = {
+    ...logins(connect),
+    ...calls(me, can),
+    ...events(connect, me, can),
+    ...procedures(connect, me, can),
+    ...features(connect, me, can),
+  };
   let failed = 0;
   for (const [name, step] of Object.entries(steps)) {
     try {
