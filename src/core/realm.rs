@@ -25,7 +25,7 @@ use super::dealer::{CallContext, Dealer};
 use super::meta::{Kind, Misfit, Reflection};
 use super::pending::{Outcome, Pending, PendingState, Request, decided, fitting, outcome};
 use super::permissions::{Decision, Permissions, Subject};
-use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
+use super::policy::{Action, Disclosure, Procedure, RealmPolicy, RequestIds, SlowPolicy};
 use super::session::{Session, Sessions};
 use super::streams::Chunk;
 use super::{

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::link::{Activation, Key};
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Input, Login, Ticket, Verdict};
 use crate::server::{RealmHandle, TransportInfo};
-use crate::wire::{Event, Interrupt, Invocation, Message};
+use crate::wire::{Event, Interrupt, Invocation, Message, Payload};
 use crate::words::{Uri, Value};
 
 /// What starts a handler.
@@ -37,6 +37,11 @@ pub(crate) enum Work {
         login: Box<Login>,
         transport: Arc<TransportInfo>,
         reply: oneshot::Sender<Result<Granted, AuthFailure>>,
+    },
+    /// What `realms["*"]` says of a realm.
+    Realm {
+        name: Uri,
+        reply: oneshot::Sender<Result<Payload, String>>,
     },
     /// `p.on(name)` handlers, with one argument.
     Lifecycle {
@@ -79,6 +84,8 @@ pub(crate) enum HookKey {
         realm: String,
         method: crate::core::credentials::AuthMethod,
     },
+    /// `realms["*"] = function` of the configuration.
+    Realm,
 }
 
 /// What always gets through.
@@ -265,7 +272,10 @@ impl Work {
             + match self {
                 Self::Invocation { invocation, .. } => invocation.payload.len(),
                 Self::Event(event) => event.payload.len(),
-                Self::Authorize { .. } | Self::Authenticate { .. } | Self::Lifecycle { .. } => 0,
+                Self::Authorize { .. }
+                | Self::Authenticate { .. }
+                | Self::Realm { .. }
+                | Self::Lifecycle { .. } => 0,
             }
     }
 }

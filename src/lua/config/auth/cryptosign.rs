@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::dynamic::Dynamic;
 use super::{Fields, Key, Node, Reads, RealmDraft, Slot, role};
 use crate::core::cryptosign::{CryptosignPolicy, KeyOwner, PublicKey, RouterKey};
 
@@ -22,7 +23,7 @@ pub(in crate::lua::config) const CRYPTOSIGN: Fields<CryptosignDraft> = Fields::o
             reads: Reads::Into(|draft| Slot::Text(&mut draft.key)),
             doc: "The router's private key, 64 hex digits or a file that holds them: signs for clients that ask.",
         },
-    ]],
+    ], Dynamic::<CryptosignDraft>::KEYS],
     &[],
 );
 
