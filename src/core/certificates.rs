@@ -118,11 +118,27 @@ mod tests {
         };
         let cn = |cn: &str| Some(cn.to_owned());
         assert!(!find(user("r")), "nothing is given");
-        assert!(find(TlsUser { cn: cn("hub"), ..user("r") }));
-        assert!(!find(TlsUser { cn: cn("Hub"), ..user("r") }));
-        assert!(find(TlsUser { dns: cn("hub.EXAMPLE"), ..user("r") }));
-        assert!(!find(TlsUser { email: cn("hub.example"), ..user("r") }));
-        let both = TlsUser { cn: cn("hub"), fingerprint: cn("cd"), ..user("r") };
+        assert!(find(TlsUser {
+            cn: cn("hub"),
+            ..user("r")
+        }));
+        assert!(!find(TlsUser {
+            cn: cn("Hub"),
+            ..user("r")
+        }));
+        assert!(find(TlsUser {
+            dns: cn("hub.EXAMPLE"),
+            ..user("r")
+        }));
+        assert!(!find(TlsUser {
+            email: cn("hub.example"),
+            ..user("r")
+        }));
+        let both = TlsUser {
+            cn: cn("hub"),
+            fingerprint: cn("cd"),
+            ..user("r")
+        };
         assert!(!find(both));
     }
 

@@ -219,7 +219,10 @@ impl AuthPolicy {
             Some(AuthMethod::Cookie) => return self.admits_cookie(principal),
             Some(AuthMethod::Tls) => {
                 let (authid, role) = (&principal.authid, &principal.authrole);
-                return self.tls.as_ref().is_some_and(|tls| tls.may_give(authid, role));
+                return self
+                    .tls
+                    .as_ref()
+                    .is_some_and(|tls| tls.may_give(authid, role));
             }
             None => return true,
         };

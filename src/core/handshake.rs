@@ -289,7 +289,11 @@ impl Handshake {
             None => Uri::default(),
         };
         let policy = policy(context, &realm)?;
-        if hello.authmethods.iter().any(|name| name == AuthMethod::Cookie.as_str()) {
+        if hello
+            .authmethods
+            .iter()
+            .any(|name| name == AuthMethod::Cookie.as_str())
+        {
             self.count_unknown_cookie(context, &policy, &realm);
         }
         let usable = |method| self.usable(context, &policy, &realm, method);

@@ -121,6 +121,11 @@ impl Realm {
         self.tickets.len() + self.rechecks.len()
     }
 
+    /// Whether there are retained events, or events in histories.
+    pub fn keeps_events(&self) -> bool {
+        self.broker.keeps_events()
+    }
+
     /// Points in time the realm wants to be woken at.
     pub fn deadline_count(&self) -> usize {
         self.dealer.deadline_count() + self.verdict_deadlines.len()

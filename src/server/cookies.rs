@@ -81,7 +81,10 @@ impl Cookies {
             return false;
         };
         let method = AuthMethod::parse(&principal.authmethod);
-        if matches!(method, Some(AuthMethod::Anonymous | AuthMethod::Cookie) | None) {
+        if matches!(
+            method,
+            Some(AuthMethod::Anonymous | AuthMethod::Cookie) | None
+        ) {
             return method == Some(AuthMethod::Cookie);
         }
         let mut issued = transport.issued.iter();

@@ -75,7 +75,10 @@ impl TransportInfo {
         Transport {
             peer: self.peer_name(),
             channel_binding: self.channel_binding,
-            certificate: self.certificate.as_ref().map(|shown| Arc::new(shown.for_login())),
+            certificate: self
+                .certificate
+                .as_ref()
+                .map(|shown| Arc::new(shown.for_login())),
             cookies: self
                 .cookies()
                 .map(|(name, value)| (name.to_owned(), Secret::new(value)))

@@ -299,10 +299,10 @@ impl RealmHandle {
         });
     }
 
-    /// Closes the realm if none but this many sessions are in it; they are told nothing. False: there are more.
+    /// Closes the realm if none but this many sessions are in it and it keeps no events; they are told nothing. False: there are more.
     pub(crate) fn close_if_left(self: &Arc<Self>, sessions: usize) -> bool {
         self.step(|step| {
-            let left = step.state.links.len() <= sessions;
+            let left = step.state.links.len() <= sessions && !step.state.core.keeps_events();
             if left {
                 step.state.closed = Some(uris::CLOSE_REALM);
             }

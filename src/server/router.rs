@@ -173,7 +173,7 @@ impl Router {
         shared.realms.write().insert(uri, realm.clone());
     }
 
-    /// Ends a realm on demand in which only `scripts` are left. False: somebody has come.
+    /// Ends a realm on demand in which only `scripts` are left. False: somebody has come, or it keeps events.
     pub fn end_realm(&self, uri: &Uri, scripts: usize) -> bool {
         let shared = &self.shared;
         let Some(realm) = shared.realm(uri) else {
@@ -397,7 +397,9 @@ impl Shared {
         self.on_demand.load(Relaxed)
             && !self.is_shutting_down()
             && realm.len() <= LONGEST_NAME
-            && !["wamp.", "perilune."].iter().any(|own| realm.starts_with(own))
+            && !["wamp.", "perilune."]
+                .iter()
+                .any(|own| realm.starts_with(own))
     }
 
     pub(crate) fn cookies(&self) -> &Cookies {

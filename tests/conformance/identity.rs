@@ -109,7 +109,10 @@ fn auth_13_a_cookie_logs_in_without_challenge() {
     for value in ["a cookie", "a%20cookie", "a+cookie"] {
         let step = with_cookie(&mut door, value).hello(hello(&["cookie"], None));
         let principal = joined(step).principal;
-        assert_eq!((&*principal.authid, &*principal.authmethod), ("joe", "cookie"));
+        assert_eq!(
+            (&*principal.authid, &*principal.authmethod),
+            ("joe", "cookie")
+        );
     }
     let step = with_cookie(&mut door, "a cookie").hello(hello(&["cookie"], Some("ann")));
     aborted(step, "wamp.error.authentication_denied");
@@ -144,7 +147,10 @@ fn auth_13_an_issued_cookie_is_good_for_as_long_as_its_user() {
     door.issued("issued", joe);
     let step = with_cookie(&mut door, "issued").hello(hello(&["cookie"], None));
     let principal = joined(step).principal;
-    assert_eq!((&*principal.authid, &*principal.authmethod), ("joe", "cookie"));
+    assert_eq!(
+        (&*principal.authid, &*principal.authmethod),
+        ("joe", "cookie")
+    );
     door.change(|policy| policy.auth.ticket = Some(BTreeMap::new()));
     let admitted = |policy: &AuthPolicy| policy.still_admits(&principal);
     let mut open = None;
@@ -166,7 +172,10 @@ fn auth_13_a_gate_comes_before_any_other_method() {
     let mut door = Door::new(cookies(|cookie| cookie.gate = true));
     let step = with_cookie(&mut door, "a cookie").hello(hello(&["ticket"], Some("joe")));
     assert_eq!(challenged(step).method, "ticket");
-    assert_eq!(joined(door.authenticate("t1cket")).principal.authmethod, "ticket");
+    assert_eq!(
+        joined(door.authenticate("t1cket")).principal.authmethod,
+        "ticket"
+    );
     for value in ["", "wrong"] {
         let step = with_cookie(&mut door, value).hello(hello(&["ticket"], Some("joe")));
         aborted(step, "wamp.error.authentication_denied");
@@ -183,7 +192,11 @@ fn auth_13_a_function_may_keep_the_gate() {
     door.brings(|_| {});
     let login = asked(door.hello(hello(&["ticket"], Some("joe"))));
     assert_eq!(login.method, AuthMethod::Cookie);
-    assert_eq!(login.cookie, Some(Secret::new("")), "a missing one is empty");
+    assert_eq!(
+        login.cookie,
+        Some(Secret::new("")),
+        "a missing one is empty"
+    );
     assert!(login.gate);
     assert_eq!(challenged(door.answer(Ok(granted("")))).method, "ticket");
     door.reconnect();
@@ -199,7 +212,10 @@ fn dyn_01_dyn_05_a_procedure_is_asked_in_place_of_a_function() {
     let login = asked(door.authenticate("s3cret"));
     assert_eq!(login.procedure.map(|it| it.uri), Some("com.auth".into()));
     let principal = joined(door.answer(Ok(granted("guest")))).principal;
-    assert_eq!((&*principal.authid, &*principal.authprovider), ("ann", "dynamic"));
+    assert_eq!(
+        (&*principal.authid, &*principal.authprovider),
+        ("ann", "dynamic")
+    );
 }
 
 #[test]
@@ -233,7 +249,10 @@ fn ses_12_an_authenticator_assigns_the_realm() {
             ..granted("guest")
         }))
     };
-    assert_eq!(joined(assigned(&mut door, Some(REALM))).principal.authid, "ann");
+    assert_eq!(
+        joined(assigned(&mut door, Some(REALM))).principal.authid,
+        "ann"
+    );
     for realm in [None, Some("no.such.realm")] {
         aborted(assigned(&mut door, realm), "wamp.error.no_such_realm");
     }
@@ -261,7 +280,10 @@ fn ses_11_a_realm_on_demand_is_opened_before_the_login() {
     let mut door = Door::new(anonymous("guest"));
     let policy = door.opens_realms();
     let step = door.hello(hello(&["anonymous"], None));
-    assert!(matches!(&step, Step::Open(realm) if &**realm == REALM), "{step:?}");
+    assert!(
+        matches!(&step, Step::Open(realm) if &**realm == REALM),
+        "{step:?}"
+    );
     joined(door.opened(Ok(policy)));
     let policy = door.opens_realms();
     for outcome in [Err("it is full".to_owned()), Ok(None)] {

@@ -162,7 +162,9 @@ impl Door {
     pub(crate) fn issued(&mut self, cookie: &str, principal: Principal) {
         let (cookie, hour) = (Secret::new(cookie), Duration::from_secs(3600));
         let time = self.router.time;
-        self.router.jar.bind(time, &cookie, &REALM.into(), principal, hour);
+        self.router
+            .jar
+            .bind(time, &cookie, &REALM.into(), principal, hour);
     }
 
     /// `limits.login_failures` is set.

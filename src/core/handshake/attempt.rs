@@ -44,7 +44,8 @@ impl Attempt {
         match granted.realm {
             Some(realm) if self.realm.is_empty() => {
                 let checked = UriRules::Loose.check(&realm, MatchPolicy::Exact);
-                checked.map_err(|_| self.hook_failed("the realm it assigned has no proper name"))?;
+                checked
+                    .map_err(|_| self.hook_failed("the realm it assigned has no proper name"))?;
                 self.realm = realm;
             }
             Some(realm) if realm != self.realm => {

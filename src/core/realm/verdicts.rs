@@ -55,9 +55,10 @@ impl Realm {
         let Some(procedure) = procedure.filter(here) else {
             return false;
         };
-        session.registrations.iter().any(|id| {
-            self.dealer.pattern_of(*id) == Some((&procedure.uri, MatchPolicy::Exact))
-        })
+        session
+            .registrations
+            .iter()
+            .any(|id| self.dealer.pattern_of(*id) == Some((&procedure.uri, MatchPolicy::Exact)))
     }
 
     /// Puts a request at the end of its session's queue.

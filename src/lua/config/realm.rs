@@ -14,10 +14,10 @@ use crate::lua::vm::describe;
 use crate::server::settings::{RealmSettings, RolePlaces, ScriptSettings};
 use crate::words::{MatchPolicy, Uri, UriRules};
 
+use super::auth::dynamic::{Dynamic, procedure};
 use super::keys::{Fields, Key, Reads, Slot, nearest};
 use super::limits::{self, Limits, SCRIPT_KEYS};
 use super::node::Node;
-use super::auth::dynamic::{Dynamic, procedure};
 use super::{ConfigHook, HookKind, UndecidedRole, auth, kept};
 
 /// A realm in the making.
@@ -179,16 +179,19 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
     },
     Key {
         name: "authorize",
-        reads: Reads::With("table: `procedure`, `realm`", |realm: &mut RealmDraft, node| {
-            if !node.read(&mut (), &AUTHORIZE) {
-                return;
-            }
-            realm.settings.policy.authorize = procedure(node);
-            realm.settings.policy.authorizer = true;
-            if !node.has("procedure") {
-                node.problem("needs `procedure`");
-            }
-        }),
+        reads: Reads::With(
+            "table: `procedure`, `realm`",
+            |realm: &mut RealmDraft, node| {
+                if !node.read(&mut (), &AUTHORIZE) {
+                    return;
+                }
+                realm.settings.policy.authorize = procedure(node);
+                realm.settings.policy.authorizer = true;
+                if !node.has("procedure") {
+                    node.problem("needs `procedure`");
+                }
+            },
+        ),
         doc: "A WAMP procedure that is asked about whatever neither rules nor the role's own function decide, in place of \
               a script's `p.authorize`.",
     },
@@ -314,14 +317,17 @@ pub(super) const AUTHORIZE: Fields<()> = Fields::of(&[Dynamic::<()>::KEYS], &[])
 pub(super) const ROLE: Fields<RolePolicy> = Fields {
     items: true,
     ..Fields::of(
-        &[&[Key {
-            name: "slow",
-            reads: Reads::With(
-                "`\"drop\"` or `\"close\"`",
-                |role: &mut RolePolicy, node| role.slow = slow(node),
-            ),
-            doc: "As the realm's `slow`, for this role.",
-        }]],
+        &[
+            &[Key {
+                name: "slow",
+                reads: Reads::With(
+                    "`\"drop\"` or `\"close\"`",
+                    |role: &mut RolePolicy, node| role.slow = slow(node),
+                ),
+                doc: "As the realm's `slow`, for this role.",
+            }],
+            Dynamic::<RolePolicy>::KEYS,
+        ],
         &["validate"],
     )
 };
@@ -359,7 +365,9 @@ fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
     for item in node.items() {
         if let Value::Function(function) = &item.value {
             if role.function {
-                item.say(format!("role `{name}` has a second function, or a procedure beside it"));
+                item.say(format!(
+                    "role `{name}` has a second function, or a procedure beside it"
+                ));
             } else {
                 role.function = true;
                 realm.hook(HookKind::Role(name.into()), &item, function);

@@ -186,7 +186,10 @@ fn on_demand(draft: &mut Draft, node: &Node) {
     // Whether a script authorizes is known when a client's word has loaded it.
     for undecided in realm.undecided {
         let finding = undecided.finding;
-        node.warn(format!("{}: such users get in only if a script authorizes", finding.message));
+        node.warn(format!(
+            "{}: such users get in only if a script authorizes",
+            finding.message
+        ));
     }
     draft.settings.on_demand = Some(OnDemand {
         realm: realm.settings,

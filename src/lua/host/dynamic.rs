@@ -62,10 +62,9 @@ pub(super) fn authorize(
         let call = call(&router, &realm, &procedure, &arguments);
         let verdict = match tokio::time::timeout(within, call).await {
             Ok(Ok(payload)) => hooks::verdict_of_procedure(&payload),
-            Ok(Err(NoAnswer::Raised { error, .. })) => Verdict::Failed(format!(
-                "the procedure {} raised {error}",
-                procedure.uri
-            )),
+            Ok(Err(NoAnswer::Raised { error, .. })) => {
+                Verdict::Failed(format!("the procedure {} raised {error}", procedure.uri))
+            }
             Ok(Err(NoAnswer::Failed(text))) => Verdict::Failed(text),
             Err(_) => Verdict::Failed("the procedure did not answer in time".into()),
         };

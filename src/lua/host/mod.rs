@@ -172,7 +172,10 @@ impl Host {
         }
         if self.options.dry {
             drop(inner);
-            let template = settings.on_demand.as_ref().map(|demand| &demand.realm.scripts);
+            let template = settings
+                .on_demand
+                .as_ref()
+                .map(|demand| &demand.realm.scripts);
             if let Some((name, error)) = self.try_template(&settings) {
                 let script = template.and_then(|scripts| scripts.iter().find(|it| it.name == name));
                 let path = script.map(|script| script.path.clone()).unwrap_or_default();
@@ -341,9 +344,7 @@ fn check_rivals<'s>(
                 "{name}: {what}: the configuration has {whose} already"
             )));
         }
-        let rival = others
-            .clone()
-            .find(|(_, script)| script.declares(hook));
+        let rival = others.clone().find(|(_, script)| script.declares(hook));
         if let Some((rival, _)) = rival {
             return Err(LoadError::plain(format!(
                 "{name}: {what} is there already, in {rival}"
@@ -516,7 +517,11 @@ impl Host {
     fn ask_authorizer(&self, realm: &Uri, request: AuthorizeRequest, asker: Asker) {
         let policy = self.router.realm(realm).map(|realm| realm.policy());
         let procedure = policy.and_then(|policy| match request.by_role {
-            true => policy.roles.get(&request.principal.authrole)?.procedure.clone(),
+            true => policy
+                .roles
+                .get(&request.principal.authrole)?
+                .procedure
+                .clone(),
             false => policy.authorize.clone(),
         });
         if let Some(procedure) = procedure {
@@ -614,7 +619,7 @@ impl Hooks for Host {
     }
 
     fn session_changed(&self, realm: &Arc<RealmHandle>, change: &SessionChange) {
-        if self.demand.changed(realm) {
+        if self.demand.changed(realm.uri(), change.joined) {
             self.end_later(realm.uri());
         }
         let answering = self.answering.read();

@@ -4,7 +4,7 @@
 //! Opening runs on a thread of its own and holds no lock while scripts load, so that a slow one keeps only those waiting
 //! who want this realm. Until then nobody finds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +39,7 @@ struct State {
 struct Demanded {
     /// Sessions of its own: it is empty with these.
     scripts: usize,
+    people: usize,
     /// Since when nobody is in it; `None`: somebody is, or it is being opened.
     emptied: Option<Instant>,
 }
@@ -55,12 +56,16 @@ impl Demand {
     }
 
     /// Somebody has come or gone. True: it is empty now.
-    pub(super) fn changed(&self, realm: &Arc<RealmHandle>) -> bool {
+    pub(super) fn changed(&self, realm: &Uri, joined: bool) -> bool {
         let mut state = self.state.lock();
-        let Some(demanded) = state.realms.get_mut(realm.uri()) else {
+        let Some(demanded) = state.realms.get_mut(realm) else {
             return false;
         };
-        let empty = realm.session_count() <= demanded.scripts;
+        demanded.people = match joined {
+            true => demanded.people + 1,
+            false => demanded.people.saturating_sub(1),
+        };
+        let empty = demanded.people == 0;
         demanded.emptied = empty.then(Instant::now);
         empty
     }
@@ -121,6 +126,7 @@ impl Host {
             self.make_room(&mut inner, demand.most)?;
             let reserved = Demanded {
                 scripts: 0,
+                people: 0,
                 emptied: None,
             };
             let mut state = self.demand.state.lock();
@@ -171,6 +177,7 @@ impl Host {
             let mut state = self.demand.state.lock();
             let demanded = Demanded {
                 scripts: count,
+                people: 0,
                 emptied: Some(Instant::now()),
             };
             state.realms.insert(uri.clone(), demanded);
@@ -238,7 +245,7 @@ impl Host {
 
     /// Below `limits.realms`, if need be without the realm that has been empty for the longest time.
     fn make_room(&self, inner: &mut Inner, most: usize) -> Result<(), String> {
-        let longest = {
+        let empty: Vec<_> = {
             let state = self.demand.state.lock();
             if state.realms.len() < most {
                 return Ok(());
@@ -247,11 +254,12 @@ impl Host {
                 .realms
                 .iter()
                 .filter_map(|(uri, demanded)| Some((demanded.emptied?, uri.clone())));
-            empty.min()
+            // Those that have been empty for longest first.
+            BTreeSet::from_iter(empty).into_iter().collect()
         };
-        match longest {
-            Some((_, uri)) if self.end(inner, &uri) => Ok(()),
-            _ => Err(format!("limits.realms ({most}) is reached")),
+        match empty.iter().any(|(_, uri)| self.end(inner, uri)) {
+            true => Ok(()),
+            false => Err(format!("limits.realms ({most}) is reached")),
         }
     }
 
@@ -285,12 +293,13 @@ impl Host {
             let state = self.demand.state.lock();
             state.realms.get(uri).and_then(|demanded| demanded.emptied)
         };
-        if emptied.is_some_and(|at| at.elapsed() >= idle) {
-            self.end(&mut inner, uri);
+        // A call of the router's own may be under way in it, or it keeps events.
+        if emptied.is_some_and(|at| at.elapsed() >= idle) && !self.end(&mut inner, uri) {
+            self.end_later(uri);
         }
     }
 
-    /// Ends a realm on demand, unless somebody has just come. With it go its scripts and dictionaries.
+    /// Ends a realm on demand, unless somebody has just come or it keeps events. With it go its scripts and dictionaries.
     fn end(&self, inner: &mut Inner, uri: &Uri) -> bool {
         let scripts = {
             let state = self.demand.state.lock();

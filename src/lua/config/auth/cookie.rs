@@ -77,12 +77,13 @@ const ISSUED: &[Key<CookieDraft>] = &[
     },
     Key {
         name: "secure",
-        reads: Reads::With("`true` or `false`", |draft: &mut CookieDraft, node| {
-            match node.value {
+        reads: Reads::With(
+            "`true` or `false`",
+            |draft: &mut CookieDraft, node| match node.value {
                 Value::Boolean(secure) => draft.issuing.secure = Some(secure),
                 _ => node.wrong_type("true or false"),
-            }
-        }),
+            },
+        ),
         doc: "Browsers send it over TLS only; so on listeners with TLS unless given.",
     },
     Key {

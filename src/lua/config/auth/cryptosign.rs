@@ -12,18 +12,21 @@ pub(in crate::lua::config) struct CryptosignDraft {
 }
 
 pub(in crate::lua::config) const CRYPTOSIGN: Fields<CryptosignDraft> = Fields::of(
-    &[&[
-        Key {
-            name: "keys",
-            reads: Reads::With("table by public key (64 hex digits)", |_, _| {}),
-            doc: "Whose key it is. Somebody may have several.",
-        },
-        Key {
-            name: "key",
-            reads: Reads::Into(|draft| Slot::Text(&mut draft.key)),
-            doc: "The router's private key, 64 hex digits or a file that holds them: signs for clients that ask.",
-        },
-    ], Dynamic::<CryptosignDraft>::KEYS],
+    &[
+        &[
+            Key {
+                name: "keys",
+                reads: Reads::With("table by public key (64 hex digits)", |_, _| {}),
+                doc: "Whose key it is. Somebody may have several.",
+            },
+            Key {
+                name: "key",
+                reads: Reads::Into(|draft| Slot::Text(&mut draft.key)),
+                doc: "The router's private key, 64 hex digits or a file that holds them: signs for clients that ask.",
+            },
+        ],
+        Dynamic::<CryptosignDraft>::KEYS,
+    ],
     &[],
 );
 

@@ -42,7 +42,8 @@ impl Default for JwtDraft {
     }
 }
 
-pub(in crate::lua::config) const JWT: Fields<JwtDraft> = Fields::of(&[KEYS, CLAIMS, Dynamic::<JwtDraft>::KEYS], &[]);
+pub(in crate::lua::config) const JWT: Fields<JwtDraft> =
+    Fields::of(&[KEYS, CLAIMS, Dynamic::<JwtDraft>::KEYS], &[]);
 
 const KEYS: &[Key<JwtDraft>] = &[
     Key {
