@@ -127,6 +127,48 @@ impl Authority {
     }
 }
 
+#[tokio::test]
+async fn auth_13_a_certificate_is_a_login() {
+    let config = APP.replace("CERT", "client_cert = \"optional\"").replace(
+        "scripts = { \"door.lua\" },",
+        "auth = { tls = { users = { door = { cn = \"hub-7\", email = \"HUB@example.com\", role = \"guest\" } } } },",
+    );
+    let app = support::program::app(&[("perilune.lua", &config)]);
+    let authority = Authority::new();
+    authority.install(app.path());
+    let (_program, address) = serve(app.path()).await;
+    let log_in = async |shown: Option<&Identity>| {
+        let io = authority.connect(address, shown).await.unwrap();
+        let mut client = Client::open(io, Kind::WebSocket, Serializer::Cbor).await;
+        let Message::Hello(mut hello) = support::hello(support::REALM) else {
+            unreachable!("hello() makes HELLO")
+        };
+        hello.authmethods = vec!["tls".to_owned()];
+        client.send(&Message::Hello(hello)).await;
+        match client.message().await {
+            Message::Welcome(welcome) => {
+                let text = |key: &str| welcome.details.text(key).unwrap_or_default().to_owned();
+                format!(
+                    "{} {} {}",
+                    text("authid"),
+                    text("authrole"),
+                    text("authmethod")
+                )
+            }
+            Message::Abort(abort) => abort.reason.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let hub = authority.client("hub-7");
+    assert_eq!(log_in(Some(&hub)).await, "door guest tls");
+    let other = authority.client("hub-8");
+    assert_eq!(
+        log_in(Some(&other)).await,
+        "wamp.error.authentication_denied"
+    );
+    assert_eq!(log_in(None).await, "wamp.error.no_matching_auth_method");
+}
+
 fn app(certificates: &str) -> tempfile::TempDir {
     let config = APP.replace("CERT", certificates);
     support::program::app(&[("perilune.lua", &config), ("door.lua", DOOR)])

@@ -134,7 +134,7 @@ fn misspelt_keys_name_the_nearest() {
         ),
         (
             "return { quux = 1 }",
-            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, http, compat, trusted_proxies, shared",
+            "perilune.lua:1: unknown key `quux`; valid keys: limits, listen, data, realms, auth, http, compat, trusted_proxies, shared",
         ),
         (
             "return {\n listen = {\n { addr = ':0',\n orgins = '*' } } }",
@@ -149,23 +149,9 @@ fn misspelt_keys_name_the_nearest() {
 
 #[test]
 fn keys_of_later_versions_are_refused_by_name() {
-    all_refused(&[
-        (
-            "return { http = {\n metrics = '/m' } }",
-            "perilune.lua:2: `http`: `metrics` is not in this version",
-        ),
-        (
-            "return { limits = { realms = 5 } }",
-            "perilune.lua:1: `limits`: `realms` is not in this version",
-        ),
-        (
-            "return { realms = {\n ['*'] = {} } }",
-            "perilune.lua:2: `realms[\"*\"]` (realms on demand) is not in this version",
-        ),
-    ]);
-    all_refused_in_realm(&[(
-        "auth = { cookie = {} }",
-        "perilune.lua:1: `realms.home.auth`: `cookie` is not in this version",
+    all_refused(&[(
+        "return { http = {\n metrics = '/m' } }",
+        "perilune.lua:2: `http`: `metrics` is not in this version",
     )]);
 }
 
@@ -293,6 +279,10 @@ fn retained_events_and_histories_that_are_wrong() {
              top level",
         ),
     ]);
+    all_refused_in_realm(&[(
+        "history = {}",
+        "perilune.lua:1: `realms.home`: `history` is not in this version",
+    )]);
 }
 
 #[test]
@@ -637,7 +627,7 @@ fn all_problems_at_once_in_the_order_of_the_file() {
         "return {\n  limts = 1,\n  realms = {\n    home = {\n      slow = 'x',\n      auth = { tls = 1 } } } }",
         "perilune.lua:2: unknown key `limts`, did you mean `limits`?\n\
          perilune.lua:5: `realms.home.slow` must be \"drop\" or \"close\", not \"x\"\n\
-         perilune.lua:6: `realms.home.auth`: `tls` is not in this version",
+         perilune.lua:6: `realms.home.auth.tls` must be a table or a function, not a number",
     );
 }
 
@@ -1103,6 +1093,7 @@ fn full_home() -> RealmPolicy {
         disclose_publisher,
     };
     let guest = RolePolicy {
+        procedure: None,
         rules: vec![rule(
             "home.sensor.",
             Actions::from_iter([Action::Subscribe]),
@@ -1193,6 +1184,8 @@ fn a_full_configuration() {
     other.policy.limits.subscriptions = 7;
     other.policy.limits.max_call_timeout = Some(Duration::from_secs(120));
     let expected = Settings {
+        on_demand: None,
+        lobby: None,
         listeners: full_listeners(folder.path()),
         realms: BTreeMap::from([("home".into(), home), ("other".into(), other)]),
         limits: RouterLimits {

@@ -368,3 +368,86 @@ fn auth_11_no_secret_is_shown() {
         );
     }
 }
+
+#[test]
+fn auth_13_tables_of_certificates_and_cookies_are_read() {
+    let colons = ["AB"; 32].join(":");
+    let (auth, _) = load(&format!(
+        "tls = {{ role = 'guest', users = {{ hub = {{ fingerprint = '{colons}', role = 'guest' }} }} }},
+         cookie = {{ issue = true, max_age = '1h', secure = true, same_site = 'none' }},
+         ticket = {{ procedure = 'com.auth', realm = 'desk' }}"
+    ))
+    .expect("fine");
+    let tls = auth.tls.expect("offered");
+    let fingerprint = tls.users["hub"].fingerprint.as_deref();
+    assert_eq!(fingerprint, Some(&*"ab".repeat(32)));
+    let cookie = auth.cookie.expect("offered");
+    let issue = cookie.issue.expect("issued");
+    assert_eq!((&*cookie.name, issue.max_age.as_secs()), ("wampauth", 3600));
+    assert_eq!((issue.secure, issue.http_only), (Some(true), true));
+    assert_eq!(auth.ticket, None, "only the procedure knows");
+    let procedure = auth.procedures.values().next().expect("there");
+    assert_eq!(
+        (&*procedure.uri, procedure.realm.as_deref()),
+        ("com.auth", Some("desk"))
+    );
+}
+
+#[test]
+fn auth_13_mistakes_in_tables_of_certificates_and_cookies_are_told() {
+    refused(
+        |inside| format!("tls = {{ {inside} }}"),
+        "tls",
+        &[
+            ("", "` needs `users` or `role`"),
+            (
+                "users = { joe = { role = 'guest' } }",
+                ".users.joe` names no certificate: give `fingerprint`, `cn`, `dns` or `email`",
+            ),
+            (
+                "users = { joe = { role = 'guest', fingerprint = 'ab' } }",
+                ".users.joe.fingerprint` is no SHA-256 in hex (64 digits)",
+            ),
+        ],
+    );
+    refused(
+        |inside| format!("cookie = {{ {inside} }}"),
+        "cookie",
+        &[
+            (
+                "gate = true, issue = true",
+                ".issue` is for cookies that log in, and with `gate` they do not",
+            ),
+            (
+                "values = { 'x' }, issue = true",
+                ".values` are for the `gate`; a cookie that logs in stands in `users`",
+            ),
+            (
+                "users = { joe = { secret = 's', role = 'guest' } }, max_age = '1h'",
+                ".max_age` stands without `issue`",
+            ),
+            (
+                "name = 'a b', issue = true",
+                ".name` must be a cookie's name: letters, digits, `-`, `_` and `.`",
+            ),
+            (
+                "",
+                "` names no cookie: give `users`, `verify`, `procedure` or `issue`, or with `gate` `values`",
+            ),
+        ],
+    );
+    refused(
+        |inside| format!("anonymous = {{ {inside} }}"),
+        "anonymous",
+        &[
+            (
+                "role = 'guest', procedure = 'com.auth'",
+                ".procedure` would never be asked: `role` admits everybody",
+            ),
+            (
+                "role = 'guest', realm = 'desk'",
+                ".realm` stands without `procedure`",
+            ),
+        ],
+    );
+}

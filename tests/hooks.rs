@@ -162,7 +162,6 @@ impl Hooks for Host {
 
     fn authenticate(
         &self,
-        _: &Arc<RealmHandle>,
         login: Login,
         transport: Arc<TransportInfo>,
     ) -> oneshot::Receiver<Result<Granted, AuthFailure>> {

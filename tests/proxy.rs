@@ -24,7 +24,6 @@ impl Hooks for Door {
 
     fn authenticate(
         &self,
-        _: &Arc<RealmHandle>,
         _: Login,
         transport: Arc<TransportInfo>,
     ) -> oneshot::Receiver<Result<Granted, AuthFailure>> {

@@ -488,13 +488,14 @@ function p.publish(topic, args, kwargs, options) end
 
 ---Who wants to log in.
 ---@class perilune.login
----@field method "anonymous"|"ticket"|"wampcra"|"scram"|"cryptosign"|"jwt"
+---@field method "anonymous"|"ticket"|"wampcra"|"scram"|"cryptosign"|"jwt"|"cookie"|"tls"
 ---@field realm string
 ---@field session integer the id the session will have
 ---@field authid? string whom the client claims to be; with `claims`, whom the token names
 ---@field authextra table<string, any>
 ---@field ticket? string with method "ticket"
 ---@field token? string with method "jwt"
+---@field cookie? string with method "cookie": its value, decoded; empty where there is none
 ---@field claims? table<string, any> with method "jwt": what the token says, if the configured keys vouch for it
 ---@field transport perilune.login.transport
 
@@ -515,6 +516,7 @@ function p.publish(topic, args, kwargs, options) end
 ---@class perilune.granted
 ---@field role string
 ---@field authid? string default: the one the client claimed
+---@field realm? string the realm, for a client that named none (in the configuration only); default: the client's
 ---@field extra? table<string, any> for the client, in WELCOME; default: none
 ---@field secret? string "wampcra": the shared secret; with `salt`, the derived key in Base64
 ---@field password? string "wampcra": in place of `secret`; "scram": in place of keys; the router derives them
@@ -533,7 +535,7 @@ function p.publish(topic, args, kwargs, options) end
 ---checks the signature. A "jwt" is checked by the function itself unless the router has a key for it: then it is asked
 ---only about the role. Static users of the configuration come first. "wamp-scram" and "scram" are one method.
 ---While loading only; one per method and realm.
----@param method "anonymous"|"ticket"|"wampcra"|"scram"|"wamp-scram"|"cryptosign"|"jwt"
+---@param method "anonymous"|"ticket"|"wampcra"|"scram"|"wamp-scram"|"cryptosign"|"jwt"|"cookie"|"tls"
 ---@param authenticator async fun(login: perilune.login): (perilune.granted|string|nil), string?
 function p.authenticate(method, authenticator) end
 

@@ -74,6 +74,19 @@ impl Subscription {
 }
 
 impl Broker {
+    /// Whether there are retained events, or events in histories.
+    pub(super) fn keeps_events(&self) -> bool {
+        let retained = self.retained.as_ref();
+        let history = |id| self.subscriptions.get(id)?.history.as_ref();
+        retained.is_some_and(|retained| !retained.is_empty())
+            || self
+                .histories
+                .ids
+                .iter()
+                .filter_map(history)
+                .any(|history| !history.is_empty())
+    }
+
     /// A new policy holds from now on.
     pub(super) fn adopt(
         &mut self,

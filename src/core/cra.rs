@@ -121,10 +121,14 @@ pub(super) fn mock(policy: &RealmPolicy, realm: &str, authid: &str, seed: &Secre
         let [a, b, c, d, ..] = choice;
         u32::from_be_bytes([a, b, c, d]) as usize % count.max(1)
     };
-    let AuthPolicy { wampcra, hooks, .. } = &policy.auth;
+    let AuthPolicy {
+        wampcra,
+        procedures,
+        ..
+    } = &policy.auth;
     let users = wampcra.iter().flatten();
     // Where both tables and a function have users, half of the strangers look like either.
-    let by_function = hooks.contains(&AuthMethod::WampCra)
+    let by_function = policy.auth.asks(AuthMethod::WampCra)
         && (users.clone().next().is_none() || choice[31] & 1 == 1);
     let key = Secret::new(draw("key"));
     if !by_function && let Some((_, model)) = users.clone().nth(pick(users.count())) {
@@ -139,10 +143,10 @@ pub(super) fn mock(policy: &RealmPolicy, realm: &str, authid: &str, seed: &Secre
             salt,
         };
     }
-    let provider = if by_function {
-        Provider::Lua
-    } else {
-        Provider::Static
+    let provider = match by_function {
+        true if procedures.contains_key(&AuthMethod::WampCra) => Provider::Dynamic,
+        true => Provider::Lua,
+        false => Provider::Static,
     };
     let roles = policy.roles.keys().filter(|role| *role != SCRIPT_ROLE);
     let role = roles

@@ -5,8 +5,11 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
+use super::certificates::TlsPolicy;
+use super::cookies::CookiePolicy;
 use super::cryptosign::CryptosignPolicy;
 use super::jwt::JwtPolicy;
+use super::policy::Procedure;
 use super::scram::ScramCredential;
 use crate::words::Dict;
 
@@ -48,19 +51,23 @@ pub enum AuthMethod {
     Scram,
     Cryptosign,
     Jwt,
+    Cookie,
+    Tls,
 }
 
 /// The one method with two names in HELLO.Details.authmethods: this is the protocol's, `scram` is Autobahn's dialect.
 pub(super) const WAMP_SCRAM: &str = "wamp-scram";
 
 impl AuthMethod {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Anonymous,
         Self::Ticket,
         Self::WampCra,
         Self::Scram,
         Self::Cryptosign,
         Self::Jwt,
+        Self::Cookie,
+        Self::Tls,
     ];
 
     /// As in the configuration and in HELLO.Details.authmethods.
@@ -72,6 +79,8 @@ impl AuthMethod {
             Self::Scram => "scram",
             Self::Cryptosign => "cryptosign",
             Self::Jwt => "jwt",
+            Self::Cookie => "cookie",
+            Self::Tls => "tls",
         }
     }
 
@@ -107,8 +116,12 @@ pub struct AuthPolicy {
     pub scram: Option<BTreeMap<String, ScramUser>>,
     pub cryptosign: Option<CryptosignPolicy>,
     pub jwt: Option<JwtPolicy>,
+    pub cookie: Option<CookiePolicy>,
+    pub tls: Option<TlsPolicy>,
     /// Methods with a Lua function (in the config or by `p.authenticate`), asked after the static tables.
     pub hooks: BTreeSet<AuthMethod>,
+    /// Methods with a WAMP procedure, asked after the static tables, too; none of them is in `hooks`.
+    pub procedures: BTreeMap<AuthMethod, Procedure>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -147,7 +160,7 @@ pub struct Salt {
 impl AuthPolicy {
     /// Whether the method is on offer in this realm.
     pub fn offers(&self, method: AuthMethod) -> bool {
-        self.hooks.contains(&method)
+        self.asks(method)
             || match method {
                 AuthMethod::Anonymous => self.anonymous.is_some(),
                 AuthMethod::Ticket => self.ticket.is_some(),
@@ -155,7 +168,19 @@ impl AuthPolicy {
                 AuthMethod::Scram => self.scram.is_some(),
                 AuthMethod::Cryptosign => self.cryptosign.is_some(),
                 AuthMethod::Jwt => self.jwt.is_some(),
+                AuthMethod::Cookie => self.cookie.is_some(),
+                AuthMethod::Tls => self.tls.is_some(),
             }
+    }
+
+    /// Whether somebody is asked whom the static tables do not know.
+    pub fn asks(&self, method: AuthMethod) -> bool {
+        self.hooks.contains(&method) || self.procedures.contains_key(&method)
+    }
+
+    /// Whether a cookie must pass before any login.
+    pub(super) fn has_gate(&self) -> bool {
+        self.cookie.as_ref().is_some_and(|cookie| cookie.gate)
     }
 
     /// Whether a session admitted earlier would still get the same role from the static tables; sessions that a
@@ -191,8 +216,34 @@ impl AuthPolicy {
                 let jwt = self.jwt.as_ref();
                 return jwt.is_some_and(|jwt| jwt.may_give(&principal.authrole));
             }
+            Some(AuthMethod::Cookie) => return self.admits_cookie(principal),
+            Some(AuthMethod::Tls) => {
+                let (authid, role) = (&principal.authid, &principal.authrole);
+                return self
+                    .tls
+                    .as_ref()
+                    .is_some_and(|tls| tls.may_give(authid, role));
+            }
             None => return true,
         };
         role == Some(&principal.authrole)
+    }
+    /// By the table of cookies or, where cookies are issued, by the table they have logged in with before.
+    fn admits_cookie(&self, principal: &Principal) -> bool {
+        let Some(cookie) = &self.cookie else {
+            return false;
+        };
+        let user = cookie.users.get(&principal.authid);
+        if user.is_some_and(|user| user.role == principal.authrole) {
+            return true;
+        }
+        let by = |method: &AuthMethod| {
+            *method != AuthMethod::Cookie
+                && self.still_admits(&Principal {
+                    authmethod: method.as_str().to_owned(),
+                    ..principal.clone()
+                })
+        };
+        cookie.issue.is_some() && AuthMethod::ALL.iter().any(by)
     }
 }

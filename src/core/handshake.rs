@@ -5,9 +5,10 @@
 //!
 //! A later method gets its variant of [`AuthMethod`], a module below this one (as `wampcra`), an arm in
 //! [`Handshake::begin`] and [`Handshake::answer`] and, if it proves something new, a variant of [`Proof`]. What a
-//! transport already proved (TLS, cookie, unix peer) then comes in by [`Handshake::new`].
+//! transport already proved (TLS, cookie) comes in by [`Handshake::new`].
 
 mod attempt;
+mod brought;
 mod claim;
 mod cryptosign;
 mod jwt;
@@ -25,6 +26,7 @@ use rand::RngCore;
 use self::attempt::{Attempt, random_authid};
 use self::claim::Claim;
 use self::scram::ScramHello;
+use super::certificates::Certificate;
 use super::credentials::{AuthMethod, Principal, Secret, WAMP_SCRAM};
 use super::cryptosign::{self as signing, CryptosignHello};
 use super::lockout::Locked;
@@ -39,6 +41,18 @@ use crate::words::{Dict, MatchPolicy, SessionId, Uri, UriRules, Value};
 pub trait Realms {
     /// What holds in the realm now; `None`: there is no such realm.
     fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>>;
+    /// What holds for clients that name no realm, until somebody assigns one (`SES-12`).
+    fn lobby(&self) -> Option<Arc<RealmPolicy>> {
+        None
+    }
+    /// Whether a realm that does not exist may be opened on demand.
+    fn opens(&self, _realm: &Uri) -> bool {
+        false
+    }
+    /// Who logged in before this cookie was issued to them.
+    fn remembered(&self, _realm: &Uri, _cookie: &Secret) -> Option<Principal> {
+        None
+    }
     /// A random id that no live session has.
     fn draw_session(&self, random: &mut dyn RngCore) -> SessionId;
     fn shutting_down(&self) -> bool;
@@ -70,6 +84,8 @@ pub enum Step {
     Send(Message),
     /// Ask the realm's function; it comes back by [`Handshake::answer`].
     Ask(Box<Login>),
+    /// Open this realm on demand; it comes back by [`Handshake::opened`].
+    Open(Uri),
     /// Admitted: hand `join` to the realm as `Input::Join`.
     Join { realm: Uri, join: Box<Join> },
     /// Log it, send [`Refusal::abort`], close.
@@ -85,6 +101,10 @@ pub struct Transport {
     pub peer: String,
     /// `tls-exporter`: octets that only the two ends of this TLS connection know. `None`: there is no TLS 1.3.
     pub channel_binding: Option<[u8; 32]>,
+    /// What the client showed, verified.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Of the HTTP request, by name.
+    pub cookies: Vec<(String, Secret)>,
 }
 
 /// The conversation of one connection while it has no session: before the first, and again after the client said
@@ -101,6 +121,10 @@ pub struct Handshake {
 #[derive(Debug)]
 enum State {
     AwaitHello,
+    /// A realm is being opened for this HELLO.
+    Opening(Box<Hello>),
+    /// A realm is being opened that somebody has assigned.
+    Assigned(Box<Attempt>, Principal),
     /// A function has been asked.
     Asking(Box<Attempt>),
     /// CHALLENGE is out.
@@ -150,7 +174,7 @@ impl Handshake {
         let state = mem::replace(&mut self.state, State::Over);
         let step = match (state, message) {
             (State::Over, _) | (_, Message::Abort(_)) => Ok(Step::Close),
-            (State::AwaitHello, Message::Hello(hello)) => self.hello(context, *hello),
+            (State::AwaitHello, Message::Hello(hello)) => self.hello(context, *hello, true),
             (State::Challenging(attempt, proof), Message::Authenticate(message)) => {
                 self.authenticate(context, attempt, proof, message)
             }
@@ -171,14 +195,51 @@ impl Handshake {
         let State::Asking(attempt) = mem::replace(&mut self.state, State::Over) else {
             return Step::Close;
         };
-        let answer = answer.map_err(|failure| refusal(attempt.method, failure));
-        let step = match (attempt.method, answer) {
+        let asked = match attempt.at_gate {
+            true => AuthMethod::Cookie,
+            false => attempt.method,
+        };
+        let answer = answer.map_err(|failure| refusal(asked, failure));
+        let step = self.answered(context, attempt, answer);
+        self.conclude(context, step)
+    }
+
+    fn answered(
+        &mut self,
+        context: &mut Context<'_>,
+        mut attempt: Box<Attempt>,
+        answer: Result<Granted, Refusal>,
+    ) -> Result<Step, Refusal> {
+        match (attempt.method, answer) {
+            (_, answer) if attempt.at_gate => self.answer_gate(context, attempt, answer),
             (AuthMethod::WampCra, answer) => self.answer_wampcra(context, attempt, answer),
             (AuthMethod::Scram, answer) => self.answer_scram(context, attempt, answer),
             (AuthMethod::Cryptosign, answer) => self.answer_cryptosign(context, attempt, answer),
-            (AuthMethod::Anonymous | AuthMethod::Ticket | AuthMethod::Jwt, answer) => answer
+            (
+                AuthMethod::Anonymous
+                | AuthMethod::Ticket
+                | AuthMethod::Jwt
+                | AuthMethod::Cookie
+                | AuthMethod::Tls,
+                answer,
+            ) => answer
                 .and_then(|granted| attempt.granted(granted, context.random))
                 .and_then(|principal| self.admit(context, *attempt, principal)),
+        }
+    }
+
+    /// The realm of [`Step::Open`] is there, or why not.
+    pub fn opened(&mut self, context: &mut Context<'_>, outcome: Result<(), String>) -> Step {
+        let refused = |realm: Uri| {
+            let text = outcome.clone().err();
+            text.map_or(Ok(()), |text| Err(Refusal::NotOpened { realm, text }))
+        };
+        let step = match mem::replace(&mut self.state, State::Over) {
+            State::Opening(hello) => refused(hello.realm.clone().unwrap_or_default())
+                .and_then(|()| self.hello(context, *hello, false)),
+            State::Assigned(attempt, principal) => refused(attempt.realm.clone())
+                .and_then(|()| self.admit(context, *attempt, principal)),
+            _ => Ok(Step::Close),
         };
         self.conclude(context, step)
     }
@@ -192,6 +253,8 @@ impl Handshake {
                 method: attempt.method,
                 authid: attempt.authid,
             }),
+            State::Opening(hello) => Err(not_in_time(hello.realm.unwrap_or_default())),
+            State::Assigned(attempt, _) => Err(not_in_time(attempt.realm)),
             State::Asking(attempt) => Err(Refusal::HookFailed {
                 method: attempt.method,
                 text: "no answer in time".into(),
@@ -200,17 +263,41 @@ impl Handshake {
         self.conclude(context, step)
     }
 
-    fn hello(&mut self, context: &mut Context<'_>, hello: Hello) -> Result<Step, Refusal> {
+    /// `opens`: a realm on demand may be opened for it.
+    fn hello(
+        &mut self,
+        context: &mut Context<'_>,
+        hello: Hello,
+        opens: bool,
+    ) -> Result<Step, Refusal> {
         if hello.roles == ClientRoles::default() {
             return Err(Refusal::NoRoles);
         }
         if context.realms.shutting_down() {
             return Err(Refusal::ShuttingDown);
         }
-        let realm = hello.realm.ok_or(Refusal::NoRealm)?.detached();
-        UriRules::Loose.check(&realm, MatchPolicy::Exact)?;
+        let realm = match &hello.realm {
+            Some(realm) => {
+                UriRules::Loose.check(realm, MatchPolicy::Exact)?;
+                if opens && context.realms.policy(realm).is_none() && context.realms.opens(realm) {
+                    let realm = realm.detached();
+                    self.state = State::Opening(Box::new(hello));
+                    return Ok(Step::Open(realm));
+                }
+                realm.detached()
+            }
+            None => Uri::default(),
+        };
         let policy = policy(context, &realm)?;
-        let (method, name) = choose(&policy, &realm, hello.authmethods)?;
+        if hello
+            .authmethods
+            .iter()
+            .any(|name| name == AuthMethod::Cookie.as_str())
+        {
+            self.count_unknown_cookie(context, &policy, &realm);
+        }
+        let usable = |method| self.usable(context, &policy, &realm, method);
+        let (method, name) = choose(usable, &realm, hello.authmethods)?;
         let authid = match (method, hello.authid) {
             (AuthMethod::Anonymous, _) => String::new(),
             (_, Some(authid)) => authid,
@@ -221,7 +308,7 @@ impl Handshake {
                 .as_ref()
                 .and_then(|policy| policy.derived_authid(&hello.authextra))
                 .unwrap_or_default(),
-            (AuthMethod::Jwt, None) => String::new(),
+            (AuthMethod::Jwt | AuthMethod::Cookie | AuthMethod::Tls, None) => String::new(),
             (_, None) => return Err(Refusal::MissingAuthid { method }),
         };
         self.claim = Claim::of(&policy, &realm, method, &authid);
@@ -236,10 +323,15 @@ impl Handshake {
             authid,
             authextra,
             roles,
+            provider: Provider::Static,
+            at_gate: false,
             scram: None,
             cryptosign: None,
         });
-        self.begin(context, &policy, attempt)
+        match policy.auth.has_gate() {
+            true => self.gate(context, &policy, attempt),
+            false => self.begin(context, &policy, attempt),
+        }
     }
 
     /// What a method does first.
@@ -256,6 +348,8 @@ impl Handshake {
             AuthMethod::Scram => self.begin_scram(context, policy, attempt),
             AuthMethod::Cryptosign => self.begin_cryptosign(context, policy, attempt),
             AuthMethod::Jwt => Ok(self.begin_jwt(attempt)),
+            AuthMethod::Cookie => self.begin_cookie(context, policy, attempt),
+            AuthMethod::Tls => self.begin_tls(context, policy, attempt),
         }
     }
 
@@ -316,19 +410,38 @@ impl Handshake {
         credential: Option<Secret>,
         claims: Option<Dict>,
     ) -> Step {
-        let (ticket, token) = match attempt.method {
-            AuthMethod::Jwt => (None, credential),
-            _ => (credential, None),
+        let method = match attempt.at_gate {
+            true => AuthMethod::Cookie,
+            false => attempt.method,
         };
+        let (ticket, token, cookie) = match method {
+            AuthMethod::Jwt => (None, credential, None),
+            AuthMethod::Cookie => (None, None, credential.or_else(|| Some(Secret::new("")))),
+            _ => (credential, None, None),
+        };
+        let procedure = policy.auth.procedures.get(&method).cloned();
+        let authextra = match attempt.at_gate {
+            true => attempt.authextra.clone(),
+            false => mem::take(&mut attempt.authextra),
+        };
+        if !attempt.at_gate {
+            attempt.provider = match &procedure {
+                Some(_) => Provider::Dynamic,
+                None => Provider::Lua,
+            };
+        }
         let login = Login {
-            method: attempt.method,
+            method,
             realm: attempt.realm.clone(),
+            procedure,
             session: attempt.session,
             authid: attempt.claimed().map(str::to_owned),
-            authextra: mem::take(&mut attempt.authextra),
+            authextra,
             ticket,
             token,
             claims,
+            cookie,
+            gate: attempt.at_gate,
             within: policy.limits.hook,
         };
         self.state = State::Asking(attempt);
@@ -344,6 +457,13 @@ impl Handshake {
     ) -> Result<Step, Refusal> {
         if context.realms.shutting_down() {
             return Err(Refusal::ShuttingDown);
+        }
+        // Only what somebody has assigned can be missing here, or a realm that was removed meanwhile.
+        let known = context.realms.policy(&attempt.realm);
+        if known.is_none() && !attempt.realm.is_empty() && context.realms.opens(&attempt.realm) {
+            let realm = attempt.realm.clone();
+            self.state = State::Assigned(Box::new(attempt), principal);
+            return Ok(Step::Open(realm));
         }
         let policy = policy(context, &attempt.realm)?;
         let Attempt {
@@ -387,6 +507,7 @@ impl State {
     fn expected(&self) -> &'static str {
         match self {
             Self::AwaitHello => "HELLO",
+            Self::Opening(_) | Self::Assigned(..) => "nothing (the realm is being opened)",
             Self::Asking(_) => "nothing (the log-in is being checked)",
             Self::Challenging(..) => "AUTHENTICATE",
             Self::Over => "nothing",
@@ -394,7 +515,18 @@ impl State {
     }
 }
 
+fn not_in_time(realm: Uri) -> Refusal {
+    Refusal::NotOpened {
+        realm,
+        text: "it was not opened in time".into(),
+    }
+}
+
+/// What holds in the realm; in the empty one, for clients that named none.
 fn policy(context: &Context<'_>, realm: &Uri) -> Result<Arc<RealmPolicy>, Refusal> {
+    if realm.is_empty() {
+        return context.realms.lobby().ok_or(Refusal::NoRealm);
+    }
     context
         .realms
         .policy(realm)
@@ -403,7 +535,7 @@ fn policy(context: &Context<'_>, realm: &Uri) -> Result<Arc<RealmPolicy>, Refusa
 
 /// `AUTH-02..04`: the client's first method that is on offer here, and by which name.
 fn choose(
-    policy: &RealmPolicy,
+    usable: impl Fn(AuthMethod) -> bool,
     realm: &Uri,
     mut offered: Vec<String>,
 ) -> Result<(AuthMethod, &'static str), Refusal> {
@@ -419,7 +551,7 @@ fn choose(
         };
         Some((method, own))
     });
-    match known.find(|(method, _)| policy.auth.offers(*method)) {
+    match known.find(|(method, _)| usable(*method)) {
         Some(chosen) => Ok(chosen),
         None if offered
             .iter()

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::credentials::{AuthMethod, Salt, Secret};
 use super::cryptosign::PublicKey;
+use super::policy::Procedure;
 use super::scram::ScramCredential;
 use crate::words::{Dict, SessionId, Uri};
 
@@ -11,10 +12,13 @@ use crate::words::{Dict, SessionId, Uri};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Login {
     pub method: AuthMethod,
+    /// Empty: the client named none, and the answer must (`SES-12`).
     pub realm: Uri,
+    /// Whom to ask in place of a function.
+    pub procedure: Option<Procedure>,
     /// The id the session will have.
     pub session: SessionId,
-    /// Whom the peer claims to be; always there but for `anonymous`, `cryptosign` and `jwt`. With `claims`, whom the
+    /// Whom the peer claims to be; always there but for `anonymous`, `cryptosign`, `jwt`, `cookie` and `tls`. With `claims`, whom the
     /// token names.
     pub authid: Option<String>,
     /// HELLO.Details.authextra.
@@ -25,6 +29,10 @@ pub struct Login {
     pub token: Option<Secret>,
     /// What the token says, if the configured keys vouch for it.
     pub claims: Option<Dict>,
+    /// Only for `cookie`: its value, empty where there is none.
+    pub cookie: Option<Secret>,
+    /// The question is only whether the cookie passes; who it is comes out later.
+    pub gate: bool,
     /// `limits.hook` of the realm: with no answer by then, call `Handshake::timeout`.
     pub within: Duration,
 }
@@ -33,6 +41,8 @@ pub struct Login {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Granted {
     pub role: String,
+    /// The realm, for a client that named none (`SES-12`).
+    pub realm: Option<Uri>,
     /// Absent: the one asked for, or a random one for `anonymous`.
     pub authid: Option<String>,
     /// Goes out as WELCOME.Details.authextra.
@@ -63,6 +73,7 @@ pub enum AuthFailure {
 pub(super) enum Provider {
     Static,
     Lua,
+    Dynamic,
 }
 
 impl Provider {
@@ -70,6 +81,7 @@ impl Provider {
         match self {
             Self::Static => "static",
             Self::Lua => "lua",
+            Self::Dynamic => "dynamic",
         }
     }
 }

@@ -6,6 +6,8 @@
 
 mod answers;
 mod broker;
+pub mod certificates;
+pub mod cookies;
 pub mod cra;
 pub mod credentials;
 pub mod cryptosign;

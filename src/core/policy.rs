@@ -20,8 +20,10 @@ pub struct RealmPolicy {
     pub strict_continuations: bool,
     pub auth: AuthPolicy,
     pub roles: BTreeMap<String, Arc<RolePolicy>>,
-    /// A script of the realm has called `p.authorize`.
+    /// A script of the realm has called `p.authorize`, or there is `authorize`.
     pub authorizer: bool,
+    /// The procedure to ask in place of a `p.authorize`.
+    pub authorize: Option<Procedure>,
     /// What happens to a subscriber whose queue is full (dropped or closed), unless its role says.
     pub slow: SlowPolicy,
     pub retention: Retention,
@@ -177,12 +179,22 @@ pub enum HistoryPlace {
     Disk,
 }
 
+/// A WAMP procedure that decides about logins (`DYN-01`) or permissions (`AZ-05`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Procedure {
+    pub uri: Uri,
+    /// Where it is registered; `None`: in the realm that asks.
+    pub realm: Option<Uri>,
+}
+
 /// A role: rules first, then perhaps a function.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RolePolicy {
     pub rules: Vec<Rule>,
-    /// `roles.NAME` is a function: asked where no rule matches.
+    /// `roles.NAME` is a function, or names a procedure: asked where no rule matches.
     pub function: bool,
+    /// The procedure to ask in place of a function.
+    pub procedure: Option<Procedure>,
     pub slow: Option<SlowPolicy>,
 }
 

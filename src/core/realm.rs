@@ -25,7 +25,7 @@ use super::dealer::{CallContext, Dealer};
 use super::meta::{Kind, Misfit, Reflection};
 use super::pending::{Outcome, Pending, PendingState, Request, decided, fitting, outcome};
 use super::permissions::{Decision, Permissions, Subject};
-use super::policy::{Action, Disclosure, RealmPolicy, RequestIds, SlowPolicy};
+use super::policy::{Action, Disclosure, Procedure, RealmPolicy, RequestIds, SlowPolicy};
 use super::session::{Session, Sessions};
 use super::streams::Chunk;
 use super::{
@@ -119,6 +119,11 @@ impl Realm {
     /// Requests that wait for a verdict, or behind one that does.
     pub fn pending_count(&self) -> usize {
         self.tickets.len() + self.rechecks.len()
+    }
+
+    /// Whether there are retained events, or events in histories.
+    pub fn keeps_events(&self) -> bool {
+        self.broker.keeps_events()
     }
 
     /// Points in time the realm wants to be woken at.

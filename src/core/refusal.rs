@@ -28,11 +28,14 @@ pub enum Refusal {
     ShuttingDown,
     #[error("the realm {0}")]
     InvalidRealm(#[from] InvalidUri),
-    /// HELLO.Realm is null, and no method assigns realms (`SES-12`).
+    /// HELLO.Realm is null, and nobody assigns one (`SES-12`).
     #[error("HELLO names no realm")]
     NoRealm,
     #[error("there is no realm {0:?}")]
     NoSuchRealm(Uri),
+    /// A realm on demand that does not come to be.
+    #[error("there is no realm {realm:?}: {text}")]
+    NotOpened { realm: Uri, text: String },
     /// Only `anonymous` was offered, and the realm has it off (`AUTH-04`).
     #[error("{realm:?} admits nobody without a login")]
     AuthenticationRequired { realm: Uri },
@@ -61,6 +64,9 @@ pub enum Refusal {
         authid: Option<String>,
         locked: Locked,
     },
+    /// The realm wants a cookie before anything else (`cookie.gate`), and it is missing or wrong.
+    #[error("cookie: it does not pass the gate: {}", .reason.as_deref().unwrap_or("missing or unknown"))]
+    Gate { reason: Option<String> },
     /// The configuration changed while the log-in was under way.
     #[error("{}: {authid:?} was removed during the log-in", .method.as_str())]
     Removed { method: AuthMethod, authid: String },
@@ -107,6 +113,7 @@ impl Refusal {
             | Self::WrongSecret { .. }
             | Self::BadToken { .. }
             | Self::NoAnswer { .. }
+            | Self::Gate { .. }
             | Self::ByHook { .. }
             | Self::RaisedByHook { .. } => true,
             Self::Unexpected { .. }
@@ -116,6 +123,7 @@ impl Refusal {
             | Self::InvalidRealm(_)
             | Self::NoRealm
             | Self::NoSuchRealm(_)
+            | Self::NotOpened { .. }
             | Self::AuthenticationRequired { .. }
             | Self::NoMatchingMethod { .. }
             | Self::MissingAuthid { .. }
@@ -136,6 +144,9 @@ impl Refusal {
             Self::ShuttingDown => (uris::SYSTEM_SHUTDOWN, self.to_string()),
             Self::InvalidRealm(_) => (uris::INVALID_URI, self.to_string()),
             Self::NoRealm | Self::NoSuchRealm(_) => (uris::NO_SUCH_REALM, self.to_string()),
+            Self::NotOpened { realm, .. } => {
+                (uris::NO_SUCH_REALM, format!("there is no realm {realm:?}"))
+            }
             Self::AuthenticationRequired { .. } => (
                 uris::AUTHENTICATION_REQUIRED,
                 "this realm admits nobody without a login".into(),
@@ -160,6 +171,7 @@ impl Refusal {
             | Self::BadToken { .. }
             | Self::LockedOut { .. }
             | Self::Removed { .. }
+            | Self::Gate { .. }
             | Self::ByHook { .. } => (
                 uris::AUTHENTICATION_DENIED,
                 "the credentials were not accepted".into(),

@@ -328,7 +328,7 @@ pub(super) fn mock(
     let choice = draw("choice");
     let users = policy.auth.scram.iter().flatten();
     // Where both tables and a function have users, half of the strangers look like either.
-    let by_function = policy.auth.hooks.contains(&AuthMethod::Scram) && choice[31] & 1 == 1;
+    let by_function = policy.auth.asks(AuthMethod::Scram) && choice[31] & 1 == 1;
     let [a, b, c, d, ..] = choice;
     let pick = u32::from_be_bytes([a, b, c, d]) as usize % users.clone().count().max(1);
     let model = users.map(|(_, user): (_, &ScramUser)| &user.credential.derivation);

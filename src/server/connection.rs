@@ -33,7 +33,7 @@ use super::settings::RouterLimits;
 use super::stream::Stream;
 use super::timer::timer;
 use crate::core::{AuthFailure, Granted, Handshake, Input, Refusal, Then};
-use crate::words::SessionId;
+use crate::words::{SessionId, Uri};
 
 /// Rounds of reading and writing before other tasks get a turn.
 const ROUNDS: usize = 8;
@@ -74,6 +74,8 @@ struct Connection {
     format: Format,
     transport: Arc<TransportInfo>,
     stage: Stage,
+    /// Whose cookies go if the router ends the session.
+    remembered: Option<(Uri, String)>,
     /// The id drawn for a login that has not become a session.
     drawn: Option<SessionId>,
 
@@ -104,11 +106,8 @@ struct Connection {
 enum Stage {
     /// No session (yet).
     Login(Box<Handshake>),
-    /// A login function has been asked.
-    Asking(
-        Box<Handshake>,
-        oneshot::Receiver<Result<Granted, AuthFailure>>,
-    ),
+    /// A login function has been asked, or a realm is being opened.
+    Asking(Box<Handshake>, Asked),
     Open {
         realm: Arc<RealmHandle>,
         session: SessionId,
@@ -117,6 +116,12 @@ enum Stage {
     Leaving,
     Closing(Closing),
     Over,
+}
+
+/// What a login waits for.
+enum Asked {
+    Function(oneshot::Receiver<Result<Granted, AuthFailure>>),
+    Realm(oneshot::Receiver<Result<(), String>>),
 }
 
 /// The steps to the end of a transport.
@@ -151,6 +156,7 @@ impl Connection {
             input: BytesMut::from(parts.ahead),
             stage: Stage::Login(Box::new(handshake)),
             drawn: None,
+            remembered: None,
             buffered,
             deaf: false,
             ended: false,
@@ -325,7 +331,10 @@ impl Connection {
                     Some(self.limits.handshake),
                 );
             }
-            Then::AwaitGoodbye => self.enter(Stage::Leaving, Some(self.limits.goodbye)),
+            Then::AwaitGoodbye => {
+                self.forget_cookies();
+                self.enter(Stage::Leaving, Some(self.limits.goodbye));
+            }
             Then::CloseViolation => self.close(1002),
             Then::Close => self.close(1000),
         }

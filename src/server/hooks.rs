@@ -8,10 +8,11 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::realm::RealmHandle;
-use super::tls::ClientCertificate;
-use crate::core::credentials::Principal;
+use super::tls::{AlternativeName, ClientCertificate};
+use crate::core::certificates::{AltName, Certificate};
+use crate::core::credentials::{Principal, Secret};
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Login, Transport};
-use crate::words::SessionId;
+use crate::words::{SessionId, Uri};
 
 /// Answers logins and permissions by function. Without it, whatever would be asked is refused.
 pub trait Hooks: Send + Sync {
@@ -19,14 +20,22 @@ pub trait Hooks: Send + Sync {
     /// request's ticket. Called without any lock; must not wait.
     fn authorize(&self, realm: &Arc<RealmHandle>, request: AuthorizeRequest);
 
-    /// Asks a login function; must not wait. A dropped sender is a failed function. The router watches the time
+    /// Asks a login function, or the login's procedure; must not wait. A dropped sender is a failed function. The router watches the time
     /// (`login.within`) and the peer: when either is gone, so is the receiver.
     fn authenticate(
         &self,
-        realm: &Arc<RealmHandle>,
         login: Login,
         transport: Arc<TransportInfo>,
     ) -> oneshot::Receiver<Result<Granted, AuthFailure>>;
+
+    /// Opens a realm on demand, with all its scripts; must not wait. It is there when the answer is, or the answer says
+    /// why not.
+    fn open_realm(&self, _realm: &Uri) -> oneshot::Receiver<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        // The receiver is here.
+        let _ = reply.send(Err("nobody is there to open it".into()));
+        answer
+    }
 
     /// Tells of a session that joined or left. Called without any lock, in order; must not wait.
     fn session_changed(&self, realm: &Arc<RealmHandle>, change: &SessionChange);
@@ -54,6 +63,8 @@ pub struct TransportInfo {
     /// The upgrade request: its path with the query, and its headers in lower case; empty for RawSocket.
     pub path: String,
     pub headers: Vec<(String, String)>,
+    /// Cookies set with the answer to this request, by name; they mean nothing yet.
+    pub(crate) issued: Vec<(String, Secret)>,
     /// What only the two ends of this TLS connection know (RFC 9266); `None` without TLS 1.3.
     pub channel_binding: Option<[u8; 32]>,
 }
@@ -64,13 +75,44 @@ impl TransportInfo {
         Transport {
             peer: self.peer_name(),
             channel_binding: self.channel_binding,
+            certificate: self
+                .certificate
+                .as_ref()
+                .map(|shown| Arc::new(shown.for_login())),
+            cookies: self
+                .cookies()
+                .map(|(name, value)| (name.to_owned(), Secret::new(value)))
+                .collect(),
         }
+    }
+
+    /// The cookies of the request, name and value as they were sent.
+    pub fn cookies(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers = self.headers.iter().filter(|(name, _)| name == "cookie");
+        headers
+            .flat_map(|(_, value)| value.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
     }
 
     /// The peer's address for humans.
     pub fn peer_name(&self) -> String {
         self.peer
             .map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
+    }
+}
+
+impl ClientCertificate {
+    fn for_login(&self) -> Certificate {
+        let name = |name: &AlternativeName| match name {
+            AlternativeName::Dns(name) => Some(AltName::Dns(name.clone())),
+            AlternativeName::Email(name) => Some(AltName::Email(name.clone())),
+            AlternativeName::Uri(_) | AlternativeName::Ip(_) => None,
+        };
+        Certificate {
+            common_name: self.common_name.clone(),
+            names: self.names.iter().filter_map(name).collect(),
+            fingerprint: self.fingerprint.clone(),
+        }
     }
 }
 

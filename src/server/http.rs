@@ -204,8 +204,12 @@ impl Exchange<'_> {
         }
         let settings = &self.newcomer.settings;
         match upgrade::route(settings, &http, self.newcomer.local, &request) {
-            Ok((reply, subprotocol)) => {
-                let transport = self.transport("websocket", &request);
+            Ok((mut reply, subprotocol)) => {
+                let mut transport = self.transport("websocket", &request);
+                let shared = &self.newcomer.shared;
+                let (now, tls) = (shared.clock().now().mono, transport.tls);
+                let cookies = shared.cookies();
+                cookies.issue(now, &mut transport, tls, reply.headers_mut());
                 *self.upgrade.lock() = Some(Upgrade {
                     on: hyper::upgrade::on(&mut request),
                     subprotocol,

@@ -510,12 +510,14 @@ impl Newcomer {
             kind,
             path,
             headers,
+            issued,
             ..
         } = transport;
         let transport = TransportInfo {
             kind,
             path,
             headers,
+            issued,
             channel_binding: io.channel_binding(),
             ..self.transport()
         };

@@ -3,6 +3,7 @@
 mod batched;
 mod clock;
 mod connection;
+mod cookies;
 mod files;
 pub mod frames;
 mod guest;

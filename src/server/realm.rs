@@ -23,7 +23,7 @@ use super::session_ids::SessionIds;
 use crate::core::policy::RealmPolicy;
 use crate::core::{
     AuthorizeRequest, Effect, Effects, Input, Join, Now, Realm, Record, Report, Then, Ticket,
-    Undelivered, Verdict,
+    Undelivered, Verdict, uris,
 };
 use crate::wire::{self, Event, Message, Serializer};
 use crate::words::{SessionId, Uri};
@@ -297,6 +297,17 @@ impl RealmHandle {
                 message: Some(message.to_owned()),
             });
         });
+    }
+
+    /// Closes the realm if none but this many sessions are in it and it keeps no events; they are told nothing. False: there are more.
+    pub(crate) fn close_if_left(self: &Arc<Self>, sessions: usize) -> bool {
+        self.step(|step| {
+            let left = step.state.links.len() <= sessions && !step.state.core.keeps_events();
+            if left {
+                step.state.closed = Some(uris::CLOSE_REALM);
+            }
+            left
+        })
     }
 
     /// Runs the timers that are due; says when to come back.

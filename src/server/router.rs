@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use super::clock::Clock;
+use super::cookies::Cookies;
 use super::history::{HistoryStore, StoreError};
 use super::hooks::{HookSlot, Hooks};
 use super::http::LongPolls;
@@ -33,6 +34,9 @@ use crate::words::{SessionId, Uri};
 /// How long the disk may take for what was published before a shutdown.
 const FLUSH: Duration = Duration::from_secs(5);
 
+/// The longest name of a realm on demand.
+const LONGEST_NAME: usize = 200;
+
 /// A running router. Clones are the same router. Lives inside a tokio runtime.
 #[derive(Clone)]
 pub struct Router {
@@ -51,6 +55,10 @@ pub(crate) struct Shared {
     queues: Arc<Queues>,
     seats: Arc<Seats>,
     realms: RwLock<BTreeMap<Uri, Arc<RealmHandle>>>,
+    lobby: RwLock<Option<Arc<RealmPolicy>>>,
+    /// There are realms on demand.
+    on_demand: AtomicBool,
+    cookies: Cookies,
     limits: RwLock<Arc<RouterLimits>>,
     http: RwLock<Arc<HttpSettings>>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -100,6 +108,9 @@ impl Router {
             queues: Queues::new(settings.limits.queues_total),
             seats: Arc::default(),
             realms: RwLock::default(),
+            lobby: RwLock::default(),
+            on_demand: AtomicBool::new(false),
+            cookies: Cookies::default(),
             limits: RwLock::new(Arc::new(settings.limits.clone())),
             http: RwLock::new(Arc::new(settings.http.clone())),
             tasks: Mutex::default(),
@@ -109,6 +120,7 @@ impl Router {
             settings: Mutex::new(settings.clone()),
             store: OnceLock::new(),
         });
+        shared.configure(settings);
         let shedder = tokio::spawn(shed(Arc::downgrade(&shared), shared.queues.clone()));
         shared.tasks.lock().push(shedder.abort_handle());
         Self { shared }
@@ -146,6 +158,35 @@ impl Router {
         self.shared.ids.draw(&mut rand::rng())
     }
 
+    /// Starts a realm on demand, which nobody finds before [`Router::admit_realm`].
+    pub fn open_realm(&self, uri: &Uri, settings: &RealmSettings) -> Arc<RealmHandle> {
+        let shared = &self.shared;
+        let (policy, records) = shared.stored_or_without(uri, None, &settings.policy);
+        shared.start_realm(uri, &policy, records)
+    }
+
+    /// Lets clients into a realm that was opened.
+    pub fn admit_realm(&self, realm: &Arc<RealmHandle>, settings: RealmSettings) {
+        let shared = &self.shared;
+        let uri = realm.uri().clone();
+        shared.settings.lock().realms.insert(uri.clone(), settings);
+        shared.realms.write().insert(uri, realm.clone());
+    }
+
+    /// Ends a realm on demand in which only `scripts` are left. False: somebody has come, or it keeps events.
+    pub fn end_realm(&self, uri: &Uri, scripts: usize) -> bool {
+        let shared = &self.shared;
+        let Some(realm) = shared.realm(uri) else {
+            return true;
+        };
+        if !realm.close_if_left(scripts) {
+            return false;
+        }
+        shared.realms.write().remove(uri);
+        shared.settings.lock().realms.remove(uri);
+        true
+    }
+
     /// Accepts connections on a bound listener from now on.
     pub fn serve(&self, listener: Listener) {
         info!(address = %listener.address(), "listening");
@@ -159,6 +200,7 @@ impl Router {
     pub fn apply(&self, new: &Settings) -> Vec<String> {
         let shared = &self.shared;
         let old = std::mem::replace(&mut *shared.settings.lock(), new.clone());
+        shared.configure(new);
         shared.queues.set_limit(new.limits.queues_total);
         shared.lockout.lock().set_allowed(new.limits.login_failures);
         *shared.limits.write() = Arc::new(new.limits.clone());
@@ -306,12 +348,30 @@ impl Shared {
         handle.adopt(Arc::new(policy), self.store.get(), records);
     }
 
+    /// What is asked of all realms at once.
+    fn configure(&self, settings: &Settings) {
+        let lobby = settings.lobby.as_deref().cloned().map(Arc::new);
+        *self.lobby.write() = lobby;
+        self.on_demand.store(settings.on_demand.is_some(), Relaxed);
+        self.cookies.configure(settings);
+    }
+
     fn add_realm(&self, uri: &Uri, settings: &RealmSettings) {
         let (policy, records) = self.stored_or_without(uri, None, &settings.policy);
         self.add_realm_with(uri, &policy, records);
     }
 
     fn add_realm_with(&self, uri: &Uri, policy: &RealmPolicy, records: Vec<Record>) {
+        let realm = self.start_realm(uri, policy, records);
+        self.realms.write().insert(uri.clone(), realm);
+    }
+
+    fn start_realm(
+        &self,
+        uri: &Uri,
+        policy: &RealmPolicy,
+        records: Vec<Record>,
+    ) -> Arc<RealmHandle> {
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
         let policy = Arc::new(policy.clone());
         // Configurations are applied on threads of their own, too.
@@ -325,7 +385,25 @@ impl Shared {
             random,
         );
         realm.adopt(policy, self.store.get(), records);
-        self.realms.write().insert(uri.clone(), realm);
+        realm
+    }
+
+    pub(crate) fn lobby(&self) -> Option<Arc<RealmPolicy>> {
+        self.lobby.read().clone()
+    }
+
+    /// Whether a client may name a realm that is not there. Names of the router's own are for nobody.
+    pub(crate) fn opens(&self, realm: &Uri) -> bool {
+        self.on_demand.load(Relaxed)
+            && !self.is_shutting_down()
+            && realm.len() <= LONGEST_NAME
+            && !["wamp.", "perilune."]
+                .iter()
+                .any(|own| realm.starts_with(own))
+    }
+
+    pub(crate) fn cookies(&self) -> &Cookies {
+        &self.cookies
     }
 
     pub(crate) fn realm(&self, uri: &str) -> Option<Arc<RealmHandle>> {

@@ -18,6 +18,10 @@ pub struct Settings {
     /// In the order of the file; default: one on `127.0.0.1:8080`.
     pub listeners: Vec<ListenerSettings>,
     pub realms: BTreeMap<Uri, RealmSettings>,
+    /// `realms["*"]`: any other realm comes to be when a client names it.
+    pub on_demand: Option<OnDemand>,
+    /// What holds for clients that name no realm (`SES-12`): functions and procedures only.
+    pub lobby: Option<Box<RealmPolicy>>,
     pub limits: RouterLimits,
     pub http: HttpSettings,
     /// The folder of what is kept on disk; there if some history is.
@@ -31,6 +35,8 @@ impl Default for Settings {
         Self {
             listeners: vec![ListenerSettings::at(Address::Tcp("127.0.0.1:8080".into()))],
             realms: BTreeMap::new(),
+            on_demand: None,
+            lobby: None,
             limits: RouterLimits::default(),
             http: HttpSettings::default(),
             data: None,
@@ -180,6 +186,19 @@ impl LongPollSettings {
             idle: Duration::from_secs(30),
         }
     }
+}
+
+/// Realms on demand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnDemand {
+    /// What they all are like; where a function says it, only the limits are given.
+    pub realm: RealmSettings,
+    /// The configuration's function is asked for each.
+    pub function: bool,
+    /// How many there may be at once (`limits.realms`).
+    pub most: usize,
+    /// How long an empty one stays (`limits.realm_idle`).
+    pub idle: Option<Duration>,
 }
 
 /// One realm: what the core enforces, and the scripts that live in it.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use perilune::core::cookies::Jar;
 use perilune::core::credentials::{
-    AnonymousUser, AuthMethod, AuthPolicy, CraUser, Salt, Secret, TicketUser,
+    AnonymousUser, AuthMethod, AuthPolicy, CraUser, Principal, Salt, Secret, TicketUser,
 };
 use perilune::core::lockout::{Claim, Locked, Lockout};
 use perilune::core::policy::{RealmPolicy, RolePolicy};
@@ -28,6 +29,12 @@ pub(crate) const NOW: Duration = Duration::from_millis(1_768_469_400_123);
 
 struct Router {
     policy: Option<Arc<RealmPolicy>>,
+    /// For clients that name no realm.
+    lobby: Option<Arc<RealmPolicy>>,
+    /// A realm that does not exist may be opened.
+    opens: bool,
+    /// Cookies that were issued, and to whom.
+    jar: Jar,
     shutting_down: bool,
     lockout: RefCell<Lockout>,
     /// Since the router's start.
@@ -46,6 +53,18 @@ fn claim<'a>(realm: &'a Uri, authid: Option<&'a str>) -> Claim<'a> {
 impl Realms for Router {
     fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>> {
         self.policy.clone().filter(|_| realm == REALM)
+    }
+
+    fn lobby(&self) -> Option<Arc<RealmPolicy>> {
+        self.lobby.clone()
+    }
+
+    fn opens(&self, _: &Uri) -> bool {
+        self.opens
+    }
+
+    fn remembered(&self, realm: &Uri, cookie: &Secret) -> Option<Principal> {
+        self.jar.find(self.time, realm, cookie).cloned()
     }
 
     fn draw_session(&self, random: &mut dyn RngCore) -> SessionId {
@@ -75,7 +94,7 @@ pub(crate) struct Door {
     router: Router,
     random: StdRng,
     handshake: Handshake,
-    channel: Option<[u8; 32]>,
+    transport: Transport,
 }
 
 impl Door {
@@ -90,21 +109,62 @@ impl Door {
         Self {
             router: Router {
                 policy: Some(Arc::new(policy)),
+                lobby: None,
+                opens: false,
+                jar: Jar::default(),
                 shutting_down: false,
                 lockout: RefCell::new(Lockout::new(usize::MAX)),
                 time: Duration::ZERO,
             },
             random: StdRng::seed_from_u64(7),
             handshake: handshake(),
-            channel: None,
+            transport: transport(),
         }
     }
 
     /// Connections have TLS, with this channel.
     pub(crate) fn over_tls(mut self, channel: [u8; 32]) -> Self {
-        self.channel = Some(channel);
+        self.transport.channel_binding = Some(channel);
         self.reconnect();
         self
+    }
+
+    /// The next connections bring this along.
+    pub(crate) fn brings(&mut self, change: impl FnOnce(&mut Transport)) -> &mut Self {
+        self.transport = transport();
+        change(&mut self.transport);
+        self.reconnect()
+    }
+
+    /// For clients that name no realm.
+    pub(crate) fn lobby(&mut self, auth: AuthPolicy) {
+        let policy = RealmPolicy {
+            auth,
+            ..RealmPolicy::default()
+        };
+        self.router.lobby = Some(Arc::new(policy));
+    }
+
+    /// Realms come to be on demand; hands back the one there was, to be opened.
+    pub(crate) fn opens_realms(&mut self) -> Option<Arc<RealmPolicy>> {
+        self.router.opens = true;
+        self.router.policy.take()
+    }
+
+    /// The realm on demand is there, or not.
+    pub(crate) fn opened(&mut self, outcome: Result<Option<Arc<RealmPolicy>>, String>) -> Step {
+        let outcome = outcome.map(|policy| self.router.policy = policy);
+        let mut context = context(&self.router, &mut self.random);
+        self.handshake.opened(&mut context, outcome)
+    }
+
+    /// The router has issued this cookie to somebody.
+    pub(crate) fn issued(&mut self, cookie: &str, principal: Principal) {
+        let (cookie, hour) = (Secret::new(cookie), Duration::from_secs(3600));
+        let time = self.router.time;
+        self.router
+            .jar
+            .bind(time, &cookie, &REALM.into(), principal, hour);
     }
 
     /// `limits.login_failures` is set.
@@ -125,7 +185,7 @@ impl Door {
 
     /// Another connection to the same router.
     pub(crate) fn reconnect(&mut self) -> &mut Self {
-        self.handshake = over(self.channel);
+        self.handshake = over(self.transport.clone());
         self
     }
 
@@ -171,14 +231,17 @@ impl Door {
 
 /// A connection that has said nothing yet.
 pub(crate) fn handshake() -> Handshake {
-    over(None)
+    over(transport())
 }
 
-fn over(channel_binding: Option<[u8; 32]>) -> Handshake {
-    let transport = Transport {
+fn transport() -> Transport {
+    Transport {
         peer: "192.0.2.7:4711".into(),
-        channel_binding,
-    };
+        ..Transport::default()
+    }
+}
+
+fn over(transport: Transport) -> Handshake {
     Handshake::new(transport, Arc::new(Secret::new([42; 32])))
 }
 

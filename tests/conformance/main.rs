@@ -6,6 +6,7 @@ mod cancel_timeout;
 mod concurrency;
 mod features;
 mod history;
+mod identity;
 mod ids_and_uris;
 mod limits;
 mod lockout;

@@ -181,6 +181,29 @@ impl Client {
         }
     }
 
+    /// A WebSocket whose request brings a cookie, and the cookie that the answer sets.
+    pub async fn with_cookie(address: SocketAddr, cookie: &str) -> (Self, Option<String>) {
+        let serializer = Serializer::MsgPack;
+        let mut request = "ws://localhost/ws".into_client_request().unwrap();
+        let headers = request.headers_mut();
+        let protocol = serializer.subprotocol().parse().unwrap();
+        headers.insert("Sec-WebSocket-Protocol", protocol);
+        headers.insert("Cookie", cookie.parse().unwrap());
+        let upgrade = tokio_tungstenite::client_async(request, tcp(address).await);
+        let (stream, response) = soon(upgrade).await.expect("upgrades");
+        let set = response.headers().get("Set-Cookie");
+        let set = set.map(|value| value.to_str().unwrap().to_owned());
+        let client = Self {
+            transport: Transport::WebSocket(Box::new(stream)),
+            serializer,
+            batched: false,
+            batch: VecDeque::new(),
+            session: None,
+            requests: 0,
+        };
+        (client, set)
+    }
+
     /// An anonymous session in `realm1` over TCP.
     pub async fn join(address: SocketAddr, kind: Kind, serializer: Serializer) -> Self {
         Self::join_on(tcp(address).await, kind, serializer).await

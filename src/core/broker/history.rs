@@ -59,6 +59,10 @@ struct Entry {
 }
 
 impl History {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     fn new(policy: &HistoryPolicy) -> Self {
         Self {
             policy: policy.clone(),

@@ -95,6 +95,10 @@ impl RetainedEvents {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     fn has_room_for(&self, count: usize, octets: usize) -> bool {
         self.count + count <= self.policy.limit && self.octets + octets <= self.policy.size
     }

@@ -10,10 +10,14 @@ pub(super) struct Attempt {
     pub(super) method: AuthMethod,
     /// The name by which the client offered the method.
     pub(super) name: &'static str,
-    /// Empty for `anonymous`, whose wish is ignored (`ANON-01`), and where `cryptosign` or `jwt` will tell.
+    /// Empty for `anonymous`, whose wish is ignored (`ANON-01`), and where the method will tell.
     pub(super) authid: String,
     pub(super) authextra: Dict,
     pub(super) roles: ClientRoles,
+    /// Who vouches for them, once somebody is asked.
+    pub(super) provider: Provider,
+    /// The function has been asked whether the cookie passes the gate.
+    pub(super) at_gate: bool,
     /// What `authextra` says to `scram`, up to CHALLENGE.
     pub(super) scram: Option<ScramHello>,
     /// What `authextra` says to `cryptosign`, up to CHALLENGE.
@@ -33,10 +37,23 @@ impl Attempt {
 
     /// Whom a function admitted; it may have renamed them (`AUTH-06`).
     pub(super) fn granted(
-        &self,
+        &mut self,
         granted: Granted,
         random: &mut dyn RngCore,
     ) -> Result<Principal, Refusal> {
+        match granted.realm {
+            Some(realm) if self.realm.is_empty() => {
+                let checked = UriRules::Loose.check(&realm, MatchPolicy::Exact);
+                checked
+                    .map_err(|_| self.hook_failed("the realm it assigned has no proper name"))?;
+                self.realm = realm;
+            }
+            Some(realm) if realm != self.realm => {
+                return Err(self.hook_failed("it assigned another realm than the client named"));
+            }
+            None if self.realm.is_empty() => return Err(Refusal::NoRealm),
+            _ => {}
+        }
         let authid = match (granted.authid, self.claimed()) {
             (Some(authid), _) => authid,
             (None, Some(claimed)) => claimed.to_owned(),
@@ -45,7 +62,7 @@ impl Attempt {
         };
         Ok(Principal {
             extra: granted.extra,
-            ..self.principal(authid, &granted.role, Provider::Lua)
+            ..self.principal(authid, &granted.role, self.provider)
         })
     }
 
@@ -95,7 +112,7 @@ pub(super) fn claimed(method: AuthMethod, authid: &str) -> Option<&str> {
     match method {
         AuthMethod::Anonymous => None,
         AuthMethod::Ticket | AuthMethod::WampCra | AuthMethod::Scram => Some(authid),
-        AuthMethod::Cryptosign | AuthMethod::Jwt => {
+        AuthMethod::Cryptosign | AuthMethod::Jwt | AuthMethod::Cookie | AuthMethod::Tls => {
             Some(authid).filter(|authid| !authid.is_empty())
         }
     }

@@ -20,7 +20,9 @@ impl Claim {
         authid: &str,
     ) -> Option<Self> {
         let authid = match method {
-            AuthMethod::Anonymous if policy.auth.anonymous.is_some() => return None,
+            AuthMethod::Anonymous if policy.auth.anonymous.is_some() && !policy.auth.has_gate() => {
+                return None;
+            }
             _ => claimed(method, authid).map(str::to_owned),
         };
         Some(Self {

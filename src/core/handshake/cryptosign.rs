@@ -28,7 +28,7 @@ impl Handshake {
             None if table.is_some_and(|table| table.knows(&attempt.authid)) => {
                 Err(attempt.wrong_secret())
             }
-            None if policy.auth.hooks.contains(&attempt.method) => {
+            None if policy.auth.asks(attempt.method) => {
                 return Ok(self.ask(policy, attempt, None, None));
             }
             None => Err(attempt.unknown_user()),
@@ -64,7 +64,7 @@ impl Handshake {
     pub(super) fn answer_cryptosign(
         &mut self,
         context: &mut Context<'_>,
-        attempt: Box<Attempt>,
+        mut attempt: Box<Attempt>,
         answer: Result<Granted, Refusal>,
     ) -> Result<Step, Refusal> {
         let outcome = match answer {

@@ -22,7 +22,7 @@ impl Handshake {
         token: Secret,
     ) -> Result<Step, Refusal> {
         let policy = policy(context, &attempt.realm)?;
-        let function = policy.auth.hooks.contains(&attempt.method);
+        let function = policy.auth.asks(attempt.method);
         let Some(jwt) = &policy.auth.jwt else {
             return Ok(self.ask(&policy, attempt, Some(token), None));
         };

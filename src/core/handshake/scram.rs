@@ -30,7 +30,7 @@ impl Handshake {
             let principal = attempt.principal(attempt.authid.clone(), &user.role, Provider::Static);
             return Ok(self.challenge_scram(context, attempt, &user.credential, Ok(principal)));
         }
-        if policy.auth.hooks.contains(&attempt.method) {
+        if policy.auth.asks(attempt.method) {
             return Ok(self.ask(policy, attempt, None, None));
         }
         let unknown = attempt.unknown_user();
@@ -63,7 +63,7 @@ impl Handshake {
     pub(super) fn answer_scram(
         &mut self,
         context: &mut Context<'_>,
-        attempt: Box<Attempt>,
+        mut attempt: Box<Attempt>,
         answer: Result<Granted, Refusal>,
     ) -> Result<Step, Refusal> {
         match answer {

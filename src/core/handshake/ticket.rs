@@ -32,7 +32,7 @@ impl Handshake {
                 self.admit(context, *attempt, principal)
             }
             Some(_) => Err(attempt.wrong_secret()),
-            None if policy.auth.hooks.contains(&attempt.method) => {
+            None if policy.auth.asks(attempt.method) => {
                 Ok(self.ask(&policy, attempt, Some(ticket), None))
             }
             None => Err(attempt.unknown_user()),

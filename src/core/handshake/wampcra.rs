@@ -16,7 +16,7 @@ impl Handshake {
             let principal = attempt.principal(attempt.authid.clone(), &user.role, Provider::Static);
             return self.challenge_wampcra(context, attempt, &Claimant::from(user), Ok(principal));
         }
-        if policy.auth.hooks.contains(&attempt.method) {
+        if policy.auth.asks(attempt.method) {
             return self.ask(policy, attempt, None, None);
         }
         let unknown = attempt.unknown_user();
@@ -27,7 +27,7 @@ impl Handshake {
     pub(super) fn answer_wampcra(
         &mut self,
         context: &mut Context<'_>,
-        attempt: Box<Attempt>,
+        mut attempt: Box<Attempt>,
         answer: Result<Granted, Refusal>,
     ) -> Result<Step, Refusal> {
         match answer {
@@ -38,7 +38,7 @@ impl Handshake {
                 let (role, salt) = (granted.role.clone(), granted.salt.take());
                 let claimant = Claimant {
                     role,
-                    provider: Provider::Lua,
+                    provider: attempt.provider,
                     key,
                     salt,
                 };

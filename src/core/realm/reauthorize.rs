@@ -95,6 +95,9 @@ impl Realm {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
+        if self.is_authorizer(session, by_role) {
+            return;
+        }
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
         let question = AuthorizeRequest {

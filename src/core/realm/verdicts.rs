@@ -7,12 +7,20 @@ const OVERDUE: &str = "the authorizer did not answer in time (limits.hook)";
 
 impl Realm {
     pub(super) fn ask(&mut self, now: Now, id: SessionId, request: Request, out: &mut Effects) {
-        let Some(session) = self.sessions.get_mut(&id) else {
+        let Some(session) = self.sessions.get(&id) else {
             return;
         };
         let Some(subject) = request.subject() else {
             return;
         };
+        let by_role = session.role.is_some() && asks_role(&self.permissions, session, &subject);
+        if self.is_authorizer(session, by_role) {
+            let allowed = Ok(Disclosure::OnRequest);
+            return match session.pending.is_empty() {
+                true => self.perform(now.mono, id, request, allowed, out),
+                false => self.queue(now, id, request, PendingState::Decided(allowed), out),
+            };
+        }
         let question = AuthorizeRequest {
             ticket: Ticket(self.last_ticket + 1), // the one `queue` gives out
             session: id,
@@ -21,11 +29,36 @@ impl Realm {
             uri: subject.uri.clone(),
             match_policy: subject.match_policy,
             disclose_me: subject.disclose_me,
-            by_role: session.role.is_some() && asks_role(&self.permissions, session, &subject),
+            by_role,
         };
         out.list.push(Effect::Authorize(Box::new(question)));
         let deadline = now.mono + self.policy.limits.hook;
         self.queue(now, id, request, PendingState::Asked { deadline }, out);
+    }
+
+    /// Whether the session answers for the procedure that would be asked about it (`AZ-10`). It decides about all others,
+    /// and asking it about what it does to decide would never end.
+    pub(super) fn is_authorizer(&self, session: &Session, by_role: bool) -> bool {
+        let procedure = match by_role {
+            true => {
+                let role = self.policy.roles.get(&session.principal.authrole);
+                role.and_then(|role| role.procedure.as_ref())
+            }
+            false => self.policy.authorize.as_ref(),
+        };
+        let here = |procedure: &&Procedure| {
+            procedure
+                .realm
+                .as_ref()
+                .is_none_or(|realm| *realm == self.uri)
+        };
+        let Some(procedure) = procedure.filter(here) else {
+            return false;
+        };
+        session
+            .registrations
+            .iter()
+            .any(|id| self.dealer.pattern_of(*id) == Some((&procedure.uri, MatchPolicy::Exact)))
     }
 
     /// Puts a request at the end of its session's queue.

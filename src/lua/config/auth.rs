@@ -1,8 +1,11 @@
 //! `auth` of a realm: static users of each login method, or the function that answers for it.
 
+mod cookie;
 mod cryptosign;
+pub(super) mod dynamic;
 mod jwt;
 mod scram;
+mod tls;
 
 use std::collections::BTreeMap;
 
@@ -20,9 +23,13 @@ use super::node::Node;
 use super::realm::RealmDraft;
 use super::{HookKind, UndecidedRole};
 
+use dynamic::Dynamic;
+
+pub(super) use cookie::COOKIE;
 pub(super) use cryptosign::{CRYPTOSIGN, KEY_OWNER};
 pub(super) use jwt::JWT;
 pub(super) use scram::SCRAM_USER;
+pub(super) use tls::{TLS_LOGIN, TLS_USER};
 
 pub(super) const AUTH: Fields<RealmDraft> = Fields::of(
     &[&[
@@ -77,8 +84,22 @@ pub(super) const AUTH: Fields<RealmDraft> = Fields::of(
             }),
             doc: "A JSON Web Token, signed by somebody the router trusts.",
         },
+        Key {
+            name: AuthMethod::Cookie.as_str(),
+            reads: Reads::With("table; or function", |realm, node| {
+                method(realm, node, AuthMethod::Cookie, cookie::read);
+            }),
+            doc: "A cookie of the HTTP request that became a WebSocket.",
+        },
+        Key {
+            name: AuthMethod::Tls.as_str(),
+            reads: Reads::With("table: `users`, `role`; or function", |realm, node| {
+                method(realm, node, AuthMethod::Tls, tls::read);
+            }),
+            doc: "The client's certificate, where the listener has a `client_ca`.",
+        },
     ]],
-    &["cookie", "tls"],
+    &[],
 );
 
 /// [`AUTH`], with the other name of one method.
@@ -100,7 +121,12 @@ fn method(
             realm.settings.policy.auth.hooks.insert(method);
             realm.hook(HookKind::Auth(method), node, function);
         }
-        Value::Table(_) => read(realm, node),
+        Value::Table(_) => {
+            // With a procedure and nothing else there is no static table.
+            if dynamic::read(realm, node, method) {
+                read(realm, node);
+            }
+        }
         _ => node.wrong_type("a table or a function"),
     }
 }
@@ -114,7 +140,7 @@ fn role(realm: &mut RealmDraft, user: &Node, role: Option<String>) -> Option<Str
 /// A role that stands at `place`.
 fn known_role(realm: &mut RealmDraft, place: &Node, role: String) -> Option<String> {
     let roles = &realm.settings.policy.roles;
-    if roles.contains_key(&role) {
+    if roles.contains_key(&role) || realm.settings.policy.authorize.is_some() {
         return Some(role);
     }
     let near = super::keys::nearest(&role, roles.keys().map(String::as_str));
@@ -145,28 +171,38 @@ pub(super) struct AnonymousDraft {
 }
 
 pub(super) const ANONYMOUS: Fields<AnonymousDraft> = Fields::of(
-    &[&[Key {
-        name: "role",
-        reads: Reads::Into(|user| Slot::Text(&mut user.role)),
-        doc: "The role of them all.",
-    }]],
+    &[
+        &[Key {
+            name: "role",
+            reads: Reads::Into(|user| Slot::Text(&mut user.role)),
+            doc: "The role of them all.",
+        }],
+        Dynamic::<AnonymousDraft>::KEYS,
+    ],
     &[],
 );
 
 fn anonymous(realm: &mut RealmDraft, node: &Node) {
     let mut draft = AnonymousDraft::default();
     node.read(&mut draft, &ANONYMOUS);
+    if node.has("procedure") {
+        let place = node.at("procedure");
+        place.problem("would never be asked: `role` admits everybody");
+    }
     realm.settings.policy.auth.anonymous =
         role(realm, node, draft.role).map(|role| AnonymousUser { role });
 }
 
-/// Nothing but `users`, which [`users`] reads.
+/// Beside a procedure nothing but `users`, which [`users`] reads.
 pub(super) const METHOD: Fields<()> = Fields::of(
-    &[&[Key {
-        name: "users",
-        reads: Reads::With("table by authid", |(), _| {}),
-        doc: "The users.",
-    }]],
+    &[
+        &[Key {
+            name: "users",
+            reads: Reads::With("table by authid", |(), _| {}),
+            doc: "The users.",
+        }],
+        Dynamic::<()>::KEYS,
+    ],
     &[],
 );
 

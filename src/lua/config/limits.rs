@@ -18,6 +18,9 @@ pub(super) struct Limits {
     pub(super) realm: RealmLimits,
     pub(super) retained: usize,
     pub(super) host: RealmHostLimits,
+    /// Realms on demand.
+    pub(super) realms: usize,
+    pub(super) realm_idle: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -30,6 +33,8 @@ impl Default for Limits {
             realm: RealmLimits::default(),
             retained: RetentionPolicy::default().limit,
             host: RealmHostLimits::default(),
+            realms: 100,
+            realm_idle: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -37,7 +42,7 @@ impl Default for Limits {
 /// The smallest message limit that a RawSocket peer can be told.
 pub(super) const LEAST_MESSAGE: usize = 512;
 
-const LATER: &[&str] = &["realms"];
+const LATER: &[&str] = &[];
 
 /// `limits` at the top level.
 pub(super) const TOP: Fields<Limits> = Fields {
@@ -114,6 +119,16 @@ const ROUTER: &[Key<Limits>] = &[
         reads: Reads::Into(|l| Slot::Count(&mut l.router.login_failures)),
         doc: "Failed logins in one name from one address before it has to wait: 1 s, then twice as long each time, \
               up to 15 min. An address other than loopback may fail ten times as often in all.",
+    },
+    Key {
+        name: "realms",
+        reads: Reads::Into(|l| Slot::Count(&mut l.realms)),
+        doc: "Realms on demand at once; beyond, the one that is empty the longest goes, else the new one is refused.",
+    },
+    Key {
+        name: "realm_idle",
+        reads: Reads::Into(|l| Slot::MaybeTime(&mut l.realm_idle)),
+        doc: "How long a realm on demand stays when nobody is in it any more.",
     },
     Key {
         name: "goodbye",

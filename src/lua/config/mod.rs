@@ -7,6 +7,7 @@
 mod address;
 mod auth;
 mod changes;
+mod described;
 mod finding;
 mod http;
 mod kept;
@@ -38,6 +39,7 @@ use crate::words::{MatchPolicy, Uri};
 
 pub use address::parse_address;
 pub use changes::changes_needing_restart;
+pub use described::realm_described;
 pub use finding::{ConfigError, Finding};
 pub use quantity::{NO_TIME_LIMIT, duration_of_number, parse_duration, parse_size, size_of_number};
 pub use reference::reference;
@@ -104,6 +106,8 @@ pub enum HookKind {
     Auth(AuthMethod),
     /// `roles.NAME = function(session, action, uri, options)`.
     Role(String),
+    /// `realms["*"] = function(name)`.
+    Realm,
 }
 
 /// A user whose role is not in the realm's `roles`: an error unless a script of the realm calls `p.authorize`, which

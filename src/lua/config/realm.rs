@@ -14,6 +14,7 @@ use crate::lua::vm::describe;
 use crate::server::settings::{RealmSettings, RolePlaces, ScriptSettings};
 use crate::words::{MatchPolicy, Uri, UriRules};
 
+use super::auth::dynamic::{Dynamic, procedure};
 use super::keys::{Fields, Key, Reads, Slot, nearest};
 use super::limits::{self, Limits, SCRIPT_KEYS};
 use super::node::Node;
@@ -177,6 +178,24 @@ const REALM_KEYS: &[Key<RealmDraft>] = &[
         doc: "What each role may do; what no rule allows is refused.",
     },
     Key {
+        name: "authorize",
+        reads: Reads::With(
+            "table: `procedure`, `realm`",
+            |realm: &mut RealmDraft, node| {
+                if !node.read(&mut (), &AUTHORIZE) {
+                    return;
+                }
+                realm.settings.policy.authorize = procedure(node);
+                realm.settings.policy.authorizer = true;
+                if !node.has("procedure") {
+                    node.problem("needs `procedure`");
+                }
+            },
+        ),
+        doc: "A WAMP procedure that is asked about whatever neither rules nor the role's own function decide, in place of \
+              a script's `p.authorize`.",
+    },
+    Key {
         name: "trust",
         reads: Reads::With("table: role = level", trust),
         doc: "Trust levels: subscribers and callees are told the level of the publisher's or caller's role. 0 for roles not named; without `trust` nothing is told.",
@@ -293,17 +312,22 @@ fn roles(realm: &mut RealmDraft, node: &Node) {
     }
 }
 
+pub(super) const AUTHORIZE: Fields<()> = Fields::of(&[Dynamic::<()>::KEYS], &[]);
+
 pub(super) const ROLE: Fields<RolePolicy> = Fields {
     items: true,
     ..Fields::of(
-        &[&[Key {
-            name: "slow",
-            reads: Reads::With(
-                "`\"drop\"` or `\"close\"`",
-                |role: &mut RolePolicy, node| role.slow = slow(node),
-            ),
-            doc: "As the realm's `slow`, for this role.",
-        }]],
+        &[
+            &[Key {
+                name: "slow",
+                reads: Reads::With(
+                    "`\"drop\"` or `\"close\"`",
+                    |role: &mut RolePolicy, node| role.slow = slow(node),
+                ),
+                doc: "As the realm's `slow`, for this role.",
+            }],
+            Dynamic::<RolePolicy>::KEYS,
+        ],
         &["validate"],
     )
 };
@@ -335,11 +359,15 @@ const MAX_TRUST: f64 = 1e6;
 fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
     let mut role = RolePolicy::default();
     node.read(&mut role, &ROLE);
+    role.procedure = procedure(node);
+    role.function = role.procedure.is_some();
     let mut seen = BTreeMap::new();
     for item in node.items() {
         if let Value::Function(function) = &item.value {
             if role.function {
-                item.say(format!("role `{name}` has a second function"));
+                item.say(format!(
+                    "role `{name}` has a second function, or a procedure beside it"
+                ));
             } else {
                 role.function = true;
                 realm.hook(HookKind::Role(name.into()), &item, function);

@@ -89,6 +89,26 @@ pub fn reference() -> String {
     );
     section(
         &mut text,
+        "`auth.cookie`",
+        auth::COOKIE.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`auth.tls`",
+        auth::TLS_LOGIN.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`auth.tls.users.AUTHID`",
+        auth::TLS_USER.rows(&mut Default::default()),
+    );
+    section(
+        &mut text,
+        "`auth.METHOD`, beside its users",
+        auth::METHOD.rows(&mut ()),
+    );
+    section(
+        &mut text,
         "`roles.NAME`, beside its rules",
         realm::ROLE.rows(&mut RolePolicy::default()),
     );

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use mlua::Value;
 
+use crate::core::credentials::AuthPolicy;
 use crate::server::settings::{
-    Address, ClientCertificates, ListenerSettings, Settings, TlsSettings,
+    Address, ClientCertificates, ListenerSettings, OnDemand, Settings, TlsSettings,
 };
 use crate::wire::Serializer;
 use crate::words::{MatchPolicy, Uri, UriRules};
@@ -17,7 +18,7 @@ use super::keys::{Fields, Key, Reads, Slot};
 use super::limits::{self, LEAST_MESSAGE, Limits};
 use super::node::Node;
 use super::realm::{RealmDraft, read_realm};
-use super::{ConfigHook, UndecidedRole, http};
+use super::{ConfigHook, HookKind, UndecidedRole, auth, http};
 
 /// Settings in the making.
 #[derive(Default)]
@@ -60,7 +61,13 @@ const TOP_KEYS: &[Key<Draft>] = &[
     Key {
         name: "realms",
         reads: Reads::With("table of realms by name", realms),
-        doc: "The realms.",
+        doc: "The realms. `[\"*\"]`, a table or a function of the name, is for realms that come to be on demand.",
+    },
+    Key {
+        name: "auth",
+        reads: Reads::With("table: method = table or function", lobby),
+        doc: "How clients log in that name no realm: by functions, or procedures of a named realm, that say `realm` in \
+              their answer.",
     },
     Key {
         name: "http",
@@ -130,7 +137,7 @@ fn demand_data(root: &Node, draft: &Draft) {
 fn realms(draft: &mut Draft, node: &Node) {
     for (name, realm) in node.named("a realm's name") {
         if name == "*" {
-            realm.say("`realms[\"*\"]` (realms on demand) is not in this version");
+            on_demand(draft, &realm);
             continue;
         }
         if let Err(err) = UriRules::Loose.check(&name, MatchPolicy::Exact) {
@@ -161,6 +168,59 @@ fn networks(node: &Node) -> Vec<IpNet> {
         network.ok()
     };
     node.texts().into_iter().filter_map(network).collect()
+}
+
+/// `realms["*"]`: what all are like, or a function that says it of each.
+fn on_demand(draft: &mut Draft, node: &Node) {
+    let mut realm = match &node.value {
+        Value::Function(function) => {
+            let mut realm = RealmDraft::new(Uri::from_static("*"), &draft.limits);
+            realm.hook(HookKind::Realm, node, function);
+            realm.settings.policy.limits = draft.limits.realm.clone();
+            realm.settings.host = draft.limits.host.clone();
+            realm
+        }
+        _ => read_realm(node, Uri::from_static("*"), &draft.limits),
+    };
+    draft.hooks.append(&mut realm.hooks);
+    // Whether a script authorizes is known when a client's word has loaded it.
+    for undecided in realm.undecided {
+        let finding = undecided.finding;
+        node.warn(format!(
+            "{}: such users get in only if a script authorizes",
+            finding.message
+        ));
+    }
+    draft.settings.on_demand = Some(OnDemand {
+        realm: realm.settings,
+        function: matches!(node.value, Value::Function(_)),
+        most: draft.limits.realms,
+        idle: draft.limits.realm_idle,
+    });
+}
+
+/// `auth` for clients that name no realm.
+fn lobby(draft: &mut Draft, node: &Node) {
+    let mut realm = RealmDraft::new(Uri::default(), &draft.limits);
+    node.read(&mut realm, &auth::fields());
+    let policy = &mut realm.settings.policy;
+    policy.limits = draft.limits.realm.clone();
+    let users = AuthPolicy {
+        hooks: policy.auth.hooks.clone(),
+        procedures: policy.auth.procedures.clone(),
+        ..AuthPolicy::default()
+    };
+    if users != policy.auth {
+        node.problem("at the top level names no users: give functions or procedures");
+    }
+    for (method, procedure) in &policy.auth.procedures {
+        if procedure.realm.is_none() {
+            let place = node.at(method.as_str());
+            place.problem("needs `realm`: where the procedure is registered");
+        }
+    }
+    draft.hooks.append(&mut realm.hooks);
+    draft.settings.lobby = Some(Box::new(realm.settings.policy));
 }
 
 fn common_dictionaries(draft: &mut Draft, node: &Node) {

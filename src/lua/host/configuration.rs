@@ -131,6 +131,7 @@ fn run(
         let key = match hook.kind {
             HookKind::Auth(method) => HookKey::ConfigLogin { realm, method },
             HookKind::Role(role) => HookKey::Role { realm, role },
+            HookKind::Realm => HookKey::Realm,
         };
         let place = match hook.line {
             Some(line) => format!("{}:{line}", hook.file.display()),

@@ -14,6 +14,9 @@ pub(crate) struct Asked {
     method: AuthMethod,
     realm: Uri,
     authid: String,
+    gate: bool,
+    /// A procedure was asked, not a function.
+    procedure: bool,
 }
 
 impl From<&Login> for Asked {
@@ -22,6 +25,8 @@ impl From<&Login> for Asked {
             method: login.method,
             realm: login.realm.clone(),
             authid: login.authid.clone().unwrap_or_default(),
+            gate: login.gate,
+            procedure: login.procedure.is_some(),
         }
     }
 }
@@ -33,6 +38,10 @@ pub(super) fn granted(results: &Payload, asked: &Asked) -> Result<Granted, AuthF
         .map_err(|error| AuthFailure::Failed(error.to_string()))?;
     let mut args = args.into_iter();
     match args.next().unwrap_or_default() {
+        Value::Bool(true) if asked.gate => Ok(Granted::default()),
+        Value::Null | Value::Bool(false) if asked.procedure => Err(AuthFailure::Failed(
+            "the procedure returned neither a role nor a dict with `role`".into(),
+        )),
         Value::Null | Value::Bool(false) => {
             let reason = args
                 .next()
@@ -55,8 +64,9 @@ pub(super) fn granted(results: &Payload, asked: &Asked) -> Result<Granted, AuthF
 const DERIVED_ITERATIONS: u32 = 100_000;
 const DERIVED_OCTETS: u32 = 64;
 
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "role",
+    "realm",
     "authid",
     "extra",
     "secret",
@@ -97,9 +107,12 @@ fn granted_of(answer: &Dict, asked: &Asked) -> Result<Granted, String> {
         Some(other) => return Err(answer.expected("extra", "a table", other)),
     };
     let mut granted = Granted {
-        role: answer
-            .text("role")?
-            .ok_or("the function's table has no role")?,
+        role: match answer.text("role")? {
+            Some(role) => role,
+            None if asked.gate => String::new(),
+            None => return Err("the function's table has no role".into()),
+        },
+        realm: answer.text("realm")?.map(Uri::from),
         authid: answer.text("authid")?,
         extra,
         ..Granted::default()
@@ -108,7 +121,11 @@ fn granted_of(answer: &Dict, asked: &Asked) -> Result<Granted, String> {
         AuthMethod::WampCra => (granted.secret, granted.salt) = answer.wampcra()?,
         AuthMethod::Scram => granted.scram = answer.scram(asked)?,
         AuthMethod::Cryptosign => granted.pubkeys = answer.pubkeys()?,
-        AuthMethod::Anonymous | AuthMethod::Ticket | AuthMethod::Jwt => {}
+        AuthMethod::Anonymous
+        | AuthMethod::Ticket
+        | AuthMethod::Jwt
+        | AuthMethod::Cookie
+        | AuthMethod::Tls => {}
     }
     Ok(granted)
 }
@@ -235,6 +252,8 @@ mod tests {
                 method: AuthMethod::WampCra,
                 realm: "realm1".into(),
                 authid: "ann".into(),
+                gate: false,
+                procedure: false,
             };
             granted_of(&Dict(answer.to_vec()), &asked).err()
         };

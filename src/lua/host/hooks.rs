@@ -29,6 +29,24 @@ pub(super) fn authorize_arguments(realm: &str, request: &AuthorizeRequest) -> Ve
     ]
 }
 
+/// `(session, uri, action, options)`: the order that procedures are called with (`AZ-05`).
+pub(super) fn authorizer_arguments(realm: &str, request: &AuthorizeRequest) -> Vec<Value> {
+    let mut arguments = authorize_arguments(realm, request);
+    arguments.swap(1, 2);
+    arguments
+}
+
+/// As [`verdict`]; a procedure that returns nothing is broken.
+pub(super) fn verdict_of_procedure(results: &Payload) -> Verdict {
+    let first = results.values().map(|(args, _)| args.into_iter().next());
+    match first {
+        Ok(None | Some(Value::Null)) => {
+            Verdict::Failed("the authorizer returned neither a boolean nor a dict".into())
+        }
+        _ => verdict(results),
+    }
+}
+
 /// `AZ-06`: a boolean, a dict with `allow`, or a rule; anything else is a broken authorizer.
 pub(super) fn verdict(results: &Payload) -> Verdict {
     let broken = |text: String| Verdict::Failed(format!("the authorizer returned {text}"));
@@ -176,6 +194,24 @@ fn certificate(shown: &ClientCertificate) -> Dict {
     }
 }
 
+/// `(realm, authid, details)` for a procedure (`DYN-01`).
+pub(super) fn authenticator_arguments(login: &Login, transport: &TransportInfo) -> Vec<Value> {
+    let Some(Value::Map(mut details)) = login_arguments(login, transport).into_iter().next() else {
+        return Vec::new();
+    };
+    let mut own = |key: &str| {
+        let at = details.0.iter().position(|(name, _)| name == key);
+        at.map_or(Value::Null, |at| details.0.remove(at).1)
+    };
+    let (authid, method) = (own("authid"), own("method"));
+    let realm = match own("realm") {
+        Value::Str(realm) if realm.is_empty() => Value::Null,
+        realm => realm,
+    };
+    let details = details.with("authmethod", method);
+    vec![realm, authid, details.into()]
+}
+
 /// `(login)`
 pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<Value> {
     let headers = transport
@@ -187,11 +223,7 @@ pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<V
         .with("path", transport.path.as_str())
         .with("headers", Dict(headers));
     let cookies = transport
-        .headers
-        .iter()
-        .filter(|(name, _)| name == "cookie")
-        .flat_map(|(_, value)| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
+        .cookies()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
     let connection = Dict::new()
@@ -213,7 +245,12 @@ pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<V
     if let Some(authid) = &login.authid {
         table = table.with("authid", authid.as_str());
     }
-    for (key, secret) in [("ticket", &login.ticket), ("token", &login.token)] {
+    let secrets = [
+        ("ticket", &login.ticket),
+        ("token", &login.token),
+        ("cookie", &login.cookie),
+    ];
+    for (key, secret) in secrets {
         if let Some(secret) = secret {
             let text = String::from_utf8_lossy(secret.expose()).into_owned();
             table = table.with(key, text);

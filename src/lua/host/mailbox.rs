@@ -15,7 +15,7 @@ use super::inlet::Inlet;
 use super::link::{Activation, Key};
 use crate::core::{AuthFailure, AuthorizeRequest, Granted, Input, Login, Ticket, Verdict};
 use crate::server::{RealmHandle, TransportInfo};
-use crate::wire::{Event, Interrupt, Invocation, Message};
+use crate::wire::{Event, Interrupt, Invocation, Message, Payload};
 use crate::words::{RequestId, Uri, Value};
 
 /// What starts a handler.
@@ -40,6 +40,11 @@ pub(crate) enum Work {
         login: Box<Login>,
         transport: Arc<TransportInfo>,
         reply: oneshot::Sender<Result<Granted, AuthFailure>>,
+    },
+    /// What `realms["*"]` says of a realm.
+    Realm {
+        name: Uri,
+        reply: oneshot::Sender<Result<Payload, String>>,
     },
     /// `p.on(name)` handlers, with one argument.
     Lifecycle {
@@ -82,6 +87,8 @@ pub(crate) enum HookKey {
         realm: String,
         method: crate::core::credentials::AuthMethod,
     },
+    /// `realms["*"] = function` of the configuration.
+    Realm,
 }
 
 /// What always gets through.
@@ -284,7 +291,10 @@ impl Work {
             + match self {
                 Self::Invocation { invocation, .. } => invocation.payload.len(),
                 Self::Event(event) => event.payload.len(),
-                Self::Authorize { .. } | Self::Authenticate { .. } | Self::Lifecycle { .. } => 0,
+                Self::Authorize { .. }
+                | Self::Authenticate { .. }
+                | Self::Realm { .. }
+                | Self::Lifecycle { .. } => 0,
             }
     }
 }

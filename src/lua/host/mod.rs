@@ -8,11 +8,13 @@ mod api;
 mod boot;
 mod configuration;
 mod context;
+mod dynamic;
 mod granted;
 mod hooks;
 mod inlet;
 mod link;
 mod mailbox;
+mod on_demand;
 mod ordered;
 mod reload;
 mod script;
@@ -21,7 +23,7 @@ mod worker;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -30,6 +32,7 @@ use tokio::sync::oneshot;
 use self::boot::LoadError;
 use self::link::Link;
 use self::mailbox::{Asker, HookKey, Mailbox, Work};
+use self::on_demand::Demand;
 use self::script::{Script, Surroundings, Version};
 use super::config::Finding;
 use super::lib::shared::SharedSpace;
@@ -62,6 +65,8 @@ pub struct Host {
     bound: Vec<ListenerSettings>,
     inner: Mutex<Inner>,
     answering: RwLock<Answering>,
+    demand: Demand,
+    me: Weak<Host>,
     /// Asks the reloader for a fresh VM of a script; shared, because scripts are loaded before the reloader is there.
     recycle: Arc<Mutex<Option<Recycle>>>,
 }
@@ -96,6 +101,8 @@ struct Answering {
 
 #[derive(Default)]
 struct RealmAnswering {
+    /// By which name the configuration has its functions.
+    configured_as: Uri,
     authorizer: Option<Arc<Link>>,
     logins: BTreeMap<AuthMethod, LoginHook>,
     /// Scripts with `p.on("join")` or `p.on("leave")`.
@@ -116,7 +123,9 @@ impl Host {
     ) -> Arc<Self> {
         let clock = router.clock();
         let common = SharedStore::new(64 << 20, Arc::new(move || clock.now().mono));
-        let host = Arc::new(Self {
+        let host = Arc::new_cyclic(|me| Self {
+            demand: Demand::default(),
+            me: me.clone(),
             router: router.clone(),
             options,
             bound: configuration.settings.listeners.clone(),
@@ -161,6 +170,19 @@ impl Host {
                     ));
                 }
             }
+        }
+        if self.options.dry {
+            drop(inner);
+            let template = settings
+                .on_demand
+                .as_ref()
+                .map(|demand| &demand.realm.scripts);
+            if let Some((name, error)) = self.try_template(&settings) {
+                let script = template.and_then(|scripts| scripts.iter().find(|it| it.name == name));
+                let path = script.map(|script| script.path.clone()).unwrap_or_default();
+                problems.push(((Uri::from_static("*"), name), path, error));
+            }
+            inner = self.inner.lock();
         }
         self.publish_policies(&mut inner);
         if !self.options.dry {
@@ -216,7 +238,8 @@ impl Host {
 
     /// Loads a script's newest version and switches it in; on failure the old one stays and the world is told.
     fn reload_script(&self, inner: &mut Inner, key: &(Uri, String)) -> Result<(), LoadError> {
-        let around = self.surroundings(inner, key);
+        let realm = inner.settings.realms.get(&key.0).cloned();
+        let around = self.surroundings(inner, key, &realm.unwrap_or_default());
         let Some(entry) = inner.scripts.get_mut(key) else {
             return Ok(());
         };
@@ -242,13 +265,12 @@ impl Host {
         outcome
     }
 
-    fn surroundings(&self, inner: &mut Inner, key: &(Uri, String)) -> OwnedSurroundings {
-        let realm = inner
-            .settings
-            .realms
-            .get(&key.0)
-            .cloned()
-            .unwrap_or_default();
+    fn surroundings(
+        &self,
+        inner: &mut Inner,
+        key: &(Uri, String),
+        realm: &RealmSettings,
+    ) -> OwnedSurroundings {
         let clock = self.router.clock();
         let store = inner.stores.entry(key.0.clone()).or_insert_with(|| {
             Arc::new(SharedStore::new(
@@ -286,38 +308,51 @@ impl Host {
         key: &(Uri, String),
         version: &Version,
     ) -> Result<(), LoadError> {
-        let configured = inner
-            .settings
-            .realms
-            .get(&key.0)
-            .map(|realm| &realm.policy.auth.hooks);
-        for hook in version.declared.hooks.keys() {
-            let what = match hook {
-                HookKey::Authorizer => "p.authorize".to_owned(),
-                HookKey::Login(method) => {
-                    if configured.is_some_and(|hooks| hooks.contains(method)) {
-                        return Err(LoadError::plain(format!(
-                            "{}: p.authenticate({:?}): the configuration has a function for this method already",
-                            key.1,
-                            method.as_str()
-                        )));
-                    }
-                    format!("p.authenticate({:?})", method.as_str())
-                }
-                HookKey::Role { .. } | HookKey::ConfigLogin { .. } => continue,
-            };
-            let rival = inner.scripts.iter().find(|(other, entry)| {
-                other.0 == key.0 && *other != key && entry.script.declares(hook)
-            });
-            if let Some(((_, rival), _)) = rival {
-                return Err(LoadError::plain(format!(
-                    "{}: {what} is there already, in {rival}",
-                    key.1
-                )));
-            }
-        }
-        Ok(())
+        let Some(realm) = inner.settings.realms.get(&key.0) else {
+            return Ok(());
+        };
+        let others = inner
+            .scripts
+            .iter()
+            .filter(|(other, _)| other.0 == key.0 && *other != key);
+        let others = others.map(|((_, name), entry)| (name.as_str(), &entry.script));
+        check_rivals(&key.1, version, &realm.policy, others)
     }
+}
+
+/// A script's hooks beside those of the configuration and of the realm's other scripts.
+fn check_rivals<'s>(
+    name: &str,
+    version: &Version,
+    policy: &RealmPolicy,
+    others: impl Iterator<Item = (&'s str, &'s Script)> + Clone,
+) -> Result<(), LoadError> {
+    for hook in version.declared.hooks.keys() {
+        let (what, configured) = match hook {
+            HookKey::Authorizer => ("p.authorize".to_owned(), policy.authorize.is_some()),
+            HookKey::Login(method) => (
+                format!("p.authenticate({:?})", method.as_str()),
+                policy.auth.asks(*method),
+            ),
+            HookKey::Role { .. } | HookKey::ConfigLogin { .. } | HookKey::Realm => continue,
+        };
+        if configured {
+            let whose = match hook {
+                HookKey::Login(_) => "a function for this method",
+                _ => "`authorize`",
+            };
+            return Err(LoadError::plain(format!(
+                "{name}: {what}: the configuration has {whose} already"
+            )));
+        }
+        let rival = others.clone().find(|(_, script)| script.declares(hook));
+        if let Some((rival, _)) = rival {
+            return Err(LoadError::plain(format!(
+                "{name}: {what} is there already, in {rival}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Policies and whom questions go to.
@@ -328,7 +363,7 @@ impl Host {
         let mut realms = BTreeMap::new();
         let mut policies = Vec::new();
         for (uri, settings) in &inner.settings.realms {
-            let (answering, policy) = answering(inner, uri, settings);
+            let (answering, policy) = answering(inner, &self.demand, uri, settings);
             realms.insert(uri.clone(), answering);
             policies.push((uri.clone(), Arc::new(policy)));
         }
@@ -346,18 +381,29 @@ impl Host {
 }
 
 /// The configuration with what the scripts that are in add to it.
-fn effective_settings(inner: &Inner) -> Settings {
+fn effective_settings(inner: &Inner, demand: &Demand) -> Settings {
     let mut settings = inner.settings.clone();
     for (uri, realm) in &mut settings.realms {
-        realm.policy = answering(inner, uri, realm).1;
+        realm.policy = answering(inner, demand, uri, realm).1;
     }
     settings
 }
 
 /// Who answers in a realm, and the policy that says so.
-fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswering, RealmPolicy) {
+fn answering(
+    inner: &Inner,
+    demand: &Demand,
+    uri: &Uri,
+    settings: &RealmSettings,
+) -> (RealmAnswering, RealmPolicy) {
     let mut policy = settings.policy.clone();
-    let mut answering = RealmAnswering::default();
+    let mut answering = RealmAnswering {
+        configured_as: match demand.has(uri) {
+            true => Uri::from_static("*"),
+            false => uri.clone(),
+        },
+        ..RealmAnswering::default()
+    };
     for method in &policy.auth.hooks {
         answering.logins.insert(*method, LoginHook::Configuration);
     }
@@ -383,7 +429,7 @@ fn answering(inner: &Inner, uri: &Uri, settings: &RealmSettings) -> (RealmAnswer
                         .logins
                         .insert(*method, LoginHook::Script(link.clone()));
                 }
-                HookKey::Role { .. } | HookKey::ConfigLogin { .. } => {}
+                HookKey::Role { .. } | HookKey::ConfigLogin { .. } | HookKey::Realm => {}
             }
         }
         if version.declared.watches_sessions {
@@ -470,10 +516,24 @@ impl Host {
     }
 
     fn ask_authorizer(&self, realm: &Uri, request: AuthorizeRequest, asker: Asker) {
+        let policy = self.router.realm(realm).map(|realm| realm.policy());
+        let procedure = policy.and_then(|policy| match request.by_role {
+            true => policy
+                .roles
+                .get(&request.principal.authrole)?
+                .procedure
+                .clone(),
+            false => policy.authorize.clone(),
+        });
+        if let Some(procedure) = procedure {
+            return dynamic::authorize(&self.router, realm, procedure, &request, asker);
+        }
         let (mailbox, hook) = {
             let answering = self.answering.read();
             if request.by_role {
-                let (realm, role) = (realm.to_string(), request.principal.authrole.clone());
+                let configured = answering.realms.get(realm).map(|it| &it.configured_as);
+                let realm = configured.unwrap_or(realm).to_string();
+                let role = request.principal.authrole.clone();
                 (
                     answering.configuration.clone(),
                     HookKey::Role { realm, role },
@@ -514,22 +574,27 @@ impl Hooks for Host {
 
     fn authenticate(
         &self,
-        realm: &Arc<RealmHandle>,
         login: Login,
         transport: Arc<TransportInfo>,
     ) -> oneshot::Receiver<Result<Granted, AuthFailure>> {
         let (reply, answer) = oneshot::channel();
-        let method = login.method;
+        if let Some(procedure) = login.procedure.clone() {
+            dynamic::authenticate(&self.router, procedure, login, &transport, reply);
+            return answer;
+        }
+        let (method, realm) = (login.method, login.realm.to_string());
         let (mailbox, hook) = {
             let answering = self.answering.read();
-            match answering
-                .realms
-                .get(realm.uri())
-                .and_then(|realm| realm.logins.get(&method))
-            {
+            let of_realm = answering.realms.get(&login.realm);
+            match of_realm.and_then(|realm| realm.logins.get(&method)) {
+                // Of clients that named none, the configuration's function is asked.
+                None if realm.is_empty() => (
+                    answering.configuration.clone(),
+                    HookKey::ConfigLogin { realm, method },
+                ),
                 Some(LoginHook::Script(link)) => (link.least_loaded(), HookKey::Login(method)),
                 Some(LoginHook::Configuration) => {
-                    let realm = realm.uri().to_string();
+                    let realm = of_realm.map_or(realm, |it| it.configured_as.to_string());
                     (
                         answering.configuration.clone(),
                         HookKey::ConfigLogin { realm, method },
@@ -550,7 +615,14 @@ impl Hooks for Host {
         answer
     }
 
+    fn open_realm(&self, realm: &Uri) -> oneshot::Receiver<Result<(), String>> {
+        self.open_on_demand(realm)
+    }
+
     fn session_changed(&self, realm: &Arc<RealmHandle>, change: &SessionChange) {
+        if self.demand.changed(realm.uri(), change.joined) {
+            self.end_later(realm.uri());
+        }
         let answering = self.answering.read();
         let Some(realm_answering) = answering.realms.get(realm.uri()) else {
             return;

@@ -357,7 +357,8 @@ impl Host {
         let old = self.inner.lock().settings.clone();
         let same = |(realm, name): &(Uri, String)| {
             let script = |settings: &Settings| {
-                let realm = settings.realms.get(realm)?;
+                let template = || Some(&settings.on_demand.as_ref()?.realm);
+                let realm = settings.realms.get(realm).or_else(template)?;
                 realm
                     .scripts
                     .iter()
@@ -392,7 +393,10 @@ impl Host {
     /// those it has loaded, well or not.
     fn adopt(&self, configuration: Configuration) -> Vec<ScriptKey> {
         let mut inner = self.inner.lock();
-        let old = std::mem::replace(&mut inner.settings, configuration.settings);
+        let mut settings = configuration.settings;
+        let (mailbox, app_dir) = (configuration.mailbox.as_deref(), &configuration.app_dir);
+        self.carry_over(&inner, &mut settings, mailbox, app_dir);
+        let old = std::mem::replace(&mut inner.settings, settings);
         for change in changes_needing_restart(&self.bound, &inner.settings.listeners) {
             tracing::warn!("configuration: {change} (needs a restart)");
         }
@@ -403,7 +407,7 @@ impl Host {
         self.remove_scripts(&mut inner);
         // What needs a restart has just been named. The scripts that are in go on deciding, lest the sessions they
         // admitted are ended for a moment's lack of them.
-        self.router.apply(&effective_settings(&inner));
+        self.router.apply(&effective_settings(&inner, &self.demand));
         let loaded = self.add_scripts(&mut inner, &old);
         self.publish_policies(&mut inner);
         Configuration::retire(retired.as_ref());
@@ -418,7 +422,7 @@ impl Host {
         }
     }
 
-    fn remove_scripts(&self, inner: &mut Inner) {
+    pub(super) fn remove_scripts(&self, inner: &mut Inner) {
         let gone: Vec<_> = inner
             .scripts
             .keys()

@@ -27,7 +27,7 @@ use crate::core::{AuthFailure, Granted};
 use crate::lua::raw::objects::Classes;
 use crate::lua::vm::{CoroutineId, Vm};
 use crate::lua::watch::Fingerprints;
-use crate::wire::{Event, Serializer};
+use crate::wire::{Event, Payload, Serializer};
 use crate::words::{RequestId, Uri};
 
 pub(super) use version::adopt_state;
@@ -112,6 +112,9 @@ enum Kind {
     Authenticate {
         reply: oneshot::Sender<Result<Granted, AuthFailure>>,
         asked: Asked,
+    },
+    Realm {
+        reply: oneshot::Sender<Result<Payload, String>>,
     },
     Lifecycle {
         name: &'static str,
@@ -338,6 +341,7 @@ impl Handler {
             },
             Kind::Authorize { .. } => "authorizer".into(),
             Kind::Authenticate { .. } => "authenticator".into(),
+            Kind::Realm { .. } => "realms[\"*\"]".into(),
             Kind::Lifecycle { name, .. } => format!("p.on({name:?})"),
             Kind::Timer { .. } => "timer".into(),
             Kind::Spawned => "spawned function".into(),

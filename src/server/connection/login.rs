@@ -6,12 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rand::RngCore;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Connection, Stage};
+use super::{Asked, Connection, Stage};
+use crate::core::credentials::{Principal, Secret};
 use crate::core::lockout::{Claim, Locked};
 use crate::core::policy::RealmPolicy;
 use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Now, Outcome, Refusal, Step};
@@ -20,6 +22,9 @@ use crate::server::realm::Link;
 use crate::server::router::Shared;
 use crate::wire::{self, Message};
 use crate::words::{SessionId, Uri};
+
+/// How long opening a realm on demand may take, its scripts included.
+const OPENING: Duration = Duration::from_secs(30);
 
 impl Connection {
     /// Runs one step of the login and what follows from it.
@@ -40,6 +45,7 @@ impl Connection {
                 self.set_deadline(Instant::now().checked_add(self.limits.auth));
             }
             Step::Ask(login) => self.ask(*login),
+            Step::Open(realm) => self.open(&realm),
             Step::Join { realm, mut join } => {
                 join.transport = self.transport.kind;
                 self.join(&realm, *join);
@@ -71,19 +77,28 @@ impl Connection {
     }
 
     fn ask(&mut self, login: Login) {
-        let answer = self
-            .shared
-            .hooks()
-            .current()
-            .zip(self.shared.realm(&login.realm));
-        let Some((hooks, realm)) = answer else {
+        let Some(hooks) = self.shared.hooks().current() else {
             let failure = AuthFailure::Failed("no script host is there to ask".into());
             return self.log_in(|handshake, context| handshake.answer(context, Err(failure)));
         };
         let within = login.within;
-        let answer = hooks.authenticate(&realm, login, self.transport.clone());
+        let answer = hooks.authenticate(login, self.transport.clone());
         if let Stage::Login(handshake) = mem::replace(&mut self.stage, Stage::Over) {
-            self.enter(Stage::Asking(handshake, answer), Some(within));
+            let asked = Asked::Function(answer);
+            self.enter(Stage::Asking(handshake, asked), Some(within));
+        }
+    }
+
+    /// Has a realm opened on demand; other logins go on meanwhile.
+    fn open(&mut self, realm: &Uri) {
+        let Some(hooks) = self.shared.hooks().current() else {
+            let text = "no script host is there to open it".to_owned();
+            return self.log_in(|handshake, context| handshake.opened(context, Err(text)));
+        };
+        let answer = hooks.open_realm(realm);
+        if let Stage::Login(handshake) = mem::replace(&mut self.stage, Stage::Over) {
+            let asked = Asked::Realm(answer);
+            self.enter(Stage::Asking(handshake, asked), Some(OPENING));
         }
     }
 
@@ -92,12 +107,23 @@ impl Connection {
         let Stage::Asking(_, answer) = &mut self.stage else {
             return false;
         };
-        let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
-            return false;
-        };
-        let answer =
-            answer.unwrap_or_else(|_| Err(AuthFailure::Failed("the function is gone".into())));
-        self.log_in(|handshake, context| handshake.answer(context, answer));
+        match answer {
+            Asked::Function(answer) => {
+                let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
+                    return false;
+                };
+                let gone = || AuthFailure::Failed("the function is gone".into());
+                let answer = answer.unwrap_or_else(|_| Err(gone()));
+                self.log_in(|handshake, context| handshake.answer(context, answer));
+            }
+            Asked::Realm(answer) => {
+                let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
+                    return false;
+                };
+                let answer = answer.unwrap_or_else(|_| Err("opening it was given up".into()));
+                self.log_in(|handshake, context| handshake.opened(context, answer));
+            }
+        }
         true
     }
 
@@ -121,6 +147,11 @@ impl Connection {
         }
         // From here on the realm gives the id back.
         self.drawn = None;
+        let now = self.shared.clock().now().mono;
+        let place = (realm, &*handle.policy());
+        let cookies = self.shared.cookies();
+        let known = cookies.bind(now, &self.transport, place, &principal);
+        self.remembered = known.then(|| (realm.clone(), principal.authid.clone()));
         self.seat.settle();
         metrics::counter!("perilune_logins_total").increment(1);
         self.outbox.belongs_to(&handle, session);
@@ -135,6 +166,13 @@ impl Connection {
             },
             self.idle.every,
         );
+    }
+
+    /// The router has ended their session: a cookie does not bring them back.
+    pub(super) fn forget_cookies(&mut self) {
+        if let Some((realm, authid)) = self.remembered.take() {
+            self.shared.cookies().forget(&realm, &authid);
+        }
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
@@ -210,6 +248,18 @@ impl<'a> Surroundings<'a> {
 impl core::Realms for Surroundings<'_> {
     fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>> {
         self.shared.realm(realm).map(|realm| realm.policy())
+    }
+
+    fn lobby(&self) -> Option<Arc<RealmPolicy>> {
+        self.shared.lobby()
+    }
+
+    fn opens(&self, realm: &Uri) -> bool {
+        self.shared.opens(realm)
+    }
+
+    fn remembered(&self, realm: &Uri, cookie: &Secret) -> Option<Principal> {
+        self.shared.cookies().find(self.now.mono, realm, cookie)
     }
 
     fn draw_session(&self, random: &mut dyn RngCore) -> SessionId {

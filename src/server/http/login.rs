@@ -119,6 +119,7 @@ async fn converse(
                 login.step(|handshake, context| handshake.message(context, answer))
             }
             Step::Ask(question) => login.ask(*question).await,
+            Step::Open(realm) => login.open(&realm).await,
             Step::Join { realm, join } => return login.join(&realm, *join),
             Step::Refuse(refusal) => return Err(refusal),
             Step::Close => {
@@ -161,11 +162,10 @@ impl Login<'_> {
     }
 
     async fn ask(&mut self, login: core::Login) -> Step {
-        let hooks = self.shared.hooks().current();
-        let answer = match hooks.zip(self.shared.realm(&login.realm)) {
-            Some((hooks, realm)) => {
+        let answer = match self.shared.hooks().current() {
+            Some(hooks) => {
                 let within = login.within;
-                let answer = hooks.authenticate(&realm, login, self.transport.clone());
+                let answer = hooks.authenticate(login, self.transport.clone());
                 match timeout(within, answer).await {
                     Ok(Ok(answer)) => answer,
                     Ok(Err(_)) => Err(AuthFailure::Failed("the function is gone".into())),
@@ -175,6 +175,15 @@ impl Login<'_> {
             None => Err(AuthFailure::Failed("no script host is there to ask".into())),
         };
         self.step(|handshake, context| handshake.answer(context, answer))
+    }
+
+    async fn open(&mut self, realm: &Uri) -> Step {
+        let opened = match self.shared.hooks().current() {
+            Some(hooks) => hooks.open_realm(realm).await,
+            None => Ok(Err("no script host is there to open it".into())),
+        };
+        let opened = opened.unwrap_or_else(|_| Err("opening it was given up".into()));
+        self.step(|handshake, context| handshake.opened(context, opened))
     }
 
     fn join(&mut self, realm: &Uri, join: Join) -> Result<Guest, Refusal> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::dynamic::Dynamic;
 use super::{Fields, Key, Node, Reads, RealmDraft, Slot, role};
 use crate::core::cryptosign::{CryptosignPolicy, KeyOwner, PublicKey, RouterKey};
 
@@ -11,18 +12,21 @@ pub(in crate::lua::config) struct CryptosignDraft {
 }
 
 pub(in crate::lua::config) const CRYPTOSIGN: Fields<CryptosignDraft> = Fields::of(
-    &[&[
-        Key {
-            name: "keys",
-            reads: Reads::With("table by public key (64 hex digits)", |_, _| {}),
-            doc: "Whose key it is. Somebody may have several.",
-        },
-        Key {
-            name: "key",
-            reads: Reads::Into(|draft| Slot::Text(&mut draft.key)),
-            doc: "The router's private key, 64 hex digits or a file that holds them: signs for clients that ask.",
-        },
-    ]],
+    &[
+        &[
+            Key {
+                name: "keys",
+                reads: Reads::With("table by public key (64 hex digits)", |_, _| {}),
+                doc: "Whose key it is. Somebody may have several.",
+            },
+            Key {
+                name: "key",
+                reads: Reads::Into(|draft| Slot::Text(&mut draft.key)),
+                doc: "The router's private key, 64 hex digits or a file that holds them: signs for clients that ask.",
+            },
+        ],
+        Dynamic::<CryptosignDraft>::KEYS,
+    ],
     &[],
 );
 

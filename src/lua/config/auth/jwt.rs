@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mlua::Value;
 
+use super::dynamic::Dynamic;
 use super::{Fields, Key, Node, Reads, RealmDraft, Slot, known_role};
 use crate::core::jwt::{JwtPolicy, RoleClaim};
 use crate::core::jwt_keys::{Algorithm, JwtKey, KeyError};
@@ -41,7 +42,8 @@ impl Default for JwtDraft {
     }
 }
 
-pub(in crate::lua::config) const JWT: Fields<JwtDraft> = Fields::of(&[KEYS, CLAIMS], &[]);
+pub(in crate::lua::config) const JWT: Fields<JwtDraft> =
+    Fields::of(&[KEYS, CLAIMS, Dynamic::<JwtDraft>::KEYS], &[]);
 
 const KEYS: &[Key<JwtDraft>] = &[
     Key {

@@ -194,7 +194,10 @@ fn undone(work: Work) -> Message {
     match work {
         Work::Event(event) => Message::Event(event),
         Work::Invocation { invocation, .. } => Message::Invocation(invocation),
-        Work::Authorize { .. } | Work::Authenticate { .. } | Work::Lifecycle { .. } => {
+        Work::Authorize { .. }
+        | Work::Authenticate { .. }
+        | Work::Realm { .. }
+        | Work::Lifecycle { .. } => {
             unreachable!("a session is only handed invocations and events as work")
         }
     }

@@ -59,6 +59,10 @@ impl Worker {
                 });
                 self.ask(handler, &hook, &values);
             }
+            Work::Realm { name, reply } => {
+                let handler = self.handler(Kind::Realm { reply });
+                self.ask(handler, &HookKey::Realm, &[name.as_str().into()]);
+            }
             Work::Lifecycle { name, argument } => {
                 self.lifecycle(name, &argument);
                 self.counted_handler_ended();

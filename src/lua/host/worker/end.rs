@@ -53,6 +53,10 @@ impl Worker {
                 // The peer may be gone; then nobody wants to know.
                 let _ = reply.send(granted::granted(&payload, &asked));
             }
+            Kind::Realm { reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(Ok(payload));
+            }
             kind => return self.ended(kind),
         }
         self.counted_handler_ended();
@@ -102,7 +106,10 @@ impl Worker {
                     }));
                 }
             }
-            Kind::Invocation { .. } | Kind::Authorize { .. } | Kind::Authenticate { .. } => {
+            Kind::Invocation { .. }
+            | Kind::Authorize { .. }
+            | Kind::Authenticate { .. }
+            | Kind::Realm { .. } => {
                 self.counted_handler_ended();
             }
         }
@@ -141,6 +148,10 @@ impl Worker {
                 // The peer may be gone; then nobody wants to know.
                 let _ = reply.send(Err(failure.refusal()));
             }
+            Kind::Realm { reply } => {
+                // As above.
+                let _ = reply.send(Err(failure.text()));
+            }
             kind => {
                 if failure.is_wamp() {
                     tracing::warn!(script = %self.script, error = %failure.text(), "uncaught in a handler");
@@ -173,7 +184,10 @@ impl Worker {
                 Work::Authorize { asker, .. } => {
                     asker.answer(Verdict::Failed("the script ended".into()));
                 }
-                Work::Event(_) | Work::Authenticate { .. } | Work::Lifecycle { .. } => {}
+                Work::Event(_)
+                | Work::Authenticate { .. }
+                | Work::Realm { .. }
+                | Work::Lifecycle { .. } => {}
             }
         }
         // Only after a panic is any left.
