@@ -7,6 +7,7 @@ use subtle::ConstantTimeEq;
 
 use super::cryptosign::CryptosignPolicy;
 use super::jwt::JwtPolicy;
+use super::models::{Found, Models};
 use super::scram::ScramCredential;
 use crate::words::Dict;
 
@@ -109,6 +110,8 @@ pub struct AuthPolicy {
     pub jwt: Option<JwtPolicy>,
     /// Methods with a Lua function (in the config or by `p.authenticate`), asked after the static tables.
     pub hooks: BTreeSet<AuthMethod>,
+    /// What mock challenges look like; finds itself.
+    pub models: Models,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +140,7 @@ pub struct ScramUser {
 }
 
 /// The salting parameters told in CHALLENGE; all or none (`CRA-06`).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Salt {
     pub salt: String,
     pub iterations: u32,
@@ -156,6 +159,32 @@ impl AuthPolicy {
                 AuthMethod::Cryptosign => self.cryptosign.is_some(),
                 AuthMethod::Jwt => self.jwt.is_some(),
             }
+    }
+
+    pub(super) fn models(&self) -> &Found {
+        self.models.of(self)
+    }
+
+    /// Whether what a user of the tables proves themselves with is the same in `other`.
+    pub(super) fn same_secret(&self, other: &Self, principal: &Principal) -> bool {
+        if principal.authprovider != "static" {
+            return true;
+        }
+        let authid = &principal.authid;
+        match AuthMethod::parse(&principal.authmethod) {
+            Some(AuthMethod::WampCra) => {
+                let user = |auth: &'_ Self| Some(auth.wampcra.as_ref()?.get(authid)?.key.clone());
+                user(self) == user(other)
+            }
+            Some(AuthMethod::Scram) => {
+                let keys = |auth: &'_ Self| {
+                    Some(auth.scram.as_ref()?.get(authid)?.credential.keys.clone())
+                };
+                keys(self) == keys(other)
+            }
+            // Looked at when AUTHENTICATE is here, or by `still_admits`.
+            _ => true,
+        }
     }
 
     /// Whether a session admitted earlier would still get the same role from the static tables; sessions that a

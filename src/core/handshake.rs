@@ -29,7 +29,8 @@ use super::credentials::{AuthMethod, Principal, Secret, WAMP_SCRAM};
 use super::cryptosign::{self as signing, CryptosignHello};
 use super::lockout::Locked;
 use super::login::{AuthFailure, Granted, Login, Provider};
-use super::policy::RealmPolicy;
+use super::models::Learned;
+use super::policy::{RealmPolicy, SCRIPT_ROLE};
 use super::scram::{Dialect, Exchange};
 use super::{Join, Now, Refusal, SessionKind};
 use crate::wire::{Authenticate, Challenge, ClientRoles, Hello, Message};
@@ -47,6 +48,10 @@ pub trait Realms {
     fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked>;
     /// The login [`Realms::allows`] was asked for has come to an end that counts.
     fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome);
+    /// Where it is noted what the users of functions look like; with `None` their mocks are made without.
+    fn learned(&self) -> Option<&Learned> {
+        None
+    }
 }
 
 /// How a login ended that had to prove something.
@@ -172,6 +177,10 @@ impl Handshake {
             return Step::Close;
         };
         let answer = answer.map_err(|failure| refusal(attempt.method, failure));
+        // Again: meanwhile others may have failed that were asked about at the same time.
+        if let Err(locked) = self.check_lock(context) {
+            return self.conclude(context, Err(locked));
+        }
         let step = match (attempt.method, answer) {
             (AuthMethod::WampCra, answer) => self.answer_wampcra(context, attempt, answer),
             (AuthMethod::Scram, answer) => self.answer_scram(context, attempt, answer),
@@ -238,6 +247,8 @@ impl Handshake {
             roles,
             scram: None,
             cryptosign: None,
+            vouched: false,
+            policy: policy.clone(),
         });
         self.begin(context, &policy, attempt)
     }
@@ -351,10 +362,21 @@ impl Handshake {
             session,
             method,
             roles,
+            policy: before,
             ..
         } = attempt;
-        if !policy.auth.still_admits(&principal) {
+        let by_function = principal.authprovider == Provider::Lua.as_str();
+        if !policy.auth.still_admits(&principal)
+            || !policy.auth.same_secret(&before.auth, &principal)
+            || (by_function && !policy.auth.hooks.contains(&method))
+        {
             return Err(Refusal::Removed {
+                method,
+                authid: principal.authid,
+            });
+        }
+        if principal.authrole == SCRIPT_ROLE {
+            return Err(Refusal::ScriptRole {
                 method,
                 authid: principal.authid,
             });

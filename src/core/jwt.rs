@@ -15,6 +15,9 @@ use serde_json::{Map, Value as Json};
 use super::jwt_keys::{Algorithm, JwtKey};
 use crate::words::{Dict, Value};
 
+/// Octets of a token; longer ones are not looked at.
+pub(super) const LONGEST_TOKEN: usize = 16 * 1024;
+
 /// The tokens a realm accepts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JwtPolicy {
@@ -54,6 +57,11 @@ pub struct Token {
 pub enum JwtError {
     #[error("the token is malformed: {0}")]
     Malformed(&'static str),
+    #[error("the token is longer than {LONGEST_TOKEN} octets")]
+    TooLong,
+    /// Signed by a key of ours all the same.
+    #[error("the token's claims are malformed: {0}")]
+    Claims(&'static str),
     #[error("the token has the algorithm {0:?}, which no key of this realm accepts")]
     Algorithm(String),
     #[error("the token names a key that this realm does not have ({0:?})")]
@@ -117,7 +125,10 @@ impl JwtPolicy {
     /// The claims, if a key of ours signed them.
     fn signed(&self, token: &str) -> Result<Map<String, Json>, JwtError> {
         let malformed = JwtError::Malformed;
-        let parts: Vec<&str> = token.split('.').collect();
+        if token.len() > LONGEST_TOKEN {
+            return Err(JwtError::TooLong);
+        }
+        let parts: Vec<&str> = token.splitn(4, '.').collect();
         let [header, payload, signature] = parts[..] else {
             return Err(malformed("it has not three parts"));
         };
@@ -152,7 +163,7 @@ impl JwtPolicy {
         if !candidates.any(|key| key.verifies(algorithm, signed.as_bytes(), &signature)) {
             return Err(JwtError::Signature);
         }
-        object(payload).ok_or(malformed("its claims are no JSON object"))
+        object(payload).ok_or(JwtError::Claims("they are no JSON object"))
     }
 
     fn check(&self, claims: &Map<String, Json>, now: SystemTime) -> Result<(), JwtError> {
@@ -169,7 +180,7 @@ impl JwtPolicy {
         if let Some(begin) = claims.get("nbf") {
             let begin = begin
                 .as_f64()
-                .ok_or(JwtError::Malformed("its `nbf` is no number"))?;
+                .ok_or(JwtError::Claims("`nbf` is no number"))?;
             if begin - now > leeway {
                 return Err(JwtError::NotYet((begin - now) as u64));
             }

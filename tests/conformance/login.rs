@@ -9,6 +9,7 @@ use perilune::core::credentials::{
     AnonymousUser, AuthMethod, AuthPolicy, CraUser, Salt, Secret, TicketUser,
 };
 use perilune::core::lockout::{Claim, Locked, Lockout};
+use perilune::core::models::Learned;
 use perilune::core::policy::{RealmPolicy, RolePolicy};
 use perilune::core::{
     AuthFailure, Context, Granted, Handshake, Join, Login, Now, Outcome, Realms, Refusal, Step,
@@ -30,6 +31,7 @@ struct Router {
     policy: Option<Arc<RealmPolicy>>,
     shutting_down: bool,
     lockout: RefCell<Lockout>,
+    learned: Learned,
     /// Since the router's start.
     time: Duration,
 }
@@ -59,6 +61,10 @@ impl Realms for Router {
     fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked> {
         let claim = claim(realm, authid);
         self.lockout.borrow().allows(self.time, &claim)
+    }
+
+    fn learned(&self) -> Option<&Learned> {
+        Some(&self.learned)
     }
 
     fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome) {
@@ -92,6 +98,7 @@ impl Door {
                 policy: Some(Arc::new(policy)),
                 shutting_down: false,
                 lockout: RefCell::new(Lockout::new(usize::MAX)),
+                learned: Learned::default(),
                 time: Duration::ZERO,
             },
             random: StdRng::seed_from_u64(7),

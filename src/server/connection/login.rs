@@ -13,6 +13,7 @@ use tracing::{debug, info};
 
 use super::{Connection, Stage};
 use crate::core::lockout::{Claim, Locked};
+use crate::core::models::Learned;
 use crate::core::policy::RealmPolicy;
 use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Now, Outcome, Refusal, Step};
 use crate::server::outbox::Room;
@@ -225,6 +226,10 @@ impl core::Realms for Surroundings<'_> {
     fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked> {
         let claim = self.claim(realm, authid);
         self.shared.lockout().lock().allows(self.now.mono, &claim)
+    }
+
+    fn learned(&self) -> Option<&Learned> {
+        Some(self.shared.learned())
     }
 
     fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome) {
