@@ -17,6 +17,7 @@ mod wampcra;
 
 use std::mem;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -248,6 +249,7 @@ impl Handshake {
             scram: None,
             cryptosign: None,
             vouched: false,
+            expires: None,
             policy: policy.clone(),
         });
         self.begin(context, &policy, attempt)
@@ -363,6 +365,7 @@ impl Handshake {
             method,
             roles,
             policy: before,
+            expires,
             ..
         } = attempt;
         let by_function = principal.authprovider == Provider::Lua.as_str();
@@ -397,6 +400,7 @@ impl Handshake {
             kind: SessionKind::Peer,
             peer: self.transport.peer.clone(),
             transport: "", // The driver knows.
+            expires,
         };
         Ok(Step::Join {
             realm,

@@ -50,6 +50,8 @@ pub struct Token {
     pub authid: String,
     pub role: Option<String>,
     pub claims: Dict,
+    /// With the leeway; `None`: not within the times that are known.
+    pub expires: Option<SystemTime>,
 }
 
 /// Why a token is not accepted; for the log.
@@ -100,7 +102,7 @@ impl JwtPolicy {
     /// Checks signature, times, issuer and audience. Of use to whatever takes bearer tokens.
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Token, JwtError> {
         let claims = self.signed(token)?;
-        self.check(&claims, now)?;
+        let expires = self.check(&claims, now)?;
         let authid = match claim(&claims, &self.authid) {
             Some(Json::String(authid)) if !authid.is_empty() => authid.clone(),
             Some(Json::Number(authid)) => authid.to_string(),
@@ -110,6 +112,7 @@ impl JwtPolicy {
             authid,
             role: self.role.of(&claims),
             claims: dict(claims),
+            expires,
         })
     }
 
@@ -166,14 +169,19 @@ impl JwtPolicy {
         object(payload).ok_or(JwtError::Claims("they are no JSON object"))
     }
 
-    fn check(&self, claims: &Map<String, Json>, now: SystemTime) -> Result<(), JwtError> {
+    fn check(
+        &self,
+        claims: &Map<String, Json>,
+        now: SystemTime,
+    ) -> Result<Option<SystemTime>, JwtError> {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs_f64();
         let leeway = self.leeway.as_secs_f64();
         let expiry = claims.get("exp").and_then(Json::as_f64);
-        let over = now - expiry.ok_or(JwtError::NoExpiry)?;
+        let expiry = expiry.ok_or(JwtError::NoExpiry)?;
+        let over = now - expiry;
         if over >= leeway {
             return Err(JwtError::Expired(over as u64));
         }
@@ -201,7 +209,8 @@ impl JwtPolicy {
         {
             return Err(JwtError::Audience);
         }
-        Ok(())
+        let end = Duration::try_from_secs_f64(expiry + leeway).ok();
+        Ok(end.and_then(|end| SystemTime::UNIX_EPOCH.checked_add(end)))
     }
 }
 

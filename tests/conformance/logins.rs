@@ -3,7 +3,7 @@
 //! The client's side is computed here, not with the router's own code. Worked vectors stand beside that code.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -14,15 +14,16 @@ use perilune::core::cryptosign::{CryptosignPolicy, KeyOwner, PublicKey, RouterKe
 use perilune::core::jwt::{JwtError, JwtPolicy, RoleClaim};
 use perilune::core::jwt_keys::{Algorithm, JwtKey, KeyError};
 use perilune::core::scram::{Derivation, Kdf, ScramCredential};
-use perilune::core::{AuthFailure, Granted, Join, Refusal, Step, hex};
+use perilune::core::{AuthFailure, Granted, Input, Join, Refusal, Step, hex};
 use perilune::wire::{Authenticate, Challenge, Hello, Message};
-use perilune::words::{Dict, Value};
+use perilune::words::{Dict, SessionId, Value};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::login::{
     Door, NOW, aborted, asked, challenged, cra, handshake, hello, joined, refused, with_function,
 };
+use crate::support::Conversation;
 
 const DENIED: &str = "wamp.error.authentication_denied";
 const FAILED: &str = "wamp.error.authentication_failed";
@@ -1123,6 +1124,47 @@ fn jwt_has_its_time() {
     };
     assert!(verify(&strict, &token(json!({"exp": now}))).is_err());
     assert!(verify(&strict, &token(json!({"exp": now + 1}))).is_ok());
+}
+
+#[test]
+fn jwt_ends_its_session_when_it_expires() {
+    let epoch = SystemTime::UNIX_EPOCH;
+    let mut door = Door::new(jwt_auth(policy()));
+    let join = joined(bear(&mut door, None, &token(json!({}))));
+    let leeway = policy().leeway;
+    assert_eq!(
+        join.expires,
+        Some(epoch + Duration::from_secs(NOW.as_secs() + 600) + leeway)
+    );
+    let forever = token(json!({"exp": 1e300}));
+    assert_eq!(joined(bear(door.reconnect(), None, &forever)).expires, None);
+
+    // It is 1000 s after the epoch there.
+    let mut realm = Conversation::new();
+    let idle = realm.realm.deadline_count();
+    let mut joins = |session, seconds| {
+        let session = SessionId::from_raw(session);
+        let join = Join {
+            session,
+            expires: Some(epoch + Duration::from_secs(seconds)),
+            ..join.clone()
+        };
+        realm.input(Input::Join(Box::new(join)));
+        assert_eq!(realm.heard(session)[0], 2);
+        session
+    };
+    let (short, left, far) = (joins(901, 1_010), joins(902, 1_020), joins(903, 1 << 40));
+    assert_eq!(realm.realm.deadline_count(), idle + 2, "none for the last");
+    realm.kill(left, "wamp.close.killed");
+    realm.hears(left, json!([6, {}, "wamp.close.killed"]));
+    realm.advance(9_999);
+    realm.hears_nothing(short);
+    realm.advance(1);
+    let told = json!([6, {"message": "authentication expired"}, "wamp.close.killed"]);
+    realm.hears(short, told);
+    assert_eq!(realm.realm.deadline_count(), idle);
+    realm.advance(100_000);
+    realm.hears_nothing(far);
 }
 
 #[test]

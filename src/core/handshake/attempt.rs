@@ -21,6 +21,8 @@ pub(super) struct Attempt {
     pub(super) cryptosign: Option<CryptosignHello>,
     /// A configured key vouches for the token.
     pub(super) vouched: bool,
+    /// When that token expires.
+    pub(super) expires: Option<SystemTime>,
     /// What held when they were challenged.
     pub(super) policy: Arc<RealmPolicy>,
 }
