@@ -816,6 +816,15 @@ fn roles_are_undecided_where_scripts_may_authorize() {
             .to_string()
             .contains("has no role `script`")
     );
+    let error = load(
+        "return { realms = { home = { auth = { anonymous = { role = 'script' } }, roles = { script = {} } } } }",
+    );
+    assert!(
+        error
+            .expect_err("refused")
+            .to_string()
+            .contains("is the role of scripts, for which nobody logs in")
+    );
 }
 
 #[test]

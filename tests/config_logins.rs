@@ -9,6 +9,8 @@ use perilune::lua::config;
 use perilune::lua::vm::spawn_vm_thread;
 
 const SECRET: &str = "a secret of at least thirty-two octets!!";
+/// Of the private key in `router.key`.
+const OWN: &str = "6e7a1cdd29b0b78fd13af4c5598feff4ef2a97166e3ca6f2e4fbfccd80505bf1";
 const PUBLIC: &str = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
 
 fn data() -> serde_json::Value {
@@ -209,7 +211,12 @@ fn cs_06_keys_have_owners() {
 #[test]
 fn cryptosign_that_cannot_be() {
     refused(
-        |inside| format!("cryptosign = {{ {} }}", inside.replace("PUBLIC", PUBLIC)),
+        |inside| {
+            format!(
+                "cryptosign = {{ {} }}",
+                inside.replace("PUBLIC", PUBLIC).replace("OWN", OWN)
+            )
+        },
         "cryptosign",
         &[
             ("", "` needs `keys`"),
@@ -227,7 +234,15 @@ fn cryptosign_that_cannot_be() {
             ),
             (
                 "keys = {}, key = '0505050505050505050505050505050505050505050505050505050505050505050505'",
-                ".key` must be 64 hexadecimal digits, or a file that holds them",
+                ".key` is neither 64 hexadecimal digits nor a file",
+            ),
+            (
+                "keys = {}, key = [[05\\n05]]",
+                ".key` is neither 64 hexadecimal digits nor a file",
+            ),
+            (
+                "keys = { ['OWN'] = { authid = 'x', role = 'guest' } }, key = 'router.key'",
+                ".key` is the private key of one of `keys`: the router needs one of its own",
             ),
         ],
     );
@@ -289,6 +304,18 @@ fn jwt_that_cannot_be() {
             (
                 "secret = 'short'",
                 ".secret` is too short: at least 32 octets",
+            ),
+            (
+                "secret = '-----BEGIN PUBLIC KEY----- MIIBIjANBgkq'",
+                ".secret` is a key in PEM form, no shared secret: public keys go into `key`",
+            ),
+            (
+                "key = 'a secret meant for `secret`'",
+                ".key` is neither public keys in PEM form nor a file",
+            ),
+            (
+                "jwks = '{ \"keys\": [] }'",
+                ".jwks` must be the name of a file",
             ),
             ("secret = 5", ".secret` must be a string, not a number"),
             (
@@ -356,6 +383,9 @@ fn auth_11_no_secret_is_shown() {
     }
     for auth in [
         "cryptosign = { keys = {}, key = '0505050505050505050505050505050505050505050505050505050505050505050505' }",
+        "cryptosign = { keys = {}, key = 'private-key-ed25519: 05050505' }",
+        "cryptosign = { keys = {}, key = '050505050505' }",
+        "jwt = { key = 'sh0rt' }",
         "jwt = { secret = 'sh0rt' }",
         "scram = { users = { joe = { role = 'guest', salt = 'AAAAAAAAAAAAAAAA', stored_key = 's3cret', server_key = 's3cret' } } }",
     ] {

@@ -303,6 +303,7 @@ impl World {
             },
             peer: "fuzz".into(),
             transport: "websocket",
+            expires: None,
         })));
         session
     }

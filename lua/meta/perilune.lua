@@ -515,7 +515,7 @@ function p.publish(topic, args, kwargs, options) end
 ---A login function's yes.
 ---@class perilune.granted
 ---@field role string
----@field authid? string default: the one the client claimed
+---@field authid? string default: the one the client claimed; "jwt" cannot do without, unless there are `claims`
 ---@field realm? string the realm, for a client that named none (in the configuration only); default: the client's
 ---@field extra? table<string, any> for the client, in WELCOME; default: none
 ---@field secret? string "wampcra": the shared secret; with `salt`, the derived key in Base64
@@ -532,8 +532,8 @@ function p.publish(topic, args, kwargs, options) end
 
 ---Answers logins of one method. It returns a role, or a table with `role`; nil (and a reason for the log) refuses. For
 ---"wampcra" it gives the secret, for "scram" a password or its keys, for "cryptosign" the public keys, and the router
----checks the signature. A "jwt" is checked by the function itself unless the router has a key for it: then it is asked
----only about the role. Static users of the configuration come first. "wamp-scram" and "scram" are one method.
+---checks the signature. A "jwt" is checked by the function itself, which then names the `authid` too, unless the router
+---has a key for it: then it is asked only about the role. The role "script" is refused. Static users of the configuration come first. "wamp-scram" and "scram" are one method.
 ---While loading only; one per method and realm.
 ---@param method "anonymous"|"ticket"|"wampcra"|"scram"|"wamp-scram"|"cryptosign"|"jwt"|"cookie"|"tls"
 ---@param authenticator async fun(login: perilune.login): (perilune.granted|string|nil), string?

@@ -10,7 +10,7 @@ use rand::RngCore;
 use sha2::Sha256;
 
 use super::Now;
-use super::credentials::{AuthMethod, AuthPolicy, CraUser, Salt, Secret};
+use super::credentials::{AuthMethod, CraUser, Salt, Secret};
 use super::login::Provider;
 use super::policy::{RealmPolicy, SCRIPT_ROLE};
 use crate::wire::Challenge;
@@ -110,44 +110,68 @@ pub(super) fn challenge(
     )
 }
 
+/// What a user's challenge shows beside the name. The salt is none of a user's, but of the looks of one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Model {
+    role: String,
+    salt: Option<Salt>,
+}
+
+impl Model {
+    pub(super) fn new(role: &str, salt: Option<&Salt>) -> Self {
+        Self {
+            role: role.to_owned(),
+            salt: salt.map(|model| Salt {
+                salt: alike(&model.salt, &[0; 32]),
+                ..model.clone()
+            }),
+        }
+    }
+}
+
 /// Somebody who does not exist, but looks like a user of the realm: the same authid has the same role, provider
 /// and salt every time, so that asking twice tells nothing (`AUTH-07`). `seed` is the router's own secret.
 ///
-/// What a function's users look like is not known beforehand: their mock has a role of the realm and no salt.
-pub(super) fn mock(policy: &RealmPolicy, realm: &str, authid: &str, seed: &Secret) -> Claimant {
+/// What a function's users look like is not known before the first: until then their mock has a role of the realm and
+/// no salt.
+pub(super) fn mock(
+    policy: &RealmPolicy,
+    realm: &str,
+    authid: &str,
+    seed: &Secret,
+    learned: &[Model],
+) -> Claimant {
     let draw = |purpose: &str| hmac(seed, format!("{purpose}\0{realm}\0{authid}").as_bytes());
     let choice = draw("choice");
     let pick = |count: usize| {
         let [a, b, c, d, ..] = choice;
         u32::from_be_bytes([a, b, c, d]) as usize % count.max(1)
     };
-    let AuthPolicy {
-        wampcra,
-        procedures,
-        ..
-    } = &policy.auth;
-    let users = wampcra.iter().flatten();
+    let users = &policy.auth.models().wampcra;
     // Where both tables and a function have users, half of the strangers look like either.
-    let by_function = policy.auth.asks(AuthMethod::WampCra)
-        && (users.clone().next().is_none() || choice[31] & 1 == 1);
+    let by_function =
+        policy.auth.asks(AuthMethod::WampCra) && (users.is_empty() || choice[31] & 1 == 1);
+    let asked = match policy.auth.procedures.contains_key(&AuthMethod::WampCra) {
+        true => Provider::Dynamic,
+        false => Provider::Lua,
+    };
     let key = Secret::new(draw("key"));
-    if !by_function && let Some((_, model)) = users.clone().nth(pick(users.count())) {
+    let (models, provider) = match by_function {
+        true => (learned, asked),
+        false => (&users[..], Provider::Static),
+    };
+    if let Some(model) = models.get(pick(models.len())) {
         let salt = model.salt.as_ref().map(|model| Salt {
             salt: alike(&model.salt, &draw("salt")),
             ..model.clone()
         });
         return Claimant {
             role: model.role.clone(),
-            provider: Provider::Static,
+            provider,
             key,
             salt,
         };
     }
-    let provider = match by_function {
-        true if procedures.contains_key(&AuthMethod::WampCra) => Provider::Dynamic,
-        true => Provider::Lua,
-        false => Provider::Static,
-    };
     let roles = policy.roles.keys().filter(|role| *role != SCRIPT_ROLE);
     let role = roles
         .clone()

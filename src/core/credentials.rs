@@ -9,6 +9,7 @@ use super::certificates::TlsPolicy;
 use super::cookies::CookiePolicy;
 use super::cryptosign::CryptosignPolicy;
 use super::jwt::JwtPolicy;
+use super::models::{Found, Models};
 use super::policy::Procedure;
 use super::scram::ScramCredential;
 use crate::words::Dict;
@@ -122,6 +123,8 @@ pub struct AuthPolicy {
     pub hooks: BTreeSet<AuthMethod>,
     /// Methods with a WAMP procedure, asked after the static tables, too; none of them is in `hooks`.
     pub procedures: BTreeMap<AuthMethod, Procedure>,
+    /// What mock challenges look like; finds itself.
+    pub models: Models,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -150,7 +153,7 @@ pub struct ScramUser {
 }
 
 /// The salting parameters told in CHALLENGE; all or none (`CRA-06`).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Salt {
     pub salt: String,
     pub iterations: u32,
@@ -181,6 +184,32 @@ impl AuthPolicy {
     /// Whether a cookie must pass before any login.
     pub(super) fn has_gate(&self) -> bool {
         self.cookie.as_ref().is_some_and(|cookie| cookie.gate)
+    }
+
+    pub(super) fn models(&self) -> &Found {
+        self.models.of(self)
+    }
+
+    /// Whether what a user of the tables proves themselves with is the same in `other`.
+    pub(super) fn same_secret(&self, other: &Self, principal: &Principal) -> bool {
+        if principal.authprovider != "static" {
+            return true;
+        }
+        let authid = &principal.authid;
+        match AuthMethod::parse(&principal.authmethod) {
+            Some(AuthMethod::WampCra) => {
+                let user = |auth: &'_ Self| Some(auth.wampcra.as_ref()?.get(authid)?.key.clone());
+                user(self) == user(other)
+            }
+            Some(AuthMethod::Scram) => {
+                let keys = |auth: &'_ Self| {
+                    Some(auth.scram.as_ref()?.get(authid)?.credential.keys.clone())
+                };
+                keys(self) == keys(other)
+            }
+            // Looked at when AUTHENTICATE is here, or by `still_admits`.
+            _ => true,
+        }
     }
 
     /// Whether a session admitted earlier would still get the same role from the static tables; sessions that a

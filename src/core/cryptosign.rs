@@ -19,7 +19,10 @@ pub struct PublicKey([u8; 32]);
 impl PublicKey {
     /// 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        let octets = hex::decode_array(text)?;
+        Self::of(hex::decode_array(text)?)
+    }
+
+    pub(super) fn of(octets: [u8; 32]) -> Option<Self> {
         let key = VerifyingKey::from_bytes(&octets).ok()?;
         (!key.is_weak()).then_some(Self(octets))
     }
@@ -57,6 +60,11 @@ impl RouterKey {
         Some(Self(Secret::new(seed)))
     }
 
+    /// Its public half.
+    pub fn public(&self) -> Option<PublicKey> {
+        PublicKey::of(self.signing_key()?.verifying_key().to_bytes())
+    }
+
     fn signing_key(&self) -> Option<SigningKey> {
         Some(SigningKey::from_bytes(self.0.expose().try_into().ok()?))
     }
@@ -81,11 +89,6 @@ impl CryptosignPolicy {
     pub(super) fn derived_authid(&self, authextra: &Dict) -> Option<String> {
         let key = PublicKey::parse(authextra.text("pubkey")?)?;
         Some(self.keys.get(&key)?.authid.clone())
-    }
-
-    /// Whether there is a key of that authid.
-    pub(super) fn knows(&self, authid: &str) -> bool {
-        self.keys.values().any(|owner| owner.authid == authid)
     }
 
     /// The owner of the key a session logged in with, if it still is theirs.

@@ -18,6 +18,7 @@ mod wampcra;
 
 use std::mem;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -31,7 +32,8 @@ use super::credentials::{AuthMethod, Principal, Secret, WAMP_SCRAM};
 use super::cryptosign::{self as signing, CryptosignHello};
 use super::lockout::Locked;
 use super::login::{AuthFailure, Granted, Login, Provider};
-use super::policy::RealmPolicy;
+use super::models::Learned;
+use super::policy::{RealmPolicy, SCRIPT_ROLE};
 use super::scram::{Dialect, Exchange};
 use super::{Join, Now, Refusal, SessionKind};
 use crate::wire::{Authenticate, Challenge, ClientRoles, Hello, Message};
@@ -61,6 +63,10 @@ pub trait Realms {
     fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked>;
     /// The login [`Realms::allows`] was asked for has come to an end that counts.
     fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome);
+    /// Where it is noted what the users of functions look like; with `None` their mocks are made without.
+    fn learned(&self) -> Option<&Learned> {
+        None
+    }
 }
 
 /// How a login ended that had to prove something.
@@ -200,7 +206,10 @@ impl Handshake {
             false => attempt.method,
         };
         let answer = answer.map_err(|failure| refusal(asked, failure));
-        let step = self.answered(context, attempt, answer);
+        // Again: meanwhile others may have failed that were asked about at the same time.
+        let step = self
+            .check_lock(context)
+            .and_then(|()| self.answered(context, attempt, answer));
         self.conclude(context, step)
     }
 
@@ -327,6 +336,9 @@ impl Handshake {
             at_gate: false,
             scram: None,
             cryptosign: None,
+            vouched: false,
+            expires: None,
+            policy: policy.clone(),
         });
         match policy.auth.has_gate() {
             true => self.gate(context, &policy, attempt),
@@ -471,10 +483,22 @@ impl Handshake {
             session,
             method,
             roles,
+            policy: before,
+            expires,
             ..
         } = attempt;
-        if !policy.auth.still_admits(&principal) {
+        let by_function = principal.authprovider == Provider::Lua.as_str();
+        if !policy.auth.still_admits(&principal)
+            || !policy.auth.same_secret(&before.auth, &principal)
+            || (by_function && !policy.auth.hooks.contains(&method))
+        {
             return Err(Refusal::Removed {
+                method,
+                authid: principal.authid,
+            });
+        }
+        if principal.authrole == SCRIPT_ROLE {
+            return Err(Refusal::ScriptRole {
                 method,
                 authid: principal.authid,
             });
@@ -495,6 +519,7 @@ impl Handshake {
             kind: SessionKind::Peer,
             peer: self.transport.peer.clone(),
             transport: "", // The driver knows.
+            expires,
         };
         Ok(Step::Join {
             realm,

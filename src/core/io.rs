@@ -87,6 +87,8 @@ pub struct Join {
     pub peer: String,
     /// The kind of transport, `"websocket"` and so on; empty where there is none.
     pub transport: &'static str,
+    /// When what admitted it does not hold any longer: the session ends.
+    pub expires: Option<SystemTime>,
 }
 
 /// What is at the other end of a session.

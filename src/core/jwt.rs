@@ -15,6 +15,9 @@ use serde_json::{Map, Value as Json};
 use super::jwt_keys::{Algorithm, JwtKey};
 use crate::words::{Dict, Value};
 
+/// Octets of a token; longer ones are not looked at.
+pub(super) const LONGEST_TOKEN: usize = 16 * 1024;
+
 /// The tokens a realm accepts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JwtPolicy {
@@ -47,6 +50,8 @@ pub struct Token {
     pub authid: String,
     pub role: Option<String>,
     pub claims: Dict,
+    /// With the leeway; `None`: not within the times that are known.
+    pub expires: Option<SystemTime>,
 }
 
 /// Why a token is not accepted; for the log.
@@ -54,6 +59,11 @@ pub struct Token {
 pub enum JwtError {
     #[error("the token is malformed: {0}")]
     Malformed(&'static str),
+    #[error("the token is longer than {LONGEST_TOKEN} octets")]
+    TooLong,
+    /// Signed by a key of ours all the same.
+    #[error("the token's claims are malformed: {0}")]
+    Claims(&'static str),
     #[error("the token has the algorithm {0:?}, which no key of this realm accepts")]
     Algorithm(String),
     #[error("the token names a key that this realm does not have ({0:?})")]
@@ -92,7 +102,7 @@ impl JwtPolicy {
     /// Checks signature, times, issuer and audience. Of use to whatever takes bearer tokens.
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Token, JwtError> {
         let claims = self.signed(token)?;
-        self.check(&claims, now)?;
+        let expires = self.check(&claims, now)?;
         let authid = match claim(&claims, &self.authid) {
             Some(Json::String(authid)) if !authid.is_empty() => authid.clone(),
             Some(Json::Number(authid)) => authid.to_string(),
@@ -102,6 +112,7 @@ impl JwtPolicy {
             authid,
             role: self.role.of(&claims),
             claims: dict(claims),
+            expires,
         })
     }
 
@@ -117,7 +128,10 @@ impl JwtPolicy {
     /// The claims, if a key of ours signed them.
     fn signed(&self, token: &str) -> Result<Map<String, Json>, JwtError> {
         let malformed = JwtError::Malformed;
-        let parts: Vec<&str> = token.split('.').collect();
+        if token.len() > LONGEST_TOKEN {
+            return Err(JwtError::TooLong);
+        }
+        let parts: Vec<&str> = token.splitn(4, '.').collect();
         let [header, payload, signature] = parts[..] else {
             return Err(malformed("it has not three parts"));
         };
@@ -152,24 +166,29 @@ impl JwtPolicy {
         if !candidates.any(|key| key.verifies(algorithm, signed.as_bytes(), &signature)) {
             return Err(JwtError::Signature);
         }
-        object(payload).ok_or(malformed("its claims are no JSON object"))
+        object(payload).ok_or(JwtError::Claims("they are no JSON object"))
     }
 
-    fn check(&self, claims: &Map<String, Json>, now: SystemTime) -> Result<(), JwtError> {
+    fn check(
+        &self,
+        claims: &Map<String, Json>,
+        now: SystemTime,
+    ) -> Result<Option<SystemTime>, JwtError> {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs_f64();
         let leeway = self.leeway.as_secs_f64();
         let expiry = claims.get("exp").and_then(Json::as_f64);
-        let over = now - expiry.ok_or(JwtError::NoExpiry)?;
+        let expiry = expiry.ok_or(JwtError::NoExpiry)?;
+        let over = now - expiry;
         if over >= leeway {
             return Err(JwtError::Expired(over as u64));
         }
         if let Some(begin) = claims.get("nbf") {
             let begin = begin
                 .as_f64()
-                .ok_or(JwtError::Malformed("its `nbf` is no number"))?;
+                .ok_or(JwtError::Claims("`nbf` is no number"))?;
             if begin - now > leeway {
                 return Err(JwtError::NotYet((begin - now) as u64));
             }
@@ -190,7 +209,8 @@ impl JwtPolicy {
         {
             return Err(JwtError::Audience);
         }
-        Ok(())
+        let end = Duration::try_from_secs_f64(expiry + leeway).ok();
+        Ok(end.and_then(|end| SystemTime::UNIX_EPOCH.checked_add(end)))
     }
 }
 

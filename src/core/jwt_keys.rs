@@ -10,6 +10,7 @@ use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::Value as Json;
 
 use super::credentials::Secret;
+use super::cryptosign::PublicKey;
 
 /// The signature algorithms on offer. There is no `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +91,8 @@ pub enum KeyError {
     Private,
     #[error("holds no RSA, P-256, P-384 or Ed25519 public key that can be read")]
     Unknown,
+    #[error("is a key in PEM form, no shared secret: public keys go into `key`")]
+    Public,
     #[error("is too short: at least {0} octets")]
     Short(usize),
     #[error("is no JSON Web Key Set: {0}")]
@@ -102,6 +105,8 @@ pub enum KeyError {
 
 /// The fewest octets of a shared secret: the hash's own size (RFC 7518, 3.2), of the shortest hash.
 const LEAST_SECRET: usize = 32;
+/// How texts of public keys begin: as a shared secret everybody would know it.
+const PEM: &[u8] = b"-----BEGIN";
 /// The fewest octets of an RSA modulus.
 const LEAST_RSA: usize = 256;
 
@@ -131,6 +136,9 @@ impl JwtKey {
     pub fn secret(octets: &[u8]) -> Result<Self, KeyError> {
         if octets.len() < LEAST_SECRET {
             return Err(KeyError::Short(LEAST_SECRET));
+        }
+        if octets.windows(PEM.len()).any(|part| part == PEM) {
+            return Err(KeyError::Public);
         }
         Ok(Material::Shared(Secret::new(octets)).key())
     }
@@ -244,12 +252,19 @@ fn jwk(key: &Json) -> Result<Option<JwtKey>, &'static str> {
         }
         Ok([&[4], &x[..], &y[..]].concat())
     };
+    if key.get("d").is_some() {
+        return Err("holds a private key: give the public one, the router only verifies");
+    }
     let material = match (text("kty"), text("crv")) {
         (Some("RSA"), _) => {
             let n = octets("n", "`n` is missing or not Base64")?;
             let e = octets("e", "`e` is missing or not Base64")?;
+            let (n, e) = (unsigned(&n), unsigned(&e));
             if n.len() < LEAST_RSA {
                 return Err("`n` is too short: at least 2048 bits");
+            }
+            if !is_exponent(&e) {
+                return Err("`e` must be odd and at least 3");
             }
             Material::Rsa { n, e }
         }
@@ -257,10 +272,7 @@ fn jwk(key: &Json) -> Result<Option<JwtKey>, &'static str> {
         (Some("EC"), Some("P-384")) => Material::P384(point(48)?),
         (Some("OKP"), Some("Ed25519")) => {
             let x = octets("x", "`x` is missing or not Base64")?;
-            if x.len() != 32 {
-                return Err("`x` is no Ed25519 key");
-            }
-            Material::Ed25519(x)
+            ed25519(&x).ok_or("`x` is no Ed25519 key")?
         }
         (Some("oct"), _) => {
             let secret = octets("k", "`k` is missing or not Base64")?;
@@ -302,24 +314,43 @@ fn public_key(der: &[u8]) -> Option<Material> {
     }
     match kind {
         RSA => {
-            let (numbers, _) = der_item(key, 0x30)?;
+            // The parameters are NULL.
+            let (numbers, behind) = der_item(key, 0x30)?;
             let (n, e) = der_item(numbers, 0x02)?;
-            let (e, _) = der_item(e, 0x02)?;
-            let unsigned = |number: &[u8]| {
-                let zeros = number.iter().take_while(|octet| **octet == 0).count();
-                number[zeros..].to_vec()
-            };
+            let (e, rest) = der_item(e, 0x02)?;
             let (n, e) = (unsigned(n), unsigned(e));
-            (n.len() >= LEAST_RSA && !e.is_empty()).then_some(Material::Rsa { n, e })
+            let whole = behind.is_empty() && rest.is_empty() && matches!(parameters, [] | [5, 0]);
+            (whole && n.len() >= LEAST_RSA && is_exponent(&e)).then_some(Material::Rsa { n, e })
         }
-        EC => match der_item(parameters, 0x06)?.0 {
-            P256 => (key.len() == 65).then(|| Material::P256(key.to_vec())),
-            P384 => (key.len() == 97).then(|| Material::P384(key.to_vec())),
+        EC => match der_item(parameters, 0x06)? {
+            (P256, []) => uncompressed(key, 65).map(Material::P256),
+            (P384, []) => uncompressed(key, 97).map(Material::P384),
             _ => None,
         },
-        ED25519 => (key.len() == 32).then(|| Material::Ed25519(key.to_vec())),
+        ED25519 if parameters.is_empty() => ed25519(key),
         _ => None,
     }
+}
+
+/// Without leading zeros.
+fn unsigned(number: &[u8]) -> Vec<u8> {
+    let zeros = number.iter().take_while(|octet| **octet == 0).count();
+    number[zeros..].to_vec()
+}
+
+/// Odd, and at least 3.
+fn is_exponent(e: &[u8]) -> bool {
+    e.last().is_some_and(|last| last & 1 == 1) && e != [1]
+}
+
+fn uncompressed(point: &[u8], length: usize) -> Option<Vec<u8>> {
+    (point.len() == length && point[0] == 4).then(|| point.to_vec())
+}
+
+/// A point of the curve, and none of small order, with which anybody could sign.
+fn ed25519(octets: &[u8]) -> Option<Material> {
+    PublicKey::of(octets.try_into().ok()?)?;
+    Some(Material::Ed25519(octets.to_vec()))
 }
 
 /// The content of an item with this tag, and what follows it.

@@ -22,6 +22,7 @@ mod kept;
 pub mod lockout;
 mod login;
 mod meta;
+pub mod models;
 pub mod patterns;
 mod pending;
 mod permissions;

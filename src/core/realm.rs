@@ -60,6 +60,8 @@ pub struct Realm {
     pub(super) tickets: FxHashMap<Ticket, SessionId>,
     /// When to look at a pending request again: its hook is too slow, or its call timed out.
     pub(super) verdict_deadlines: BTreeSet<(Duration, Ticket)>,
+    /// When sessions end by themselves.
+    pub(super) expiries: BTreeSet<(Duration, SessionId)>,
     /// Authorizers are asked whether these are still allowed.
     rechecks: FxHashMap<Ticket, Recheck>,
 }
@@ -85,6 +87,7 @@ impl Realm {
             former_tickets: 0,
             tickets: FxHashMap::default(),
             verdict_deadlines: BTreeSet::new(),
+            expiries: BTreeSet::new(),
             rechecks: FxHashMap::default(),
         };
         // A new broker keeps nothing that its policy could make it write.
@@ -128,7 +131,7 @@ impl Realm {
 
     /// Points in time the realm wants to be woken at.
     pub fn deadline_count(&self) -> usize {
-        self.dealer.deadline_count() + self.verdict_deadlines.len()
+        self.dealer.deadline_count() + self.verdict_deadlines.len() + self.expiries.len()
     }
 
     /// The one step: appends to `out` what has to be done about `input`, in order. Never blocks, never fails.
@@ -178,7 +181,8 @@ impl Realm {
     pub fn next_timeout(&self) -> Option<Duration> {
         let verdict = self.verdict_deadlines.first().map(|(at, _)| *at);
         let kept = self.broker.next_deadline();
-        [self.dealer.next_deadline(), verdict, kept]
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        [self.dealer.next_deadline(), verdict, kept, expiry]
             .into_iter()
             .flatten()
             .min()

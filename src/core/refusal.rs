@@ -1,5 +1,7 @@
 //! Why a connection gets no session. The log says everything but the secret; the peer learns less (`AUTH-07`).
 
+use std::fmt::{self, Write};
+
 use super::credentials::AuthMethod;
 use super::jwt::JwtError;
 use super::lockout::Locked;
@@ -7,9 +9,23 @@ use super::uris;
 use crate::wire::{Abort, Payload};
 use crate::words::{InvalidUri, Uri};
 
+/// A text that somebody else wrote, with its control characters escaped.
+struct Plain<'a>(&'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|letter| match letter {
+            '"' | '\'' | '\\' => f.write_char(letter),
+            _ => letter
+                .escape_debug()
+                .try_for_each(|part| f.write_char(part)),
+        })
+    }
+}
+
 /// A refused log-in: `Display` is for the log line, [`Refusal::abort`] for the peer.
 ///
-/// Names that the peer chose are shown escaped, so that nobody writes lines into the log.
+/// Names that the peer chose, and what a function says, are shown escaped, so that nobody writes lines into the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A message that has no place in this state (`SES-18`, `SES-20`, `SES-21`, `SES-23`).
@@ -19,7 +35,7 @@ pub enum Refusal {
         expected: &'static str,
     },
     /// Bytes that are no message, found by the driver before there was a session (`VIO-01`).
-    #[error("{0}")]
+    #[error("{}", Plain(.0))]
     Undecodable(String),
     /// HELLO.Details.roles names none of the four roles (`SES-05`).
     #[error("HELLO announces no known role")]
@@ -44,7 +60,7 @@ pub enum Refusal {
     #[error("{}: HELLO names no authid", .method.as_str())]
     MissingAuthid { method: AuthMethod },
     /// HELLO.Details.authextra lacks what the method needs, or asks for what there is not (`SCR-09`, `CS-07`).
-    #[error("{}: {text}", .method.as_str())]
+    #[error("{}: {}", .method.as_str(), Plain(.text))]
     Unusable { method: AuthMethod, text: String },
     #[error("{}: unknown user {authid:?}", .method.as_str())]
     UnknownUser { method: AuthMethod, authid: String },
@@ -73,21 +89,30 @@ pub enum Refusal {
     #[error("{}: no AUTHENTICATE from {authid:?} in time", .method.as_str())]
     NoAnswer { method: AuthMethod, authid: String },
     /// The function said no; its reason stays with us, lest it tells who exists.
-    #[error("{}: refused by the function: {}", .method.as_str(), .reason.as_deref().unwrap_or("no reason given"))]
+    #[error("{}: refused by the function: {}", .method.as_str(), Plain(.reason.as_deref().unwrap_or("no reason given")))]
     ByHook {
         method: AuthMethod,
         reason: Option<String>,
     },
     /// The function raised an application error, which goes to the peer as it is (`DYN-04`).
-    #[error("{}: the function raised {error}: {}", .method.as_str(), .message.as_deref().unwrap_or("no message"))]
+    #[error("{}: the function raised {}: {}", .method.as_str(), Plain(.error), Plain(.message.as_deref().unwrap_or("no message")))]
     RaisedByHook {
         method: AuthMethod,
         error: Uri,
         message: Option<String>,
     },
     /// The function broke, took too long, or answered something else than a principal.
-    #[error("{}: the function failed: {text}", .method.as_str())]
+    #[error("{}: the function failed: {}", .method.as_str(), Plain(.text))]
     HookFailed { method: AuthMethod, text: String },
+    /// The function named a user without what they could prove themselves by; to the peer it is a wrong secret.
+    #[error("{}: the function failed: {text}", .method.as_str())]
+    NoCredential {
+        method: AuthMethod,
+        text: &'static str,
+    },
+    /// Nobody logs in for the role of scripts.
+    #[error("{}: {authid:?} logged in for the role \"script\", which is for scripts", .method.as_str())]
+    ScriptRole { method: AuthMethod, authid: String },
     #[error("{authid:?} logged in for the role {role:?}, which {realm:?} does not have")]
     NoSuchRole {
         realm: Uri,
@@ -115,6 +140,7 @@ impl Refusal {
             | Self::NoAnswer { .. }
             | Self::Gate { .. }
             | Self::ByHook { .. }
+            | Self::NoCredential { .. }
             | Self::RaisedByHook { .. } => true,
             Self::Unexpected { .. }
             | Self::Undecodable(_)
@@ -131,6 +157,7 @@ impl Refusal {
             | Self::LockedOut { .. }
             | Self::Removed { .. }
             | Self::HookFailed { .. }
+            | Self::ScriptRole { .. }
             | Self::NoSuchRole { .. } => false,
         }
     }
@@ -159,6 +186,10 @@ impl Refusal {
                 uris::NO_SUCH_ROLE,
                 format!("this realm has no role {role:?}"),
             ),
+            Self::ScriptRole { .. } => (
+                uris::NO_SUCH_ROLE,
+                "nobody logs in for the role of scripts".into(),
+            ),
             Self::NoAnswer { .. } => (
                 uris::AUTHENTICATION_DENIED,
                 "no AUTHENTICATE in time".into(),
@@ -172,6 +203,7 @@ impl Refusal {
             | Self::LockedOut { .. }
             | Self::Removed { .. }
             | Self::Gate { .. }
+            | Self::NoCredential { .. }
             | Self::ByHook { .. } => (
                 uris::AUTHENTICATION_DENIED,
                 "the credentials were not accepted".into(),

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use super::credentials::{AuthMethod, ScramUser, Secret};
+use super::credentials::{AuthMethod, Secret};
 use super::policy::RealmPolicy;
 use crate::wire::Authenticate;
 use crate::words::{Dict, Value};
@@ -39,7 +39,7 @@ pub struct Derivation {
 }
 
 /// The key derivation function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kdf {
     Pbkdf2,
     Argon2id13 {
@@ -309,15 +309,34 @@ fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
+/// What a user's challenge shows beside the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Model {
+    kdf: Kdf,
+    iterations: u32,
+    salt_length: usize,
+}
+
+impl From<&Derivation> for Model {
+    fn from(derivation: &Derivation) -> Self {
+        Self {
+            kdf: derivation.kdf,
+            iterations: derivation.iterations,
+            salt_length: derivation.salt.len(),
+        }
+    }
+}
+
 /// Somebody who does not exist, but looks like a user of the realm: the same authid has the same parameters and salt
 /// every time (`SCR-10`). `seed` is the router's own secret.
 ///
-/// What a function's users look like is not known beforehand: their mock has the defaults.
+/// What a function's users look like is not known before the first: until then their mock has the defaults.
 pub(super) fn mock(
     policy: &RealmPolicy,
     realm: &str,
     authid: &str,
     seed: &Secret,
+    learned: &[Model],
 ) -> ScramCredential {
     let draw = |purpose: &str| {
         hmac(
@@ -326,20 +345,26 @@ pub(super) fn mock(
         )
     };
     let choice = draw("choice");
-    let users = policy.auth.scram.iter().flatten();
+    let users = &policy.auth.models().scram;
     // Where both tables and a function have users, half of the strangers look like either.
-    let by_function = policy.auth.asks(AuthMethod::Scram) && choice[31] & 1 == 1;
+    let by_function =
+        policy.auth.asks(AuthMethod::Scram) && (users.is_empty() || choice[31] & 1 == 1);
+    let models = if by_function { learned } else { &users[..] };
     let [a, b, c, d, ..] = choice;
-    let pick = u32::from_be_bytes([a, b, c, d]) as usize % users.clone().count().max(1);
-    let model = users.map(|(_, user): (_, &ScramUser)| &user.credential.derivation);
-    let model = model.clone().nth(pick).filter(|_| !by_function);
-    let (kdf, iterations, length) = model.map_or((Kdf::Pbkdf2, PBKDF2_ITERATIONS, 16), |model| {
-        (model.kdf, model.iterations, model.salt.len())
+    let pick = u32::from_be_bytes([a, b, c, d]) as usize % models.len().max(1);
+    let Model {
+        kdf,
+        iterations,
+        salt_length,
+    } = models.get(pick).copied().unwrap_or(Model {
+        kdf: Kdf::Pbkdf2,
+        iterations: PBKDF2_ITERATIONS,
+        salt_length: 16,
     });
     let stream = (0u64..).flat_map(|block| hmac(&draw("salt"), &block.to_be_bytes()));
     let derivation = Derivation {
         kdf,
-        salt: stream.take(length).collect(),
+        salt: stream.take(salt_length).collect(),
         iterations,
     };
     ScramCredential::stored(derivation, Keys::of(&draw("key")))

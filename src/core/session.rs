@@ -36,6 +36,8 @@ pub(super) struct Session {
     /// As in [`Join`], for the meta API.
     pub(super) peer: String,
     pub(super) transport: &'static str,
+    /// When it ends by itself.
+    pub(super) expires: Option<Duration>,
     /// What `wamp.session.modify_details` has added.
     pub(super) details: Dict,
     pub(super) testaments: Testaments,
@@ -88,6 +90,7 @@ impl Session {
             slow,
             peer: join.peer,
             transport: join.transport,
+            expires: None,
             details: Dict::new(),
             testaments: Testaments::default(),
             subscriptions: FxHashSet::default(),

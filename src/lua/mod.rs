@@ -5,6 +5,7 @@
 //! [`host`] joins VMs to realms and reloads them, [`config`] reads `perilune.lua`. All `unsafe` lives in `raw`.
 
 pub mod config;
+mod derived;
 pub mod guard;
 pub mod host;
 pub mod lib;

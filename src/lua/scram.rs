@@ -1,13 +1,9 @@
 //! SCRAM users as the configuration and login functions write them: a password, or the keys derived from one.
 
-use std::sync::OnceLock;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac};
-use rand::RngCore;
-use sha2::Sha256;
 
+use super::derived;
 use crate::core::credentials::Secret;
 use crate::core::hex;
 use crate::core::scram::{
@@ -117,8 +113,16 @@ impl Written {
             salt,
             iterations,
         };
-        ScramCredential::derive(password, derivation)
-            .map_err(|error| Problem::of("password", error.to_string()))
+        let credential = match bounded {
+            true => derived::scram(password, derivation),
+            false => ScramCredential::derive(password, derivation),
+        };
+        credential.map_err(|error| Problem::of("password", error.to_string()))
+    }
+
+    /// There is neither a password nor a key.
+    pub(crate) fn proves_nothing(&self) -> bool {
+        self.password.is_none() && self.stored_key.is_none() && self.server_key.is_none()
     }
 
     fn function(&self) -> Result<(Kdf, u32), Problem> {
@@ -176,13 +180,5 @@ fn affordable(kdf: Kdf, iterations: u32) -> Result<(), Problem> {
 /// The salt of a password that came without: the same for as long as this process runs, and nobody can tell it from a
 /// stored one.
 fn stable_salt(whose: Whose<'_>) -> Vec<u8> {
-    static SECRET: OnceLock<[u8; 32]> = OnceLock::new();
-    let secret = SECRET.get_or_init(|| {
-        let mut octets = [0; 32];
-        rand::rng().fill_bytes(&mut octets);
-        octets
-    });
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
-    mac.update(format!("{}\0{}", whose.realm, whose.authid).as_bytes());
-    mac.finalize().into_bytes()[..16].to_vec()
+    derived::mac(&[b"salt", whose.realm.as_bytes(), whose.authid.as_bytes()])[..16].to_vec()
 }

@@ -27,6 +27,7 @@ use super::settings::{HttpSettings, RealmSettings, RouterLimits, Settings};
 use super::tls::{Tls, TlsError};
 use crate::core::credentials::Secret;
 use crate::core::lockout::Lockout;
+use crate::core::models::Learned;
 use crate::core::policy::{HistoryPlace, HistoryPolicy, RealmPolicy};
 use crate::core::{Input, Record, uris};
 use crate::words::{SessionId, Uri};
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     /// Mock challenges are derived from it.
     seed: Arc<Secret>,
     lockout: Mutex<Lockout>,
+    /// What mock challenges look like where a function knows the users.
+    learned: Learned,
     queues: Arc<Queues>,
     seats: Arc<Seats>,
     realms: RwLock<BTreeMap<Uri, Arc<RealmHandle>>>,
@@ -105,6 +108,7 @@ impl Router {
             ids: Arc::default(),
             seed: Arc::new(Secret::new(seed)),
             lockout: Mutex::new(Lockout::new(settings.limits.login_failures)),
+            learned: Learned::default(),
             queues: Queues::new(settings.limits.queues_total),
             seats: Arc::default(),
             realms: RwLock::default(),
@@ -424,6 +428,10 @@ impl Shared {
 
     pub(crate) fn seed(&self) -> Arc<Secret> {
         self.seed.clone()
+    }
+
+    pub(crate) fn learned(&self) -> &Learned {
+        &self.learned
     }
 
     pub(crate) fn lockout(&self) -> &Mutex<Lockout> {

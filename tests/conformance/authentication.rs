@@ -662,7 +662,14 @@ fn dyn_03_function_may_rename_and_add_extra() {
 fn dyn_03_wampcra_grant_without_a_secret_fails() {
     let mut door = Door::new(with_function(AuthPolicy::default(), AuthMethod::WampCra));
     asked(door.hello(hello(&["wampcra"], Some("ann"))));
-    aborted(door.answer(Ok(granted("guest"))), FAILED);
+    // As somebody who does not exist.
+    challenged(door.answer(Ok(granted("guest"))));
+    let refusal = refused(door.authenticate("anything"));
+    assert!(
+        refusal.to_string().contains("it named no secret"),
+        "{refusal}"
+    );
+    aborted(Step::Refuse(refusal), DENIED);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use perilune::core::credentials::{
     AnonymousUser, AuthMethod, AuthPolicy, CraUser, Principal, Salt, Secret, TicketUser,
 };
 use perilune::core::lockout::{Claim, Locked, Lockout};
+use perilune::core::models::Learned;
 use perilune::core::policy::{RealmPolicy, RolePolicy};
 use perilune::core::{
     AuthFailure, Context, Granted, Handshake, Join, Login, Now, Outcome, Realms, Refusal, Step,
@@ -37,6 +38,7 @@ struct Router {
     jar: Jar,
     shutting_down: bool,
     lockout: RefCell<Lockout>,
+    learned: Learned,
     /// Since the router's start.
     time: Duration,
 }
@@ -80,6 +82,10 @@ impl Realms for Router {
         self.lockout.borrow().allows(self.time, &claim)
     }
 
+    fn learned(&self) -> Option<&Learned> {
+        Some(&self.learned)
+    }
+
     fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome) {
         let (claim, mut lockout) = (claim(realm, authid), self.lockout.borrow_mut());
         match outcome {
@@ -114,6 +120,7 @@ impl Door {
                 jar: Jar::default(),
                 shutting_down: false,
                 lockout: RefCell::new(Lockout::new(usize::MAX)),
+                learned: Learned::default(),
                 time: Duration::ZERO,
             },
             random: StdRng::seed_from_u64(7),

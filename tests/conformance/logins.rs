@@ -3,24 +3,27 @@
 //! The client's side is computed here, not with the router's own code. Worked vectors stand beside that code.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer, SigningKey};
 use hmac::{Hmac, Mac};
-use perilune::core::credentials::{AuthMethod, AuthPolicy, ScramUser};
+use perilune::core::credentials::{AuthMethod, AuthPolicy, Salt, ScramUser, Secret};
 use perilune::core::cryptosign::{CryptosignPolicy, KeyOwner, PublicKey, RouterKey};
 use perilune::core::jwt::{JwtError, JwtPolicy, RoleClaim};
 use perilune::core::jwt_keys::{Algorithm, JwtKey, KeyError};
 use perilune::core::scram::{Derivation, Kdf, ScramCredential};
-use perilune::core::{AuthFailure, Granted, Join, Refusal, Step, hex};
+use perilune::core::{AuthFailure, Granted, Input, Join, Refusal, Step, hex};
 use perilune::wire::{Authenticate, Challenge, Hello, Message};
-use perilune::words::{Dict, Value};
+use perilune::words::{Dict, SessionId, Value};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::login::{Door, NOW, aborted, asked, challenged, hello, joined, refused, with_function};
+use crate::login::{
+    Door, NOW, aborted, asked, challenged, cra, handshake, hello, joined, refused, with_function,
+};
+use crate::support::Conversation;
 
 const DENIED: &str = "wamp.error.authentication_denied";
 const FAILED: &str = "wamp.error.authentication_failed";
@@ -380,7 +383,175 @@ fn scr_10_refused_by_the_function_looks_like_a_wrong_password() {
         role: "resident".into(),
         ..Granted::default()
     };
-    aborted(door.answer(Ok(role)), FAILED);
+    challenged(door.answer(Ok(role)));
+    let refusal = refused(door.authenticate("wrong"));
+    assert!(
+        refusal.to_string().contains("the function failed"),
+        "{refusal}"
+    );
+    aborted(Step::Refuse(refusal), DENIED);
+}
+
+#[test]
+fn auth_07_strangers_look_like_the_users_a_function_knows() {
+    let known = |secret: bool| Granted {
+        role: "resident".into(),
+        secret: secret.then(|| Secret::new("s3cret")),
+        salt: secret.then(|| Salt {
+            salt: "aBc+fx0NAVBoFz5/".into(),
+            iterations: 77,
+            keylen: 20,
+        }),
+        scram: secret.then(|| credential("pencil-42", ARGON2)),
+        ..Granted::default()
+    };
+    let looks = |method: AuthMethod, keys: &[&str]| {
+        let auth = with_function(AuthPolicy::default(), method);
+        let mut door = Door::new(auth);
+        let mut of = |authid: &str, answer: Result<Granted, AuthFailure>| {
+            let name = match method {
+                AuthMethod::Scram => "wamp-scram",
+                _ => method.as_str(),
+            };
+            asked(door.reconnect().hello(scram_hello(name, authid, &[])));
+            let challenge = challenged(door.answer(answer));
+            let refusal = refused(door.authenticate("wrong")).abort();
+            let extra = challenge.extra;
+            let salt = extra.text("salt").map(str::len);
+            let shown: Vec<_> = keys.iter().map(|key| extra.lookup(key).cloned()).collect();
+            let text = extra.text("challenge").unwrap_or("{}");
+            let text: serde_json::Value = serde_json::from_str(text).expect("JSON");
+            let text = (text["authrole"].clone(), text["authprovider"].clone());
+            (salt, shown, text, refusal)
+        };
+        let real = of("ann", Ok(known(true)));
+        assert_eq!(of("nobody", refuse()), real, "not there");
+        assert_eq!(of("half", Ok(known(false))), real, "nothing to prove it by");
+    };
+    looks(AuthMethod::WampCra, &["iterations", "keylen"]);
+    looks(AuthMethod::Scram, &["kdf", "iterations", "memory"]);
+}
+
+#[test]
+fn answers_that_come_back_to_a_locked_door_do_not_count() {
+    let methods = [AuthMethod::Ticket, AuthMethod::Jwt, AuthMethod::WampCra];
+    for method in methods {
+        let auth = with_function(AuthPolicy::default(), method);
+        let mut door = Door::new(auth).with_login_failures(2);
+        let begin = |door: &mut Door| {
+            let step = door
+                .reconnect()
+                .hello(hello(&[method.as_str()], Some("ann")));
+            match method {
+                AuthMethod::WampCra => asked(step),
+                _ => {
+                    challenged(step);
+                    asked(door.authenticate("guess"))
+                }
+            };
+        };
+        // Both at once, and the third is the right one.
+        let mut others = [(); 2].map(|()| {
+            begin(&mut door);
+            let mut other = handshake();
+            door.swap(&mut other);
+            other
+        });
+        begin(&mut door);
+        for other in &mut others {
+            door.swap(other);
+            if let Step::Send(_) = door.answer(refuse()) {
+                refused(door.authenticate("wrong"));
+            }
+            door.swap(other);
+        }
+        let right = Granted {
+            role: "guest".into(),
+            authid: Some("ann".into()),
+            secret: Some(Secret::new("s3cret")),
+            ..Granted::default()
+        };
+        let refusal = refused(door.answer(Ok(right)));
+        assert!(matches!(refusal, Refusal::LockedOut { .. }), "{refusal}");
+    }
+}
+
+#[test]
+fn nobody_logs_in_for_the_role_of_scripts() {
+    let mut door = Door::new(jwt_auth(policy()));
+    door.change(|policy| {
+        let role = policy.roles["guest"].clone();
+        policy.roles.insert("script".into(), role);
+    });
+    let refusal = refused(bear(&mut door, None, &token(json!({"role": "script"}))));
+    assert!(matches!(refusal, Refusal::ScriptRole { .. }), "{refusal}");
+    aborted(Step::Refuse(refusal), "wamp.error.no_such_role");
+}
+
+#[test]
+fn what_changes_after_challenge_counts() {
+    // Another password.
+    let mut door = Door::new(scram(Kdf::Pbkdf2));
+    let challenge = challenged(door.hello(scram_hello("wamp-scram", "joe", &[])));
+    door.change(|policy| {
+        let users = policy.auth.scram.as_mut().expect("a table");
+        let joe = users.get_mut("joe").expect("joe");
+        joe.credential = credential("another", Kdf::Pbkdf2);
+    });
+    let (answer, _) = prove(&challenge, "joe", "pencil-42", None);
+    let refusal = refused(door.send(Message::Authenticate(answer)));
+    assert!(matches!(refusal, Refusal::Removed { .. }), "{refusal}");
+
+    let mut door = Door::new(cra(None));
+    let challenge = challenged(door.hello(hello(&["wampcra"], Some("joe"))));
+    door.change(|policy| {
+        let users = policy.auth.wampcra.as_mut().expect("a table");
+        users.get_mut("joe").expect("joe").key = Secret::new("another");
+    });
+    let text = challenge.extra.text("challenge").expect("a challenge");
+    let signature = STANDARD.encode(hmac(b"secret-42", text.as_bytes()));
+    let refusal = refused(door.authenticate(&signature));
+    assert!(matches!(refusal, Refusal::Removed { .. }), "{refusal}");
+
+    // No function any more.
+    let mut door = Door::new(with_function(AuthPolicy::default(), AuthMethod::Ticket));
+    challenged(door.hello(hello(&["ticket"], Some("ann"))));
+    asked(door.authenticate("her ticket"));
+    door.change(|policy| policy.auth.hooks.clear());
+    let yes = Granted {
+        role: "guest".into(),
+        ..Granted::default()
+    };
+    let refusal = refused(door.answer(Ok(yes)));
+    assert!(matches!(refusal, Refusal::Removed { .. }), "{refusal}");
+}
+
+#[test]
+fn what_functions_say_writes_no_lines_into_the_log() {
+    let mut door = Door::new(with_function(AuthPolicy::default(), AuthMethod::Ticket));
+    let evil = "no\n2026-01-01 INFO login authid=root \u{1b}[2J";
+    for failure in [
+        AuthFailure::Refused {
+            reason: Some(evil.into()),
+        },
+        AuthFailure::Failed(evil.into()),
+        AuthFailure::Raised {
+            error: "app.error.x".into(),
+            message: Some(evil.into()),
+        },
+    ] {
+        challenged(door.reconnect().hello(hello(&["ticket"], Some("ann"))));
+        asked(door.authenticate("her ticket"));
+        let text = refused(door.answer(Err(failure))).to_string();
+        assert!(text.contains("login authid=root"), "{text}");
+        assert!(!text.chars().any(char::is_control), "{text}");
+    }
+    assert!(
+        !Refusal::Undecodable(evil.into())
+            .to_string()
+            .chars()
+            .any(char::is_control)
+    );
 }
 
 #[test]
@@ -661,7 +832,11 @@ fn dyn_03_a_function_names_the_keys_of_cryptosign() {
         door.reconnect()
             .hello(sign_hello(&STRANGER, Some("ann"), &[])),
     );
-    aborted(door.answer(grant(&[], None)), FAILED);
+    let challenge = challenged(door.answer(grant(&[], None)));
+    aborted(
+        door.authenticate(&sign(&STRANGER, &challenge, None)),
+        DENIED,
+    );
     asked(
         door.reconnect()
             .hello(sign_hello(&STRANGER, Some("ann"), &[])),
@@ -898,15 +1073,18 @@ fn jwt_that_is_none() {
         &format!("{good}."),
         &format!("{good}="),
         &signed("[]", "{}", SECRET),
-        &signed(r#"{"alg":"HS256"}"#, "[]", SECRET),
-        &signed(r#"{"alg":"HS256"}"#, "\u{feff}{}", SECRET),
+        &format!("{good}{}", ".".repeat(10_000)),
     ] {
         assert!(
             matches!(verify(&policy(), text), Err(JwtError::Malformed(_))),
             "{text}"
         );
     }
-    let deep = format!(r#"{{"exp":9999999999,"a":{}"#, "[".repeat(100_000));
+    for claims in ["[]", "\u{feff}{}"] {
+        let text = signed(r#"{"alg":"HS256"}"#, claims, SECRET);
+        assert!(matches!(verify(&policy(), &text), Err(JwtError::Claims(_))));
+    }
+    let deep = format!(r#"{{"exp":9999999999,"a":{}"#, "[".repeat(10_000));
     assert!(verify(&policy(), &signed(r#"{"alg":"HS256"}"#, &deep, SECRET)).is_err());
     let of = |changes| verify(&policy(), &token(changes));
     assert_eq!(
@@ -946,6 +1124,47 @@ fn jwt_has_its_time() {
     };
     assert!(verify(&strict, &token(json!({"exp": now}))).is_err());
     assert!(verify(&strict, &token(json!({"exp": now + 1}))).is_ok());
+}
+
+#[test]
+fn jwt_ends_its_session_when_it_expires() {
+    let epoch = SystemTime::UNIX_EPOCH;
+    let mut door = Door::new(jwt_auth(policy()));
+    let join = joined(bear(&mut door, None, &token(json!({}))));
+    let leeway = policy().leeway;
+    assert_eq!(
+        join.expires,
+        Some(epoch + Duration::from_secs(NOW.as_secs() + 600) + leeway)
+    );
+    let forever = token(json!({"exp": 1e300}));
+    assert_eq!(joined(bear(door.reconnect(), None, &forever)).expires, None);
+
+    // It is 1000 s after the epoch there.
+    let mut realm = Conversation::new();
+    let idle = realm.realm.deadline_count();
+    let mut joins = |session, seconds| {
+        let session = SessionId::from_raw(session);
+        let join = Join {
+            session,
+            expires: Some(epoch + Duration::from_secs(seconds)),
+            ..join.clone()
+        };
+        realm.input(Input::Join(Box::new(join)));
+        assert_eq!(realm.heard(session)[0], 2);
+        session
+    };
+    let (short, left, far) = (joins(901, 1_010), joins(902, 1_020), joins(903, 1 << 40));
+    assert_eq!(realm.realm.deadline_count(), idle + 2, "none for the last");
+    realm.kill(left, "wamp.close.killed");
+    realm.hears(left, json!([6, {}, "wamp.close.killed"]));
+    realm.advance(9_999);
+    realm.hears_nothing(short);
+    realm.advance(1);
+    let told = json!([6, {"message": "authentication expired"}, "wamp.close.killed"]);
+    realm.hears(short, told);
+    assert_eq!(realm.realm.deadline_count(), idle);
+    realm.advance(100_000);
+    realm.hears_nothing(far);
 }
 
 #[test]
@@ -1044,6 +1263,18 @@ fn dyn_02_a_function_is_asked_about_tokens_after_authenticate() {
     aborted(door.answer(grant(None)), FAILED);
     asked(bear(door.reconnect(), None, "anything"));
     aborted(door.answer(refuse()), DENIED);
+    // The name in HELLO is only a wish: the function looked at the token.
+    asked(bear(door.reconnect(), Some("root"), "anything"));
+    aborted(door.answer(grant(None)), FAILED);
+    asked(bear(door.reconnect(), Some("root"), "anything"));
+    assert_eq!(
+        bad(door.answer(grant(Some("ann")))),
+        JwtError::OtherAuthid("root".into())
+    );
+    asked(bear(door.reconnect(), Some("ann"), "anything"));
+    joined(door.answer(grant(Some("ann"))));
+    let long = "x".repeat(16 * 1024 + 1);
+    assert_eq!(bad(bear(door.reconnect(), None, &long)), JwtError::TooLong);
 
     // Beside configured keys: for tokens of others, and for the role of good ones.
     let mut door = Door::new(with_function(jwt_auth(policy()), AuthMethod::Jwt));
@@ -1057,6 +1288,13 @@ fn dyn_02_a_function_is_asked_about_tokens_after_authenticate() {
     assert_eq!(claims.text("team"), Some("red"));
     assert_eq!(claims.lookup("big"), Some(&Value::Uint(u64::MAX)));
     assert_eq!(joined(door.answer(grant(None))).principal.authid, "joe");
+    for odd in [
+        token(json!({"nbf": "0"})),
+        signed(r#"{"alg":"HS256"}"#, "[]", SECRET),
+    ] {
+        let error = bad(bear(door.reconnect(), None, &odd));
+        assert!(matches!(error, JwtError::Claims(_)), "{error}");
+    }
     let expired = token(json!({"exp": 1}));
     assert!(matches!(
         bad(bear(door.reconnect(), None, &expired)),
@@ -1083,4 +1321,48 @@ fn keys_that_are_none() {
     let broken = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}"#;
     assert!(matches!(JwtKey::set(broken), Err(KeyError::InSet(1, _))));
     assert!(!format!("{:?}", JwtKey::secret(SECRET)).contains("secret of"));
+    assert_eq!(JwtKey::secret(pem.as_bytes()), Err(KeyError::Public));
+
+    let base64 = |octets: &[u8]| URL_SAFE_NO_PAD.encode(octets);
+    let set = |key: serde_json::Value| JwtKey::set(&json!({ "keys": [key] }).to_string());
+    let rsa = |n: &[u8], e: &[u8]| set(json!({"kty": "RSA", "n": base64(n), "e": base64(e)}));
+    let modulus = [0xc5; 256];
+    assert!(rsa(&modulus, &[1, 0, 1]).is_ok());
+    assert!(rsa(&[&[0, 0], &modulus[..]].concat(), &[0, 3]).is_ok());
+    assert!(rsa(&[&[0, 0], &modulus[2..]].concat(), &[3]).is_err());
+    for e in [&[1][..], &[2], &[1, 0], &[0, 1], &[0]] {
+        assert!(rsa(&modulus, e).is_err(), "{e:?}");
+    }
+    // Of small order: anybody could sign.
+    let ed25519 = |x: &[u8]| set(json!({"kty": "OKP", "crv": "Ed25519", "x": base64(x)}));
+    let mut identity = [0; 32];
+    identity[0] = 1;
+    for weak in [[0; 32], identity] {
+        assert!(ed25519(&weak).is_err());
+        let mut der = vec![0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
+        der.extend(weak);
+        assert_eq!(JwtKey::pem(&armoured(&der)), Err(KeyError::Unknown));
+        der.truncate(12);
+        der.extend(SigningKey::from_bytes(&JOE).verifying_key().as_bytes());
+        assert!(JwtKey::pem(&armoured(&der)).is_ok());
+        der.push(0);
+        assert_eq!(JwtKey::pem(&armoured(&der)), Err(KeyError::Unknown));
+    }
+    let mut private = data["jwks"].clone();
+    private["keys"][0]["d"] = json!("AQAB");
+    let error = JwtKey::set(&private.to_string()).expect_err("private");
+    assert!(error.to_string().contains("private key"), "{error}");
+    // A point that is not uncompressed.
+    let text = data["pem"]["ES256"].as_str().expect("text");
+    let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+    let mut der = STANDARD.decode(body).expect("Base64");
+    assert!(JwtKey::pem(&armoured(&der)).is_ok());
+    let prefix = der.len() - 65;
+    der[prefix] = 2;
+    assert_eq!(JwtKey::pem(&armoured(&der)), Err(KeyError::Unknown));
+}
+
+fn armoured(der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
 }

@@ -222,6 +222,7 @@ fn meta_04_router_sessions_are_invisible() {
         kind: SessionKind::Router,
         peer: String::new(),
         transport: "",
+        expires: None,
     })));
     realm.says(hidden, json!([32, 1, {}, "secret"]));
     realm.says(hidden, json!([64, 2, {}, "secret"]));

@@ -196,6 +196,7 @@ impl Conversation {
             },
             peer: "test".into(),
             transport: "websocket",
+            expires: None,
         })));
         session
     }

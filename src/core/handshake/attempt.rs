@@ -1,6 +1,7 @@
 //! One HELLO on its way to a session: who it is about, and how it may end.
 
 use super::*;
+use crate::core::jwt::JwtError;
 
 /// One HELLO on its way to a session.
 #[derive(Debug)]
@@ -22,6 +23,12 @@ pub(super) struct Attempt {
     pub(super) scram: Option<ScramHello>,
     /// What `authextra` says to `cryptosign`, up to CHALLENGE.
     pub(super) cryptosign: Option<CryptosignHello>,
+    /// A configured key vouches for the token.
+    pub(super) vouched: bool,
+    /// When that token expires.
+    pub(super) expires: Option<SystemTime>,
+    /// What held when they were challenged.
+    pub(super) policy: Arc<RealmPolicy>,
 }
 
 impl Attempt {
@@ -56,10 +63,25 @@ impl Attempt {
         }
         let authid = match (granted.authid, self.claimed()) {
             (Some(authid), _) => authid,
+            // The function looked at a token, not at the name in HELLO.
+            (None, _) if self.method == AuthMethod::Jwt && !self.vouched => {
+                return Err(self.hook_failed("it named no authid"));
+            }
             (None, Some(claimed)) => claimed.to_owned(),
             (None, None) if self.method == AuthMethod::Anonymous => random_authid(random),
             (None, None) => return Err(self.hook_failed("it named no authid, nor did the client")),
         };
+        let other = self
+            .claimed()
+            .filter(|claimed| *claimed != authid)
+            .filter(|_| self.method == AuthMethod::Jwt && !self.vouched);
+        if let Some(claimed) = other {
+            // Who is counted and locked out by the name in HELLO must be that name.
+            return Err(Refusal::BadToken {
+                authid: Some(authid),
+                error: JwtError::OtherAuthid(claimed.to_owned()),
+            });
+        }
         Ok(Principal {
             extra: granted.extra,
             ..self.principal(authid, &granted.role, self.provider)
@@ -89,6 +111,14 @@ impl Attempt {
         Refusal::HookFailed {
             method: self.method,
             text: text.to_owned(),
+        }
+    }
+
+    /// As [`Attempt::hook_failed`], but said only after AUTHENTICATE: that there is such a user is nobody's business.
+    pub(super) fn no_credential(&self, text: &'static str) -> Refusal {
+        Refusal::NoCredential {
+            method: self.method,
+            text,
         }
     }
 

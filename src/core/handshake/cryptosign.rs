@@ -25,7 +25,7 @@ impl Handshake {
                 Ok(attempt.principal(owner.authid.clone(), &owner.role, Provider::Static))
             }
             // Not one of their keys.
-            None if table.is_some_and(|table| table.knows(&attempt.authid)) => {
+            None if policy.auth.models().key_owners.contains(&attempt.authid) => {
                 Err(attempt.wrong_secret())
             }
             None if policy.auth.asks(attempt.method) => {
@@ -69,7 +69,7 @@ impl Handshake {
     ) -> Result<Step, Refusal> {
         let outcome = match answer {
             Ok(granted) if granted.pubkeys.is_empty() => {
-                return Err(attempt.hook_failed("it named no pubkey"));
+                Err(attempt.no_credential("it named no pubkey"))
             }
             Ok(granted) => {
                 let key = attempt.cryptosign.as_ref().map(|hello| hello.key);

@@ -1,7 +1,7 @@
 //! The method `jwt`: an empty CHALLENGE, and the token in AUTHENTICATE. The computing is `core::jwt`.
 
 use super::*;
-use crate::core::jwt::JwtError;
+use crate::core::jwt::{JwtError, LONGEST_TOKEN};
 
 impl Handshake {
     /// Everybody is challenged alike; who it is, the token tells.
@@ -21,6 +21,9 @@ impl Handshake {
         mut attempt: Box<Attempt>,
         token: Secret,
     ) -> Result<Step, Refusal> {
+        if token.expose().len() > LONGEST_TOKEN {
+            return Err(attempt.bad_token(JwtError::TooLong));
+        }
         let policy = policy(context, &attempt.realm)?;
         let function = policy.auth.asks(attempt.method);
         let Some(jwt) = &policy.auth.jwt else {
@@ -43,6 +46,8 @@ impl Handshake {
             }
             Ok(found) => {
                 attempt.authid = found.authid;
+                attempt.vouched = true;
+                attempt.expires = found.expires;
                 match found.role {
                     Some(role) => {
                         let authid = attempt.authid.clone();

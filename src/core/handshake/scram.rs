@@ -69,8 +69,13 @@ impl Handshake {
         match answer {
             Ok(mut granted) => {
                 let Some(credential) = granted.scram.take() else {
-                    return Err(attempt.hook_failed("it named neither keys nor a password"));
+                    let policy = policy(context, &attempt.realm)?;
+                    let refusal = attempt.no_credential("it named neither keys nor a password");
+                    return Ok(self.mock_scram(context, &policy, attempt, refusal));
                 };
+                if let Some(learned) = context.realms.learned() {
+                    learned.note_scram(&attempt.realm, (&credential.derivation).into());
+                }
                 let principal = attempt.granted(granted, context.random)?;
                 Ok(self.challenge_scram(context, attempt, &credential, Ok(principal)))
             }
@@ -90,7 +95,15 @@ impl Handshake {
         attempt: Box<Attempt>,
         refusal: Refusal,
     ) -> Step {
-        let credential = scram::mock(policy, &attempt.realm, &attempt.authid, &self.seed);
+        let learned = context.realms.learned();
+        let learned = learned.map_or(Vec::new(), |learned| learned.scram(&attempt.realm));
+        let credential = scram::mock(
+            policy,
+            &attempt.realm,
+            &attempt.authid,
+            &self.seed,
+            &learned,
+        );
         self.challenge_scram(context, attempt, &credential, Err(refusal))
     }
 

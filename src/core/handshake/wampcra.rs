@@ -33,9 +33,15 @@ impl Handshake {
         match answer {
             Ok(mut granted) => {
                 let Some(key) = granted.secret.take() else {
-                    return Err(attempt.hook_failed("it named no secret"));
+                    let policy = policy(context, &attempt.realm)?;
+                    let refusal = attempt.no_credential("it named no secret");
+                    return Ok(self.mock_wampcra(context, &policy, attempt, refusal));
                 };
                 let (role, salt) = (granted.role.clone(), granted.salt.take());
+                if let Some(learned) = context.realms.learned() {
+                    let model = cra::Model::new(&role, salt.as_ref());
+                    learned.note_wampcra(&attempt.realm, model);
+                }
                 let claimant = Claimant {
                     role,
                     provider: attempt.provider,
@@ -61,7 +67,15 @@ impl Handshake {
         attempt: Box<Attempt>,
         refusal: Refusal,
     ) -> Step {
-        let claimant = cra::mock(policy, &attempt.realm, &attempt.authid, &self.seed);
+        let learned = context.realms.learned();
+        let learned = learned.map_or(Vec::new(), |learned| learned.wampcra(&attempt.realm));
+        let claimant = cra::mock(
+            policy,
+            &attempt.realm,
+            &attempt.authid,
+            &self.seed,
+            &learned,
+        );
         self.challenge_wampcra(context, attempt, &claimant, Err(refusal))
     }
 

@@ -10,12 +10,21 @@ pub(in crate::core) enum Farewell {
     Silent,
 }
 
+/// Sessions that expire later than this do not: timers reach no further.
+const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 impl Realm {
     pub(super) fn join(&mut self, join: Join, out: &mut Effects) {
         let (id, kind) = (join.session, join.kind);
         let role = self.permissions.role(&join.principal, id);
         let slow = self.slow_policy(&join.principal.authrole);
+        let lives = join
+            .expires
+            .map(|at| at.duration_since(self.now.wall).unwrap_or_default())
+            .filter(|lives| *lives < LONGEST_LIFE);
         let mut session = Session::new(join, role, slow);
+        session.expires = lives.map(|lives| self.now.mono + lives);
+        self.expiries.extend(session.expires.map(|at| (at, id)));
         session.trustlevel = self.policy.trustlevel(&session.principal.authrole);
         if kind.is_greeted() {
             out.send(
@@ -67,6 +76,9 @@ impl Realm {
         for pending in &session.pending {
             self.forget_ticket(pending);
         }
+        if let Some(at) = session.expires {
+            self.expiries.remove(&(at, id));
+        }
         let told = farewell == Farewell::Told && session.kind != SessionKind::Router;
         self.dealer.leave_registrations(&session, out);
         self.tell_if(told, out);
@@ -108,6 +120,17 @@ impl Realm {
         self.send_away(id, reason, message, Farewell::Told, out);
     }
 
+    /// Who logged in with something that does not hold any longer has to log in again.
+    pub(super) fn expire_sessions(&mut self, now: Now, out: &mut Effects) {
+        while let Some((at, id)) = self.expiries.first().copied()
+            && at <= now.mono
+        {
+            self.expiries.pop_first();
+            let message = Some("authentication expired".to_owned());
+            self.kill(id, uris::KILLED, message, out);
+        }
+    }
+
     /// GOODBYE from the router's side.
     pub(in crate::core) fn send_away(
         &mut self,
@@ -136,6 +159,7 @@ impl Realm {
 
     /// `SES-35`: everybody goes, nobody is told about the others.
     pub(super) fn close(&mut self, reason: &Uri, message: Option<&str>, out: &mut Effects) {
+        self.expiries.clear();
         for (id, session) in self.sessions.drain() {
             if session.kind.is_greeted() {
                 out.send(id, goodbye(reason.clone(), message.map(str::to_owned)));

@@ -240,6 +240,7 @@ impl Realm {
     pub(super) fn timeout(&mut self, now: Now, out: &mut Effects) {
         self.dealer.expire(now.mono, &mut self.sessions, out);
         self.broker.expire(now, out);
+        self.expire_sessions(now, out);
         while let Some((at, ticket)) = self.verdict_deadlines.first().copied() {
             if at > now.mono {
                 break;

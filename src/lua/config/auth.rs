@@ -141,6 +141,9 @@ fn role(realm: &mut RealmDraft, user: &Node, role: Option<String>) -> Option<Str
 fn known_role(realm: &mut RealmDraft, place: &Node, role: String) -> Option<String> {
     let roles = &realm.settings.policy.roles;
     if roles.contains_key(&role) || realm.settings.policy.authorize.is_some() {
+        if role == SCRIPT_ROLE {
+            place.problem("is the role of scripts, for which nobody logs in");
+        }
         return Some(role);
     }
     let near = super::keys::nearest(&role, roles.keys().map(String::as_str));

@@ -298,6 +298,11 @@ impl<'s> Node<'s> {
 
     /// A file named relative to the configuration, which must exist.
     pub(super) fn file(&self, name: &str) -> Option<PathBuf> {
+        if name.contains(['\n', '{']) {
+            // Perhaps a key's own text, which is nobody's business.
+            self.problem("must be the name of a file");
+            return None;
+        }
         let path = self.source.folder.join(name);
         if path.is_file() {
             return Some(path);
@@ -326,6 +331,16 @@ impl<'s> Node<'s> {
                 None
             }
         }
+    }
+
+    /// As [`Node::file_text`] where the text may be a secret that was meant itself: it is shown only if there is such
+    /// a file. `else_is`: what the text is not.
+    pub(super) fn file_text_of(&self, name: &str, else_is: &str) -> Option<String> {
+        if name.contains('\n') || !self.source.folder.join(name).is_file() {
+            self.problem(format!("is neither {else_is} nor a file"));
+            return None;
+        }
+        self.file_text(name)
     }
 
     /// A number, if it is one.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::granted::{Asked, granted};
+use super::granted::{self, Asked};
 use super::hooks;
 use crate::core::credentials::Principal;
 use crate::core::policy::Procedure;
@@ -34,13 +34,13 @@ pub(super) fn authenticate(
             // The call is canceled with its session.
             () = reply.closed() => return,
         };
-        let outcome = match answer {
-            Ok(payload) => granted(&payload, &asked),
-            Err(NoAnswer::Raised { error, message }) => Err(AuthFailure::Raised { error, message }),
-            Err(NoAnswer::Failed(text)) => Err(AuthFailure::Failed(text)),
+        let failure = match answer {
+            Ok(payload) => return granted::answer(&payload, asked, reply),
+            Err(NoAnswer::Raised { error, message }) => AuthFailure::Raised { error, message },
+            Err(NoAnswer::Failed(text)) => AuthFailure::Failed(text),
         };
         // The peer may be gone; then nobody wants to know.
-        let _ = reply.send(outcome);
+        let _ = reply.send(Err(failure));
     });
 }
 
@@ -113,6 +113,7 @@ async fn call(
             ..ClientRoles::default()
         },
         kind: SessionKind::Router,
+        expires: None,
         peer: String::new(),
         transport: "",
     };

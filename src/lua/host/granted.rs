@@ -1,10 +1,14 @@
 //! What a login function answers, checked and understood (`DYN-03`, `DYN-04`).
 
+use tokio::sync::oneshot;
+
+use super::derive::{self, Job};
 use super::hooks::kind;
 use crate::core::credentials::{AuthMethod, Salt, Secret};
 use crate::core::cryptosign::PublicKey;
 use crate::core::scram::ScramCredential;
-use crate::core::{AuthFailure, Granted, Login, cra};
+use crate::core::{AuthFailure, Granted, Login};
+use crate::lua::derived;
 use crate::lua::scram::{MOST_ITERATIONS, MOST_MEMORY, Whose, Written};
 use crate::wire::Payload;
 use crate::words::{Dict, Uri, Value};
@@ -31,12 +35,36 @@ impl From<&Login> for Asked {
     }
 }
 
+/// Tells what a function's results mean, now or, where a key has to be derived, soon.
+pub(super) fn answer(
+    results: &Payload,
+    asked: Asked,
+    reply: oneshot::Sender<Result<Granted, AuthFailure>>,
+) {
+    let results = match results.values() {
+        Ok((results, _)) => results,
+        Err(error) => {
+            // The peer may be gone; then nobody wants to know.
+            let _ = reply.send(Err(AuthFailure::Failed(error.to_string())));
+            return;
+        }
+    };
+    let derives = matches!(asked.method, AuthMethod::WampCra | AuthMethod::Scram)
+        && matches!(results.first(), Some(Value::Map(answer)) if answer.lookup("password").is_some());
+    let job = Job {
+        results,
+        asked,
+        reply,
+    };
+    match derives {
+        true => derive::enqueue(job),
+        false => job.work(),
+    }
+}
+
 /// Nil or false refuse, with an optional reason; a string is the role; a table says more.
-pub(super) fn granted(results: &Payload, asked: &Asked) -> Result<Granted, AuthFailure> {
-    let (args, _) = results
-        .values()
-        .map_err(|error| AuthFailure::Failed(error.to_string()))?;
-    let mut args = args.into_iter();
+pub(super) fn granted(results: Vec<Value>, asked: &Asked) -> Result<Granted, AuthFailure> {
+    let mut args = results.into_iter();
     match args.next().unwrap_or_default() {
         Value::Bool(true) if asked.gate => Ok(Granted::default()),
         Value::Null | Value::Bool(false) if asked.procedure => Err(AuthFailure::Failed(
@@ -187,7 +215,7 @@ impl Answer<'_> {
                     salt.iterations, salt.keylen
                 ));
             }
-            (None, Some(password), Some(salt)) => Some(cra::derive_key(password.as_bytes(), salt)),
+            (None, Some(password), Some(salt)) => Some(derived::wampcra(&password, salt)),
             (None, Some(password), None) => Some(Secret::new(password)),
             (None, None, _) => None,
         };
@@ -204,6 +232,9 @@ impl Answer<'_> {
             stored_key: self.text("stored_key")?,
             server_key: self.text("server_key")?,
         };
+        if written.proves_nothing() {
+            return Ok(None);
+        }
         let whose = Whose {
             realm: &asked.realm,
             authid: &asked.authid,

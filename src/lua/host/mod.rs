@@ -8,6 +8,7 @@ mod api;
 mod boot;
 mod configuration;
 mod context;
+mod derive;
 mod dynamic;
 mod granted;
 mod hooks;

@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::{Asked, Connection, Stage};
 use crate::core::credentials::{Principal, Secret};
 use crate::core::lockout::{Claim, Locked};
+use crate::core::models::Learned;
 use crate::core::policy::RealmPolicy;
 use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Now, Outcome, Refusal, Step};
 use crate::server::outbox::Room;
@@ -275,6 +276,10 @@ impl core::Realms for Surroundings<'_> {
     fn allows(&self, realm: &Uri, authid: Option<&str>) -> Result<(), Locked> {
         let claim = self.claim(realm, authid);
         self.shared.lockout().lock().allows(self.now.mono, &claim)
+    }
+
+    fn learned(&self) -> Option<&Learned> {
+        Some(self.shared.learned())
     }
 
     fn ended(&self, realm: &Uri, authid: Option<&str>, outcome: Outcome) {

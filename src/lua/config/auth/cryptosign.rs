@@ -76,6 +76,11 @@ pub(super) fn read(realm: &mut RealmDraft, node: &Node) {
     let router = draft
         .key
         .and_then(|text| router_key(&node.at("key"), &text));
+    let own = router.as_ref().and_then(RouterKey::public);
+    if own.is_some_and(|own| keys.contains_key(&own)) {
+        node.at("key")
+            .problem("is the private key of one of `keys`: the router needs one of its own");
+    }
     realm.settings.policy.auth.cryptosign = Some(CryptosignPolicy { keys, router });
 }
 
@@ -98,11 +103,7 @@ fn router_key(node: &Node, text: &str) -> Option<RouterKey> {
     if let Some(key) = RouterKey::parse(text) {
         return Some(key);
     }
-    if text.len() >= 60 && text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
-        node.problem("must be 64 hexadecimal digits, or a file that holds them");
-        return None;
-    }
-    let key = RouterKey::parse(&node.file_text(text)?);
+    let key = RouterKey::parse(&node.file_text_of(text, "64 hexadecimal digits")?);
     if key.is_none() {
         node.problem("names a file without an Ed25519 private key (64 hexadecimal digits)");
     }

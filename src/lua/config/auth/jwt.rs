@@ -63,7 +63,7 @@ const KEYS: &[Key<JwtDraft>] = &[
                 .text()
                 .and_then(|text| match text.contains("-----BEGIN") {
                     true => Some(text),
-                    false => node.file_text(&text),
+                    false => node.file_text_of(&text, "public keys in PEM form"),
                 });
             draft.found(node, text, JwtKey::pem);
         }),

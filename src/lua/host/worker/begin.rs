@@ -52,6 +52,10 @@ impl Worker {
                 transport,
                 reply,
             } => {
+                if reply.is_closed() {
+                    // The peer is gone, or was told that it took too long.
+                    return self.counted_handler_ended();
+                }
                 let values = hooks::login_arguments(&login, &transport);
                 let handler = self.handler(Kind::Authenticate {
                     reply,

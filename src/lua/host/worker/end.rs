@@ -50,8 +50,7 @@ impl Worker {
             }
             Kind::Authorize { asker } => asker.answer(hooks::verdict(&payload)),
             Kind::Authenticate { reply, asked } => {
-                // The peer may be gone; then nobody wants to know.
-                let _ = reply.send(granted::granted(&payload, &asked));
+                granted::answer(&payload, asked, reply);
             }
             Kind::Realm { reply } => {
                 // Whoever asked may have given up.
