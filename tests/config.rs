@@ -279,10 +279,6 @@ fn retained_events_and_histories_that_are_wrong() {
              top level",
         ),
     ]);
-    all_refused_in_realm(&[(
-        "history = {}",
-        "perilune.lua:1: `realms.home`: `history` is not in this version",
-    )]);
 }
 
 #[test]
