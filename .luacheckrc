@@ -12,3 +12,7 @@ files["**/*_test.lua"] = { std = "luajit+busted" }
 
 -- What makes a VM safe does so by replacing the globals.
 files["src/lua/prelude.lua"] = { read_globals = { "rawlen" }, ignore = { "121", "122", "631" } }
+
+-- Configurations read environment variables with `env`.
+files["**/perilune.lua"] = { std = "luajit", read_globals = { "env" } }
+files["lua/perilune.lua"] = { read_globals = {} }
