@@ -21,6 +21,7 @@ mod ordering;
 mod passthru;
 mod patterns;
 mod permissions;
+mod predefined_uris;
 mod progressive_invocations;
 mod progressive_results;
 mod properties;

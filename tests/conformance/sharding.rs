@@ -69,7 +69,7 @@ fn interrupted(realm: &mut Conversation, callee: Peer, invocation: u64, mode: &s
 }
 
 #[test]
-fn srd_05_a_sharded_registration_needs_an_nkey() {
+fn shd_02_srd_05_a_sharded_registration_needs_an_nkey() {
     let mut realm = Conversation::new();
     let callee = realm.join("callee");
     let long = "x".repeat(256);
