@@ -273,7 +273,7 @@ pub enum Explanation {
     Nobody,
 }
 
-/// Explains what [`Permissions::decide`] does for a peer's session.
+/// Explains what the realm decides for a peer's session.
 pub fn explain(
     policy: &RealmPolicy,
     principal: &Principal,
