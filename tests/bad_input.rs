@@ -249,9 +249,12 @@ async fn is_told(client: &mut Client, what: &dyn std::fmt::Debug) {
 /// Joins, and has something to lose: a subscription, a registration, an open call.
 async fn offender(address: SocketAddr, kind: Kind, serializer: Serializer) -> Client {
     let mut client = Client::join(address, kind, serializer).await;
-    client.register("com.offender").await;
+    // A name of its own: the router may not yet have noticed that the one before has gone.
+    static OFFENDERS: AtomicU64 = AtomicU64::new(0);
+    let procedure = format!("com.offender.{}", OFFENDERS.fetch_add(1, Relaxed));
+    client.register(&procedure).await;
     client.subscribe("com.work.done").await;
-    client.call("com.offender", &[]).await;
+    client.call(&procedure, &[]).await;
     client
 }
 
