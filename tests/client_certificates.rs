@@ -127,6 +127,28 @@ impl Authority {
     }
 }
 
+/// Logs in by the method `tls`: `authid authrole authmethod authprovider`, or the reason of ABORT.
+async fn by_certificate(
+    authority: &Authority,
+    address: SocketAddr,
+    shown: Option<&Identity>,
+) -> String {
+    let io = authority.connect(address, shown).await.unwrap();
+    let mut client = Client::open(io, Kind::WebSocket, Serializer::Cbor).await;
+    let Message::Hello(mut hello) = support::hello(support::REALM) else {
+        unreachable!("hello() makes HELLO")
+    };
+    hello.authmethods = vec!["tls".to_owned()];
+    client.send(&Message::Hello(hello)).await;
+    match client.message().await {
+        Message::Welcome(welcome) => ["authid", "authrole", "authmethod", "authprovider"]
+            .map(|key| welcome.details.text(key).unwrap_or_default())
+            .join(" "),
+        Message::Abort(abort) => abort.reason.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn auth_13_a_certificate_is_a_login() {
     let config = APP.replace("CERT", "client_cert = \"optional\"").replace(
@@ -137,36 +159,62 @@ async fn auth_13_a_certificate_is_a_login() {
     let authority = Authority::new();
     authority.install(app.path());
     let (_program, address) = serve(app.path()).await;
-    let log_in = async |shown: Option<&Identity>| {
-        let io = authority.connect(address, shown).await.unwrap();
-        let mut client = Client::open(io, Kind::WebSocket, Serializer::Cbor).await;
-        let Message::Hello(mut hello) = support::hello(support::REALM) else {
-            unreachable!("hello() makes HELLO")
-        };
-        hello.authmethods = vec!["tls".to_owned()];
-        client.send(&Message::Hello(hello)).await;
-        match client.message().await {
-            Message::Welcome(welcome) => {
-                let text = |key: &str| welcome.details.text(key).unwrap_or_default().to_owned();
-                format!(
-                    "{} {} {}",
-                    text("authid"),
-                    text("authrole"),
-                    text("authmethod")
-                )
-            }
-            Message::Abort(abort) => abort.reason.to_string(),
-            other => panic!("{other:?}"),
-        }
-    };
+    let log_in = async |shown| by_certificate(&authority, address, shown).await;
     let hub = authority.client("hub-7");
-    assert_eq!(log_in(Some(&hub)).await, "door guest tls");
+    assert_eq!(log_in(Some(&hub)).await, "door guest tls static");
     let other = authority.client("hub-8");
     assert_eq!(
         log_in(Some(&other)).await,
         "wamp.error.authentication_denied"
     );
     assert_eq!(log_in(None).await, "wamp.error.no_matching_auth_method");
+}
+
+const JUDGES: &str = r#"
+local p = require "perilune"
+local function judge(shown)
+  if shown and shown.common_name == "hub-7" then return { role = "guest", authid = "judged " .. shown.common_name } end
+end
+p.authenticate("tls", function(login) return judge(login.transport.certificate) end)
+p.register("com.auth", function(call)
+  return judge(call.args[3].transport.certificate) or p.error("com.error.unknown")
+end)
+"#;
+
+/// A function and a procedure decide about certificates, too.
+#[tokio::test]
+async fn auth_13_dyn_01_functions_and_procedures_judge_certificates() {
+    let script = "scripts = { \"door.lua\" },";
+    let procedure = "auth = { tls = { procedure = \"com.auth\", realm = \"desk\" } },";
+    for (provider, auth, refused) in [
+        ("lua", script.to_owned(), "wamp.error.authentication_denied"),
+        ("dynamic", procedure.to_owned(), "com.error.unknown"),
+    ] {
+        let config = APP
+            .replace("CERT", "client_cert = \"optional\"")
+            .replace(script, &auth)
+            .replace(
+                "realms = {",
+                "realms = { desk = { scripts = { \"desk.lua\" } },",
+            );
+        let files = [
+            ("perilune.lua", config.as_str()),
+            ("door.lua", JUDGES),
+            ("desk.lua", JUDGES),
+        ];
+        let app = support::program::app(&files);
+        let authority = Authority::new();
+        authority.install(app.path());
+        let (_program, address) = serve(app.path()).await;
+        let hub = authority.client("hub-7");
+        let outcome = by_certificate(&authority, address, Some(&hub)).await;
+        assert_eq!(outcome, format!("judged hub-7 guest tls {provider}"));
+        let other = authority.client("hub-8");
+        let outcome = by_certificate(&authority, address, Some(&other)).await;
+        assert_eq!(outcome, refused);
+        let outcome = by_certificate(&authority, address, None).await;
+        assert_eq!(outcome, "wamp.error.no_matching_auth_method");
+    }
 }
 
 fn app(certificates: &str) -> tempfile::TempDir {

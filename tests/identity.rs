@@ -144,6 +144,31 @@ end)"#;
 }
 
 #[tokio::test]
+async fn auth_13_dyn_01_a_procedure_says_whose_cookie_it_is() {
+    let script = r#"
+local p = require "perilune"
+p.register("com.auth", function(call)
+  local details = call.args[3]
+  assert(details.authmethod == "cookie")
+  if details.cookie == "let me" then return { role = "user", authid = "ann" } end
+  p.error("com.error.unknown")
+end)"#;
+    let config = r#"return { realms = {
+      desk = { scripts = { "s.lua" } },
+      realm1 = { auth = { cookie = { name = "sid", procedure = "com.auth", realm = "desk" } }, roles = { user = { ALL } } },
+    } }"#;
+    let router = serve(config, &[("s.lua", script)]).await;
+    for (cookie, expected) in [
+        ("sid=let%20me", "realm1 ann user cookie dynamic"),
+        ("sid=no", "com.error.unknown"),
+    ] {
+        let (mut client, _) = Client::with_cookie(router.address, cookie).await;
+        let outcome = log_in(&mut client, Some(REALM), "cookie", "", "").await;
+        assert_eq!(outcome, expected);
+    }
+}
+
+#[tokio::test]
 async fn auth_13_the_gate_of_a_configuration() {
     let config = r#"return { realms = { realm1 = {
       auth = {

@@ -316,3 +316,91 @@ async fn a_changed_key_file_is_read_again() {
     is(jwt(&router, &token_of(new)).await, "joe", "jwt");
     assert_eq!(jwt(&router, &token_of(old)).await, Err(DENIED.into()));
 }
+
+/// Decides for every method, as a WAMP procedure of another realm: what it is told, and what it answers, on the wire.
+const DESK: &str = r#"
+local p = require "perilune"
+p.register("com.auth", function(call)
+  local realm, authid, details = call.args[1], call.args[2], call.args[3]
+  assert(realm == "realm1" and details.session)
+  local method = details.authmethod
+  if method == "anonymous" then return "user" end
+  if method == "wampcra" and authid == "ann" then return { role = "user", secret = "ann's" } end
+  if method == "wampcra" and authid == "salty" then
+    return { role = "user", password = "salty's", salt = "pepper", iterations = 100, keylen = 16 }
+  end
+  if method == "scram" and authid == "keys" then
+    return { role = "user", kdf = "pbkdf2", iterations = 4096, salt = "aBc+fx0NAVBoFz5/HQ0BUA==",
+      ["stored-key"] = "5496f175e0c666b9b5df18013d75928a492cccfda4d73f05951ef0d4a0c01889",
+      ["server-key"] = "8371d97489cb83b115f0c8403a32f6aad116023df4bb69a947c55d0c349bff52" }
+  end
+  if method == "cryptosign" and authid == "hub" then
+    return { role = "user", authorized_keys = { details.authextra.pubkey } }
+  end
+  if method == "jwt" and details.token == "let me in" then return { role = "user", authid = "trusting" } end
+  p.error("com.error.unknown", { "nobody I know" })
+end)
+"#;
+
+#[tokio::test]
+async fn dyn_01_dyn_02_dyn_03_dyn_05_a_procedure_answers_for_every_method() {
+    let methods = ["anonymous", "wampcra", "scram", "cryptosign", "jwt"]
+        .map(|name| format!("{name} = {{ procedure = \"com.auth\", realm = \"desk\" }}"))
+        .join(", ");
+    let router = App::of("")
+        .file("desk.lua", DESK)
+        .config(&format!(
+            "return {{ realms = {{ desk = {{ scripts = {{ \"desk.lua\" }} }}, realm1 = {{ auth = {{ {methods} }},\n\
+             roles = {{ user = {{ {{ uri = \"\", match = \"prefix\", allow = {{ \"call\" }} }} }} }} }} }} }}\n"
+        ))
+        .start()
+        .await;
+    let is_dynamic = |welcomed: Welcomed, authid: &str, method: &str| {
+        let details = welcomed.as_ref().expect(authid);
+        assert_eq!(details.text("authprovider"), Some("dynamic"), "{method}");
+        is(welcomed, authid, method);
+    };
+    let mut peer = router.open().await;
+    peer.hello("anonymous", "").await;
+    let details = peer.welcomed().await.expect("welcome");
+    assert_eq!(details.text("authprovider"), Some("dynamic"));
+    assert_eq!(details.text("authrole"), Some("user"));
+    let cra = async |authid: &str, secret: &str| {
+        let mut peer = router.open().await;
+        let outcome = peer.wampcra(authid, secret).await;
+        outcome.map_err(|(reason, _)| reason)
+    };
+    is_dynamic(cra("ann", "ann's").await, "ann", "wampcra");
+    is_dynamic(cra("salty", "salty's").await, "salty", "wampcra");
+    assert_eq!(cra("ann", "wrong").await, Err(DENIED.into()));
+    let unknown = Err("com.error.unknown".to_owned());
+    assert_eq!(cra("eve", "x").await, unknown, "DYN-04");
+    is_dynamic(
+        scram(&router, "keys", "pencil-42").await,
+        "keys",
+        "wamp-scram",
+    );
+    assert_eq!(scram(&router, "keys", "wrong").await, Err(DENIED.into()));
+    is_dynamic(
+        cryptosign(&router, Some("hub"), 1).await,
+        "hub",
+        "cryptosign",
+    );
+    assert_eq!(
+        cryptosign(&router, Some("hub"), 2).await,
+        Err(DENIED.into())
+    );
+    is_dynamic(jwt(&router, "let me in").await, "trusting", "jwt");
+    assert_eq!(jwt(&router, "let them in").await, unknown);
+    let log = router.log.text();
+    for secret in [
+        "ann's",
+        "salty's",
+        "pencil-42",
+        "5496f175",
+        "let me in",
+        "let them in",
+    ] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}
