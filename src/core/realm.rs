@@ -166,15 +166,25 @@ impl Realm {
             Input::Close { reason, message } => self.close(&reason, message.as_deref(), out),
         }
         if self.dealer.has_due() {
-            let mut context = CallContext {
-                sessions: &mut self.sessions,
-                limits: &self.policy.limits,
-                random: &mut *self.random,
-                received: now.mono,
-                out,
-            };
-            self.dealer.serve_waiting(&mut context);
+            let (dealer, mut context) = self.dealing(now.mono, out);
+            dealer.serve_waiting(&mut context);
         }
+    }
+
+    /// The dealer, and all it needs for calls that arrived at `received`.
+    fn dealing<'a>(
+        &'a mut self,
+        received: Duration,
+        out: &'a mut Effects,
+    ) -> (&'a mut Dealer, CallContext<'a>) {
+        let context = CallContext {
+            sessions: &mut self.sessions,
+            limits: &self.policy.limits,
+            random: &mut *self.random,
+            received,
+            out,
+        };
+        (&mut self.dealer, context)
     }
 
     /// When to call `handle(Input::Timeout)` next, on the clock of [`Now::mono`].

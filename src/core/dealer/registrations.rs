@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::rendezvous;
+use crate::wire::RegisterOptions;
 
 impl Dealer {
     /// `limit`: registrations a session may hold. `fresh`: id and time of a new registration.
@@ -42,14 +43,7 @@ impl Dealer {
             let text = format!("disclosing callers is not allowed on {procedure:?}");
             return Err(Refusal::new(uris::DISCLOSE_ME_DISALLOWED, text));
         }
-        let nkey = match &options.nkey {
-            _ if options.invoke != InvocationPolicy::Sharded => None,
-            Some(nkey) if rendezvous::is_key(nkey) => Some(Arc::from(nkey.as_str())),
-            _ => {
-                let text = "a sharded registration needs an nkey of 1 to 255 octets"; // SRD-05
-                return Err(Refusal::new(uris::INVALID_ARGUMENT, text));
-            }
-        };
+        let nkey = node_key(options)?;
         let existing = self.index.lookup(options.match_policy, procedure);
         if let Some(id) = existing {
             let registration = &self.registrations[&id];
@@ -72,20 +66,9 @@ impl Dealer {
             Some(id) => id,
             None => {
                 let (id, created) = fresh();
-                let registration = Registration {
-                    procedure: procedure.detached(),
-                    match_policy: options.match_policy,
-                    policy: options.invoke,
-                    created,
-                    callees: Vec::new(),
-                    next: 0,
-                    turns: 0,
-                    limited: false,
-                    waiting: VecDeque::new(),
-                    backlog: 0,
-                };
                 self.index.insert(options.match_policy, procedure, id);
-                self.registrations.insert(id, registration);
+                self.registrations
+                    .insert(id, Registration::new(request, created));
                 out.news
                     .push(News::registration(session.id, id, Change::Created));
                 id
@@ -173,7 +156,34 @@ impl Dealer {
     }
 }
 
+/// The node of a callee of a sharded registration (`SRD-05`); elsewhere an nkey means nothing.
+fn node_key(options: &RegisterOptions) -> Result<Option<Arc<str>>, Refusal> {
+    match &options.nkey {
+        _ if options.invoke != InvocationPolicy::Sharded => Ok(None),
+        Some(nkey) if rendezvous::is_key(nkey) => Ok(Some(Arc::from(&**nkey))),
+        _ => {
+            let text = "a sharded registration needs an nkey of 1 to 255 octets";
+            Err(Refusal::new(uris::INVALID_ARGUMENT, text))
+        }
+    }
+}
+
 impl Registration {
+    fn new(request: &Register, created: SystemTime) -> Self {
+        Self {
+            procedure: request.procedure.detached(),
+            match_policy: request.options.match_policy,
+            policy: request.options.invoke,
+            created,
+            callees: Vec::new(),
+            next: 0,
+            turns: 0,
+            limited: false,
+            waiting: VecDeque::new(),
+            backlog: 0,
+        }
+    }
+
     pub(super) fn remove(&mut self, session: SessionId) {
         let Some(at) = self
             .callees

@@ -139,59 +139,65 @@ impl Realm {
             }
             return;
         }
-        let limits = &self.policy.limits;
-        if let Request::Call(call) = request {
-            if call.procedure.is_wamp() {
-                return self.meta_call(id, call, out);
+        match request {
+            Request::Call(call) => self.call(received, id, call, disclosure, out),
+            Request::Chunk(chunk) => {
+                let (dealer, mut context) = self.dealing(received, out);
+                dealer.proceed(id, chunk, &mut context);
             }
-            let in_flight = self
-                .sessions
-                .get(&id)
-                .map_or(0, |session| session.calls.len());
-            if in_flight >= limits.calls_in_flight {
-                let text = format!("{in_flight} calls are in flight (limits.calls_in_flight)");
-                return out.fail_call(id, call.request, uris::UNAVAILABLE, &text);
+            Request::OnBehalf(request, deed) => {
+                self.act_on_behalf(id, request, *deed, disclosure, out);
             }
-            let mut context = CallContext {
-                sessions: &mut self.sessions,
-                limits,
-                random: &mut *self.random,
-                received,
-                out,
-            };
-            return self.dealer.call(id, call, disclosure, &mut context);
+            Request::Publish(publish) => {
+                let stamp = self.stamp();
+                let Some(publisher) = self.sessions.get(&id) else {
+                    return;
+                };
+                let sessions = &self.sessions;
+                self.broker
+                    .publish(sessions, publisher, &publish, disclosure, stamp, out);
+            }
+            Request::Subscribe(_)
+            | Request::Unsubscribe(_)
+            | Request::Register(_)
+            | Request::Unregister(_) => self.change_held(id, request, disclosure, out),
         }
-        if let Request::Chunk(chunk) = request {
-            let mut context = CallContext {
-                sessions: &mut self.sessions,
-                limits,
-                random: &mut *self.random,
-                received,
-                out,
-            };
-            return self.dealer.proceed(id, chunk, &mut context);
+    }
+
+    fn call(
+        &mut self,
+        received: Duration,
+        id: SessionId,
+        call: Call,
+        disclosure: Disclosure,
+        out: &mut Effects,
+    ) {
+        if call.procedure.is_wamp() {
+            return self.meta_call(id, call, out);
         }
-        if let Request::OnBehalf(request, deed) = request {
-            return self.act_on_behalf(id, request, *deed, disclosure, out);
+        let session = self.sessions.get(&id);
+        let in_flight = session.map_or(0, |session| session.calls.len());
+        if in_flight >= self.policy.limits.calls_in_flight {
+            let text = format!("{in_flight} calls are in flight (limits.calls_in_flight)");
+            return out.fail_call(id, call.request, uris::UNAVAILABLE, &text);
         }
-        if let Request::Publish(publish) = request {
-            let stamp = self.stamp();
-            let Some(publisher) = self.sessions.get(&id) else {
-                return;
-            };
-            return self.broker.publish(
-                &self.sessions,
-                publisher,
-                &publish,
-                disclosure,
-                stamp,
-                out,
-            );
-        }
+        let (dealer, mut context) = self.dealing(received, out);
+        dealer.call(id, call, disclosure, &mut context);
+    }
+
+    /// Changes what a session holds, subscriptions and registrations, and tells the world.
+    fn change_held(
+        &mut self,
+        id: SessionId,
+        request: Request,
+        disclosure: Disclosure,
+        out: &mut Effects,
+    ) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         let told = session.kind != SessionKind::Router; // META-04
+        let limits = &self.policy.limits;
         let (last_id, created) = (&mut self.last_id, self.now.wall);
         let mut fresh_id = || {
             *last_id += 1;
@@ -266,14 +272,8 @@ impl Realm {
             .uris
             .check(&message.error, MatchPolicy::Exact)
             .is_ok();
-        let mut context = CallContext {
-            sessions: &mut self.sessions,
-            limits: &self.policy.limits,
-            random: &mut *self.random,
-            received: self.dealer.now(),
-            out,
-        };
-        if let Err(text) = self.dealer.error(&id, message, valid, &mut context) {
+        let (dealer, mut context) = self.dealing(self.dealer.now(), out);
+        if let Err(text) = dealer.error(&id, message, valid, &mut context) {
             self.violation(id, text, out);
         }
     }

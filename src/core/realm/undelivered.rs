@@ -21,15 +21,8 @@ impl Realm {
             }
             Message::Event(_) => {}
             Message::Invocation(invocation) => {
-                let mut context = CallContext {
-                    sessions: &mut self.sessions,
-                    limits: &self.policy.limits,
-                    random: &mut *self.random,
-                    received: now.mono,
-                    out,
-                };
-                self.dealer
-                    .invocation_undelivered(to, invocation, cause, &mut context);
+                let (dealer, mut context) = self.dealing(now.mono, out);
+                dealer.invocation_undelivered(to, invocation, cause, &mut context);
             }
             _ if cause == Undelivered::QueueFull => {
                 out.list.push(Effect::Report(Report::Slow {
