@@ -1,0 +1,1 @@
+//! Messages that cost a realm more than they carry.

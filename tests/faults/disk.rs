@@ -1,0 +1,1 @@
+//! Logs that nobody reads, disks that are full, files that are damaged.

@@ -1,0 +1,1 @@
+//! Connections that are frozen, half closed, or come by an unexpected way.

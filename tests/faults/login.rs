@@ -1,0 +1,1 @@
+//! Logins by strangers: what they cost, and whom they let in.

@@ -1,0 +1,1 @@
+//! Files that change in every way there is.

@@ -1,0 +1,1 @@
+//! What a rule refuses is refused whatever pattern is around it.

@@ -1,0 +1,1 @@
+//! Scripts that recurse, grow and spin inside the interpreter.
