@@ -9,6 +9,8 @@ use perilune::server::RealmCounts;
 use perilune::wire::Serializer;
 use perilune::words::Value;
 use support::program::{Program, app, open_realm};
+#[cfg(target_os = "linux")]
+use support::resident;
 use support::{Client, Kind, PATIENCE, REALM, settings, start};
 
 const SESSIONS: usize = 2_000;
@@ -49,17 +51,6 @@ async fn nothing_stays_of_sessions_that_left() {
         assert!(left.elapsed() < PATIENCE, "{:?}", realm.counts());
         tokio::task::yield_now().await;
     }
-}
-
-/// Resident memory of a process, in KiB.
-#[cfg(target_os = "linux")]
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|rest| rest.split_whitespace().next());
-    number
-        .and_then(|text| text.parse().ok())
-        .expect("a number of KiB")
 }
 
 const SCRIPT: &str = r#"local p = require "perilune"

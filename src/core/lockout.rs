@@ -193,17 +193,8 @@ impl Claim<'_> {
 
     /// Who counts as one; `None`: this machine.
     fn place(&self) -> Option<IpAddr> {
-        let address = self.address?.to_canonical();
-        if address.is_loopback() {
-            return None;
-        }
-        Some(match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(address) => {
-                let network = address.to_bits() & !u128::from(u64::MAX);
-                Ipv6Addr::from_bits(network).into()
-            }
-        })
+        let address = network(self.address?);
+        (!address.is_loopback()).then_some(address)
     }
 
     fn digest(&self, authid: Option<&str>) -> Key {
@@ -222,6 +213,19 @@ impl Claim<'_> {
         let mut key = Key::default();
         key.copy_from_slice(&digest.finalize()[..16]);
         key
+    }
+}
+
+/// Whom an address stands for where addresses are counted: all those of one /64 are one, since a single host has them.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        address @ IpAddr::V4(_) => address,
+        // Its network is no loopback address any more.
+        IpAddr::V6(address) if address.is_loopback() => address.into(),
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            Ipv6Addr::from_bits(network).into()
+        }
     }
 }
 

@@ -139,6 +139,12 @@ impl Reader {
         }
     }
 
+    /// See `FrameReader::set_limit`.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.frames.set_limit(limit.saturating_add(LENGTH));
+        self.limit = limit;
+    }
+
     /// See `FrameReader::next`.
     pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         if self.batch.is_empty() {

@@ -72,6 +72,8 @@ struct Connection {
     outbox: Arc<Outbox>,
     seat: Seat,
     format: Format,
+    /// The largest message we take from a session.
+    message: usize,
     transport: Arc<TransportInfo>,
     stage: Stage,
     /// Whose cookies go if the router ends the session.
@@ -150,9 +152,12 @@ impl Connection {
         let buffered = !parts.ahead.is_empty();
         let (io, socket) = parts.io.share();
         parts.outbox.attach(socket);
+        let limits = shared.limits();
+        let before_login = parts.message.min(limits.login_message);
         Self {
-            limits: shared.limits(),
-            reader: FrameReader::new(parts.format.framing, parts.message),
+            limits,
+            message: parts.message,
+            reader: FrameReader::new(parts.format.framing, before_login),
             input: BytesMut::from(parts.ahead),
             stage: Stage::Login(Box::new(handshake)),
             drawn: None,
@@ -330,6 +335,7 @@ impl Connection {
                     Stage::Login(Box::new(handshake)),
                     Some(self.limits.handshake),
                 );
+                self.reader.set_limit(self.before_login());
             }
             Then::AwaitGoodbye => {
                 self.forget_cookies();
@@ -338,6 +344,11 @@ impl Connection {
             Then::CloseViolation => self.close(1002),
             Then::Close => self.close(1000),
         }
+    }
+
+    /// The largest message we take from who has no session.
+    pub(super) fn before_login(&self) -> usize {
+        self.message.min(self.limits.login_message)
     }
 
     fn enter(&mut self, stage: Stage, within: Option<Duration>) {

@@ -187,6 +187,15 @@ impl FrameReader {
         })
     }
 
+    /// For what comes from now on; what has been begun counts towards it.
+    pub fn set_limit(&mut self, limit: usize) {
+        match &mut self.0 {
+            Reader::WebSocket(reader) => reader.set_limit(limit),
+            Reader::Batched(reader) => reader.set_limit(limit),
+            Reader::RawSocket(reader) => reader.set_limit(limit),
+        }
+    }
+
     /// Takes the next whole thing off the front of `input`; `None`: more octets are needed. After an error the
     /// rest of the input means nothing.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {

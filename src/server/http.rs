@@ -16,6 +16,7 @@ mod wiola;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -268,9 +269,17 @@ impl Exchange<'_> {
             .map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
     }
 
-    /// The whole body, up to `limits.message`.
-    async fn read(&self, body: Incoming) -> Result<Bytes, Failure> {
-        self.read_up_to(self.newcomer.settings.message, body).await
+    /// The whole body of somebody known, up to `limits.message`.
+    async fn read_within(&self, time: Duration, body: Incoming) -> Result<Bytes, Failure> {
+        let body = self.read_up_to(self.newcomer.settings.message, body);
+        let late = |_| {
+            Failure::new(
+                StatusCode::REQUEST_TIMEOUT,
+                uris::TIMEOUT,
+                "the body was not here in time",
+            )
+        };
+        tokio::time::timeout(time, body).await.map_err(late)?
     }
 
     async fn read_up_to(&self, limit: usize, body: Incoming) -> Result<Bytes, Failure> {

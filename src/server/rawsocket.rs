@@ -111,6 +111,11 @@ impl Reader {
         Self { limit }
     }
 
+    /// See `FrameReader::set_limit`.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// See `FrameReader::next`.
     pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         let Some(&[first, high, middle, low]) = input.first_chunk() else {

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::outbox::{Outbox, Stop};
 use super::settings::RouterLimits;
+use crate::core::lockout::network;
 
 /// A connection is refused: a limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +63,7 @@ impl Seats {
         address: Option<IpAddr>,
         outbox: Arc<Outbox>,
     ) -> Result<Seat, TooMany> {
-        let address = address.filter(|_| !limits.trusts(address));
+        let address = address.filter(|_| !limits.trusts(address)).map(network);
         let mut inner = self.inner.lock();
         if inner.taken.len() >= limits.connections {
             return Err(TooMany::Connections(limits.connections));
@@ -174,7 +175,7 @@ impl Seat {
         if limits.trusts(Some(address)) || !inner.waiting.contains(&self.number) {
             return Ok(());
         }
-        let address = Some(address);
+        let address = Some(network(address));
         let count = inner.count(address);
         if count.all >= limits.connections_per_address {
             return Err(TooMany::PerAddress(limits.connections_per_address));
@@ -273,6 +274,23 @@ mod tests {
             take(&seats, "10.0.0.1").0.err().unwrap(),
             TooMany::PerAddress(3)
         );
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let seats = Arc::new(Seats::default());
+        let first: Vec<_> = (1..=2)
+            .map(|n| take(&seats, &format!("2001:db8:1:2::{n}")))
+            .collect();
+        let other = take(&seats, "2001:db8:1:3::1");
+        let third = take(&seats, "2001:db8:1:2:ffff::9");
+        assert!(evicted(&first[0].1), "two of one /64 were waiting");
+        assert!(!evicted(&first[1].1) && !evicted(&other.1));
+        drop(other);
+        let fourth = take(&seats, "2001:db8:1:2::4");
+        assert_eq!(fourth.0.err().unwrap(), TooMany::PerAddress(3));
+        drop((first, third));
+        assert!(seats.inner.lock().addresses.is_empty());
     }
 
     #[test]

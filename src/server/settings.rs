@@ -282,6 +282,8 @@ pub struct RouterLimits {
     pub connections_per_address: usize,
     pub unauthenticated: usize,
     pub unauthenticated_per_address: usize,
+    /// Octets of a message before WELCOME.
+    pub login_message: usize,
     /// Transport up to HELLO.
     pub handshake: Duration,
     /// CHALLENGE to AUTHENTICATE.
@@ -317,6 +319,7 @@ impl Default for RouterLimits {
             connections_per_address: 10_000,
             unauthenticated: 1_000,
             unauthenticated_per_address: 50,
+            login_message: 64 << 10,
             handshake: Duration::from_secs(5),
             auth: Duration::from_secs(10),
             login_failures: 5,

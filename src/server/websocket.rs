@@ -64,6 +64,11 @@ impl Reader {
         }
     }
 
+    /// See `FrameReader::set_limit`.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// See `FrameReader::next`.
     pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         loop {

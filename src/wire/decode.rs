@@ -17,6 +17,16 @@ type Result<T> = std::result::Result<T, DecodeError>;
 /// How many levels a payload may nest by default (`MSG-16`).
 pub const NESTING: usize = 128;
 
+/// Keys and values in what is said in free form before a login. A method needs a dozen; each of them costs far more
+/// memory than octets.
+pub const LOGIN_VALUES: usize = 1_000;
+
+/// The same of what a router says about a session that it has admitted.
+const WELCOME_VALUES: usize = 100_000;
+
+/// Login methods that a client may name.
+const METHODS: usize = 100;
+
 /// Decodes one whole message. Every error is a protocol violation of the sender.
 ///
 /// `nesting` is the number of levels a payload may nest. URIs and payload share the buffer of `bytes`.
@@ -85,11 +95,16 @@ fn hello<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Hello> {
             }
             "authid" => hello.authid = w.optional_string("HELLO.Details.authid")?,
             "authrole" => hello.authrole = w.optional_string("HELLO.Details.authrole")?,
-            "authextra" => hello.authextra = w.optional_any_dict("HELLO.Details.authextra")?,
+            "authextra" => {
+                hello.authextra = w.optional_any_dict("HELLO.Details.authextra", LOGIN_VALUES)?
+            }
             _ => return Ok(false),
         }
         Ok(true)
     })?;
+    if hello.authmethods.len() > METHODS {
+        return Err(DecodeError::TooManyValues { most: METHODS });
+    }
     if hello.roles == ClientRoles::default() {
         return wrong(
             "HELLO.Details.roles",
@@ -145,7 +160,7 @@ fn welcome<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Welcome> {
     w.named("WELCOME", "3");
     let welcome = Welcome {
         session: w.id("WELCOME.Session")?,
-        details: w.any_dict("WELCOME.Details")?,
+        details: w.any_dict("WELCOME.Details", WELCOME_VALUES)?,
     };
     match welcome.details.lookup("roles") {
         Some(Value::Map(_)) => Ok(welcome),
@@ -182,7 +197,7 @@ fn challenge<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Challenge> {
     w.named("CHALLENGE", "3");
     Ok(Challenge {
         method: w.string("CHALLENGE.AuthMethod")?,
-        extra: w.any_dict("CHALLENGE.Extra")?,
+        extra: w.any_dict("CHALLENGE.Extra", LOGIN_VALUES)?,
     })
 }
 
@@ -191,7 +206,7 @@ fn authenticate<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Authentica
     let signature = w.string("AUTHENTICATE.Signature")?;
     Ok(Authenticate {
         signature,
-        extra: w.any_dict("AUTHENTICATE.Extra")?,
+        extra: w.any_dict("AUTHENTICATE.Extra", LOGIN_VALUES)?,
     })
 }
 

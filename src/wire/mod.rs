@@ -17,14 +17,14 @@ mod transcode;
 mod walk;
 
 pub use cbor::{CborReader, CborWriter};
-pub use decode::{NESTING, decode};
+pub use decode::{LOGIN_VALUES, NESTING, decode};
 pub use encode::encode;
 pub use json::{JsonReader, JsonWriter};
 pub use message::*;
 pub use msgpack::{MsgPackReader, MsgPackWriter};
 pub use payload::{Payload, Serializer};
 pub use token::{DecodeError, EncodeError, Kind, Token, TokenReader, TokenWriter};
-pub use transcode::{copy_value, read_dict, read_value, write_dict, write_value};
+pub use transcode::{copy_value, read_dict, read_dict_within, read_value, write_dict, write_value};
 
 /// Evaluates the body with a `TokenReader` of the serializer; it returns a `Result<_, DecodeError>`.
 macro_rules! with_reader {

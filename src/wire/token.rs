@@ -52,6 +52,8 @@ pub enum DecodeError {
     Trailing { at: usize },
     #[error("nested deeper than {limit} levels")]
     TooDeep { limit: usize },
+    #[error("more than {most} values in one piece")]
+    TooManyValues { most: usize },
     #[error("invalid UTF-8 in a string at byte {at}")]
     Utf8 { at: usize },
     #[error("duplicate key {key:?} in {field}")]

@@ -133,19 +133,23 @@ impl Payload {
         Payload::from_parts(serializer, tail.into(), args_end, kwargs_start)
     }
 
-    /// Args and kwargs as values, for procedures of the router itself.
+    /// Args and kwargs as values, for what the router itself has asked for.
     pub fn values(&self) -> Result<(Vec<Value>, Dict)> {
+        self.values_within(usize::MAX)
+    }
+
+    /// As [`Payload::values`] of what somebody else chose to send: an octet may become a value of forty.
+    pub fn values_within(&self, most: usize) -> Result<(Vec<Value>, Dict)> {
         let args = match self.args() {
-            Some(octets) => with_reader!(self.serializer(), octets, CHECKED, |reader| read_value(
-                &mut reader
-            ))?,
+            Some(octets) => with_reader!(self.serializer(), octets, CHECKED, |reader| {
+                value_within(&mut reader, &mut Budget::of(most))
+            })?,
             None => Value::List(Vec::new()),
         };
         let kwargs = match self.kwargs() {
-            Some(octets) => with_reader!(self.serializer(), octets, CHECKED, |reader| read_dict(
-                &mut reader,
-                "ArgumentsKw"
-            ))?,
+            Some(octets) => with_reader!(self.serializer(), octets, CHECKED, |reader| {
+                read_dict_within(&mut reader, "ArgumentsKw", most)
+            })?,
             None => Dict::new(),
         };
         match args {
@@ -285,12 +289,39 @@ enum Building {
     Map(Dict, Option<String>),
 }
 
+/// How many values may still be made.
+struct Budget {
+    most: usize,
+    left: usize,
+}
+
+impl Budget {
+    fn of(most: usize) -> Self {
+        Self { most, left: most }
+    }
+
+    fn take(&mut self) -> Result<()> {
+        let most = self.most;
+        let left = self.left.checked_sub(1);
+        self.left = left.ok_or(DecodeError::TooManyValues { most })?;
+        Ok(())
+    }
+}
+
 /// Reads one value. Keys become strings; a key that comes twice is an error.
 pub fn read_value<'a>(reader: &mut impl TokenReader<'a>) -> Result<Value> {
+    value_within(reader, &mut Budget::of(usize::MAX))
+}
+
+fn value_within<'a>(reader: &mut impl TokenReader<'a>, budget: &mut Budget) -> Result<Value> {
     let mut open: Vec<Building> = Vec::new();
     loop {
         let at = reader.position();
-        let value = match (open.last_mut(), reader.token()?) {
+        let token = reader.token()?;
+        if token != Token::End {
+            budget.take()?;
+        }
+        let value = match (open.last_mut(), token) {
             (Some(_), Token::End) => match open.pop() {
                 Some(Building::Map(dict, _)) => {
                     let mut keys: Vec<&str> = dict.0.iter().map(|(key, _)| key.as_str()).collect();
@@ -336,6 +367,16 @@ pub fn read_value<'a>(reader: &mut impl TokenReader<'a>) -> Result<Value> {
 
 /// Reads a dict, whose own keys have to be strings (`MSG-06`); `field` names it in errors.
 pub fn read_dict<'a>(reader: &mut impl TokenReader<'a>, field: &'static str) -> Result<Dict> {
+    read_dict_within(reader, field, usize::MAX)
+}
+
+/// As [`read_dict`], with at most so many keys and values in all.
+pub fn read_dict_within<'a>(
+    reader: &mut impl TokenReader<'a>,
+    field: &'static str,
+    most: usize,
+) -> Result<Dict> {
+    let mut budget = Budget::of(most);
     let Token::Map(_) = reader.token()? else {
         return Err(DecodeError::WrongType {
             field,
@@ -346,9 +387,11 @@ pub fn read_dict<'a>(reader: &mut impl TokenReader<'a>, field: &'static str) -> 
     loop {
         match reader.token()? {
             Token::Str(key) => {
+                budget.take()?;
                 keys.note(key.clone())
                     .map_err(|key| DecodeError::DuplicateKey { field, key })?;
-                dict.0.push((key.into_owned(), read_value(reader)?));
+                let value = value_within(reader, &mut budget)?;
+                dict.0.push((key.into_owned(), value));
             }
             Token::End => break,
             _ => {

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::keys::Keys;
-use super::{DecodeError, Kind, Passthru, Payload, Serializer, Token, TokenReader, read_dict};
+use super::{
+    DecodeError, Kind, Passthru, Payload, Serializer, Token, TokenReader, read_dict_within,
+};
 use crate::words::{Dict, Id, Uri};
 
 type Result<T> = std::result::Result<T, DecodeError>;
@@ -195,10 +197,10 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
     }
 
     /// An element that is a dict of which nothing is known.
-    pub(super) fn any_dict(&mut self, field: &'static str) -> Result<Dict> {
+    pub(super) fn any_dict(&mut self, field: &'static str, most: usize) -> Result<Dict> {
         match self.element()? {
             Kind::Null => wrong(field, "a dict"),
-            _ => self.optional_any_dict(field),
+            _ => self.optional_any_dict(field, most),
         }
     }
 
@@ -237,9 +239,9 @@ impl<'a, R: TokenReader<'a>> Walk<'a, R> {
     }
 
     /// Entry of a dict: a dict of which nothing is known, or null for none.
-    pub(super) fn optional_any_dict(&mut self, field: &'static str) -> Result<Dict> {
+    pub(super) fn optional_any_dict(&mut self, field: &'static str, most: usize) -> Result<Dict> {
         match self.reader.peek()? {
-            Kind::Map { .. } => read_dict(&mut self.reader, field),
+            Kind::Map { .. } => read_dict_within(&mut self.reader, field, most),
             Kind::Null | Kind::List { empty: true } => self.reader.skip().map(|()| Dict::new()),
             _ => wrong(field, "a dict"),
         }

@@ -1,1 +1,3 @@
 //! Logins by strangers: what they cost, and whom they let in.
+
+mod before_login;

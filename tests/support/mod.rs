@@ -485,6 +485,17 @@ pub fn hello(realm: &str) -> Message {
     }))
 }
 
+/// Resident memory of a process, in KiB.
+#[cfg(target_os = "linux")]
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    number
+        .and_then(|text| text.parse().ok())
+        .expect("a number of KiB")
+}
+
 /// The set of one action, for rules.
 pub fn only(action: Action) -> Actions {
     [action].into_iter().collect()

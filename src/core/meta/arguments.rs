@@ -7,6 +7,9 @@ use crate::core::uris;
 use crate::wire::Call;
 use crate::words::{Dict, Id, MatchPolicy, Value};
 
+/// Values in the arguments of one call. They are made under the realm's lock, and each octet may be one.
+const MOST: usize = 10_000;
+
 /// Arguments and keyword arguments not taken yet.
 pub(super) struct Arguments {
     positional: vec::IntoIter<Value>,
@@ -93,7 +96,7 @@ impl Arguments {
         }
         let (args, keywords) = call
             .payload
-            .values()
+            .values_within(MOST)
             .map_err(|error| invalid(error.to_string()))?;
         Ok(Self {
             positional: args.into_iter(),

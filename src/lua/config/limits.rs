@@ -105,6 +105,11 @@ const ROUTER: &[Key<Limits>] = &[
         doc: "The same from one address other than loopback.",
     },
     Key {
+        name: "login_message",
+        reads: Reads::Into(|l| Slot::Size(&mut l.router.login_message, LEAST_MESSAGE)),
+        doc: "Largest message of a client that has not logged in; `message` holds, too.",
+    },
+    Key {
         name: "handshake",
         reads: Reads::Into(|l| Slot::Time(&mut l.router.handshake)),
         doc: "From the connection to HELLO.",

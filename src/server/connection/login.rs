@@ -154,6 +154,7 @@ impl Connection {
         let known = cookies.bind(now, &self.transport, place, &principal);
         self.remembered = known.then(|| (realm.clone(), principal.authid.clone()));
         self.seat.settle();
+        self.reader.set_limit(self.message);
         metrics::counter!("perilune_logins_total").increment(1);
         self.outbox.belongs_to(&handle, session);
         info!(

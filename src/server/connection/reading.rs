@@ -78,7 +78,11 @@ impl Connection {
                 Ok(Some(Incoming::Ping(payload))) => {
                     // A peer that does not read its pongs does not get more of them.
                     let pong = self.format.framing.pong(&payload);
-                    let _ = self.outbox.push_frame(&pong, Room::UpTo(self.format.queue));
+                    let room = match self.stage {
+                        Stage::Open { .. } => self.format.queue,
+                        _ => self.format.queue.min(self.limits.login_message),
+                    };
+                    let _ = self.outbox.push_frame(&pong, Room::UpTo(room));
                 }
                 Ok(Some(Incoming::Pong)) => self.idle.ponged = true,
                 Ok(Some(Incoming::Close(code))) => {
@@ -185,6 +189,16 @@ impl Connection {
             }
             (Stage::Login(_) | Stage::Asking(..), true) => {
                 self.refuse(&Refusal::Undecodable(error.to_string()))
+            }
+            (Stage::Login(_) | Stage::Asking(..), false)
+                if matches!(error, FrameError::TooLarge { .. }) =>
+            {
+                let key = match self.before_login() < self.message {
+                    true => "limits.login_message",
+                    false => "limits.message",
+                };
+                info!(peer = %self.transport.peer_name(), "refused before login: {error} ({key})");
+                self.close(1009);
             }
             _ => {
                 info!(peer = %self.transport.peer_name(), "connection failed: {error}");

@@ -11,10 +11,8 @@ use super::{Exchange, wiola};
 use crate::core::uris;
 use crate::server::guest::Guest;
 use crate::server::settings::{Compat, HttpPath};
-use crate::wire::{
-    self, JsonReader, JsonWriter, Message, Serializer, TokenReader, code, read_dict, write_value,
-};
-use crate::words::{Dict, Id, Value};
+use crate::wire::{self, JsonReader, Message, Serializer, Token, TokenReader, code};
+use crate::words::Id;
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +67,12 @@ async fn bridge(
         ));
     }
     let (head, body) = request.into_parts();
-    let body = exchange.read(body).await?;
+    let held = exchange.patience.hold();
+    // Nothing of strangers is gathered and understood: who they are comes first.
+    let guest = exchange.log_in(path, &head, &held).await?;
+    let body = exchange.read_within(path.timeout, body).await?;
     let nesting = exchange.newcomer.shared.limits().nesting;
     let message = compose(kind, &body, nesting).map_err(|text| Failure::bad_request(&text))?;
-    let held = exchange.patience.hold();
-    let guest = exchange.log_in(path, &head, &held).await?;
     match timeout(path.timeout, ask(&guest, message)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Failure::of_error(
@@ -113,38 +112,65 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// The message that the body stands for; its request id means nothing.
 fn compose(kind: Kind, body: &Bytes, nesting: usize) -> Result<Message, String> {
     let text = |error: wire::DecodeError| format!("the body is wrong: {error}");
-    let mut reader = JsonReader::new(body, nesting).map_err(text)?;
-    let fields = read_dict(&mut reader, "the body").map_err(text)?;
-    reader.finish().map_err(text)?;
-    let keys = [kind.subject(), "args", "kwargs", "options"];
-    if let Some((key, _)) = fields
-        .0
-        .iter()
-        .find(|(key, _)| !keys.contains(&key.as_str()))
-    {
-        return Err(format!(
-            "unknown key {key:?}; valid keys: {}",
-            keys.join(", ")
-        ));
-    }
-    let field = |key: &str, absent: Value| match fields.lookup(key) {
-        None | Some(Value::Null) => absent,
-        Some(value) => value.clone(),
-    };
-    let Some(uri) = fields.text(kind.subject()) else {
+    let fields = Fields::read(kind, body, nesting)?;
+    let uri = fields.of(kind.subject());
+    let Some(uri) = uri.filter(|uri| uri.starts_with(b"\"")) else {
         return Err(format!("the body needs {:?}, a string", kind.subject()));
     };
-    let message = Value::List(vec![
-        kind.code().into(),
-        1u64.into(),
-        field("options", Dict::new().into()),
-        uri.into(),
-        field("args", Vec::new().into()),
-        field("kwargs", Dict::new().into()),
-    ]);
-    let mut octets = Vec::new();
-    write_value(&mut JsonWriter::new(&mut octets), &message);
-    wire::decode(Serializer::Json, &octets.into(), nesting).map_err(text)
+    let mut message = format!("[{},1,", kind.code()).into_bytes();
+    message.extend_from_slice(fields.of("options").unwrap_or(b"{}"));
+    for part in [
+        uri,
+        fields.of("args").unwrap_or(b"[]"),
+        fields.of("kwargs").unwrap_or(b"{}"),
+    ] {
+        message.push(b',');
+        message.extend_from_slice(part);
+    }
+    message.push(b']');
+    wire::decode(Serializer::Json, &message.into(), nesting).map_err(text)
+}
+
+/// The fields of a body as they were written: they are checked, but no values are made of them.
+struct Fields<'b>(Vec<(String, &'b [u8])>);
+
+impl<'b> Fields<'b> {
+    fn read(kind: Kind, body: &'b [u8], nesting: usize) -> Result<Self, String> {
+        let text = |error: wire::DecodeError| format!("the body is wrong: {error}");
+        let keys = [kind.subject(), "args", "kwargs", "options"];
+        let mut reader = JsonReader::new(body, nesting).map_err(text)?;
+        let Token::Map(_) = reader.token().map_err(text)? else {
+            return Err("the body must be a dict".into());
+        };
+        let mut fields: Vec<(String, &[u8])> = Vec::new();
+        while let Token::Str(key) = reader.token().map_err(text)? {
+            if !keys.contains(&&*key) {
+                return Err(format!(
+                    "unknown key {key:?}; valid keys: {}",
+                    keys.join(", ")
+                ));
+            }
+            if fields.iter().any(|(known, _)| *known == key) {
+                return Err(format!("the body has {key:?} twice"));
+            }
+            let absent = reader.peek().map_err(text)? == wire::Kind::Null;
+            let start = reader.position();
+            reader.skip().map_err(text)?;
+            if !absent {
+                fields.push((key.into_owned(), &body[start..reader.consumed()]));
+            }
+        }
+        reader.finish().map_err(text)?;
+        Ok(Self(fields))
+    }
+
+    /// `None`: absent, or null.
+    fn of(&self, key: &str) -> Option<&'b [u8]> {
+        let mut fields = self.0.iter();
+        fields
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| *value)
+    }
 }
 
 #[cfg(test)]

@@ -111,7 +111,10 @@ pub(super) async fn serve(
             Received::Nothing => nothing(),
             Received::Ended => unknown(),
         },
-        "send" => match exchange.read(request.into_body()).await {
+        "send" => match exchange
+            .read_up_to(poll.0.largest(exchange), request.into_body())
+            .await
+        {
             Ok(body) => send(&poll.0, body).await,
             Err(failure) => failure.reply(),
         },
@@ -342,6 +345,15 @@ impl LongPoll {
                 requests: 0,
                 last: Instant::now(),
             }),
+        }
+    }
+
+    /// The largest body we take: before a login, that of a message before a login.
+    fn largest(&self, exchange: &Exchange<'_>) -> usize {
+        let most = exchange.newcomer.settings.message;
+        match self.outbox.session() {
+            Some(_) => most,
+            None => most.min(exchange.newcomer.shared.limits().login_message),
         }
     }
 

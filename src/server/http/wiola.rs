@@ -10,10 +10,9 @@ use crate::core::uris;
 use crate::server::guest::Unanswered;
 use crate::server::settings::HttpPath;
 use crate::wire::{
-    self, JsonReader, JsonWriter, Message, Publish, Serializer, TokenReader, TokenWriter, code,
-    read_value,
+    self, JsonReader, JsonWriter, Message, Publish, Serializer, Token, TokenReader, TokenWriter,
+    code,
 };
-use crate::words::Value;
 
 pub(super) async fn serve(
     exchange: &Exchange<'_>,
@@ -21,15 +20,6 @@ pub(super) async fn serve(
     path: &HttpPath,
 ) -> Reply {
     let (head, body) = request.into_parts();
-    let body = match exchange.read(body).await {
-        Ok(body) => body,
-        Err(failure) => return refused(failure.status, failure.error.as_str()),
-    };
-    let nesting = exchange.newcomer.shared.limits().nesting;
-    let publish = match parse(&body, nesting) {
-        Ok(publish) => publish,
-        Err((status, text)) => return refused(status, &text),
-    };
     let held = exchange.patience.hold();
     let guest = match exchange.log_in(path, &head, &held).await {
         Ok(guest) => guest,
@@ -38,6 +28,15 @@ pub(super) async fn serve(
             failure.challenge_in(&mut reply);
             return reply;
         }
+    };
+    let body = match exchange.read_within(path.timeout, body).await {
+        Ok(body) => body,
+        Err(failure) => return refused(failure.status, failure.error.as_str()),
+    };
+    let nesting = exchange.newcomer.shared.limits().nesting;
+    let publish = match parse(&body, nesting) {
+        Ok(publish) => publish,
+        Err((status, text)) => return refused(status, &text),
     };
     let request = publish.request;
     let published = guest.publish(publish.topic, publish.options, publish.payload);
@@ -66,15 +65,13 @@ pub(super) async fn serve(
 fn parse(body: &bytes::Bytes, nesting: usize) -> Result<Publish, (StatusCode, String)> {
     let bad = |error: wire::DecodeError| (StatusCode::BAD_REQUEST, error.to_string());
     let mut reader = JsonReader::new(body, nesting).map_err(bad)?;
-    let message = read_value(&mut reader).map_err(bad)?;
-    reader.finish().map_err(bad)?;
-    let kind = match &message {
-        Value::List(items) => items.first(),
-        _ => None,
+    let kind = match reader.token().map_err(bad)? {
+        Token::List(_) => reader.token().map_err(bad)?,
+        _ => return Err(bad(wire::DecodeError::NoMessage)),
     };
     match kind {
-        Some(Value::Int(kind)) if u64::try_from(*kind) == Ok(code::PUBLISH) => {}
-        Some(Value::Int(_)) => {
+        Token::Int(kind) if u64::try_from(kind) == Ok(code::PUBLISH) => {}
+        Token::Int(_) => {
             let text = "Message type not supported".to_owned();
             return Err((StatusCode::FORBIDDEN, text));
         }
