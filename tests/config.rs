@@ -726,9 +726,32 @@ fn missing_files() {
 }
 
 #[test]
+fn b09_an_unset_variable_is_an_error_at_its_line() {
+    all_refused(&[
+        (
+            "local x = 1\nreturn { listen = env 'PERILUNE_UNSET', realms = {} }",
+            "perilune.lua:2: the environment variable PERILUNE_UNSET is not set \
+             (`env(\"PERILUNE_UNSET\", default)` does without)",
+        ),
+        (
+            "return { listen = { { addr = ':0',\n tls = { client_ca = env 'PERILUNE_UNSET' } } }, realms = {} }",
+            "perilune.lua:2: the environment variable PERILUNE_UNSET is not set \
+             (`env(\"PERILUNE_UNSET\", default)` does without)",
+        ),
+    ]);
+    for fine in [
+        "return { listen = env('PERILUNE_UNSET', ':0'), realms = {} }",
+        "return { listen = env('PERILUNE_UNSET', nil) or ':0', realms = {} }",
+        "return { listen = os.getenv 'PERILUNE_UNSET' or ':0', realms = {} }",
+    ] {
+        assert!(load(fine).expect("fine").warnings.is_empty(), "{fine}");
+    }
+}
+
+#[test]
 fn an_unset_variable_is_named_where_it_may_be_the_reason() {
     let source = realm(
-        "auth = { ticket = { users = { joe = { secret = env 'PERILUNE_UNSET', role = 'guest' } } } }",
+        "auth = { ticket = { users = { joe = { secret = os.getenv 'PERILUNE_UNSET', role = 'guest' } } } }",
     );
     let error = load(&source).expect_err("refused");
     assert!(
@@ -743,12 +766,73 @@ fn an_unset_variable_is_named_where_it_may_be_the_reason() {
             .contains("PERILUNE_UNSET is not set"),
         "{error:?}"
     );
-    assert!(
-        load("return { listen = env 'PERILUNE_UNSET' or ':0', realms = {} }")
-            .expect("fine")
-            .warnings
-            .is_empty()
+}
+
+#[test]
+fn b09_a_name_that_nobody_defined_is_an_error_at_its_line() {
+    all_refused(&[
+        (
+            "return {\n listen = LISTEN, realms = {} }",
+            "perilune.lua:2: the name `LISTEN` is not defined",
+        ),
+        (
+            "local t = {}\nt.listen = evn 'X'\nreturn t",
+            "perilune.lua:2: the name `evn` is not defined, did you mean `env`?",
+        ),
+        (
+            &realm("roles = { guest = { { uri = 'x',\n match = prefix, allow = {} } } }"),
+            "perilune.lua:2: the name `prefix` is not defined",
+        ),
+    ]);
+    // Whoever defines a global may use it, in modules too, and may ask without being told off.
+    let defined = "LISTEN = ':0' require 'more' assert(rawget(_G, 'OTHER') == nil)
+                   return { listen = LISTEN, realms = { [NAME] = {} } }";
+    let folder = app(&[("perilune.lua", defined), ("more.lua", "NAME = 'home'")]);
+    load_at(folder.path()).expect("fine");
+    let folder = app(&[
+        ("perilune.lua", "return require 'more'"),
+        ("more.lua", "\nreturn { listen = LISTEN }"),
+    ]);
+    assert_eq!(
+        findings_of(folder.path()),
+        "more.lua:2: the name `LISTEN` is not defined"
     );
+}
+
+#[test]
+fn b09_a_list_with_a_hole_is_an_error() {
+    let rule = "{ uri = 'a', allow = { 'call' } }";
+    all_refused(&[
+        (
+            &format!(
+                "local mine\nreturn {{ realms = {{ home = {{ roles = {{ guest = {{ {rule},\n mine,\n {{ uri = 'b', allow = {{ 'call' }} }} }} }} }} }} }}"
+            ),
+            "perilune.lua:3: `realms.home.roles.guest[2]` is nil: a list has no holes",
+        ),
+        (
+            &format!(
+                "local mine\nreturn {{ realms = {{ home = {{ roles = {{ guest = {{ {rule},\n mine }} }} }} }} }}"
+            ),
+            "perilune.lua:3: `realms.home.roles.guest[2]` is nil: a list has no holes",
+        ),
+        (
+            "local second\nreturn { listen = { ':0', second, ':1' }, realms = {} }",
+            "perilune.lua:2: `listen[2]` is nil: a list has no holes",
+        ),
+        (
+            "local rooms\nreturn { realms = { home = { scripts = { rooms } } } }",
+            "perilune.lua:2: `realms.home.scripts[1]` is nil: a list has no holes",
+        ),
+        (
+            &realm(
+                "roles = { r = { [1] = { uri = 'a', allow = {} },\n[9007199254740992] = { uri = 'b', allow = {} } } }",
+            ),
+            "perilune.lua:1: `realms.home.roles.r[2]` is nil: a list has no holes",
+        ),
+    ]);
+    // What a function or `unpack` leaves away was not written down.
+    let none = "local none = {} return { listen = ':0', realms = { home = { scripts = { unpack(none) } } } }";
+    load(none).expect("fine");
 }
 
 #[test]
@@ -856,8 +940,8 @@ fn start(vm: &Rc<Vm>, hook: &ConfigHook) -> Slice {
 
 #[test]
 fn hooks_run_in_the_bounds_of_a_handler() {
-    let source = "return { realms = { home = { auth = {
-        ticket = function() asked = (asked or 0) + 1 end,
+    let source = "asked = 0 return { realms = { home = { auth = {
+        ticket = function() asked = asked + 1 end,
         wampcra = function() while true do pcall(error) end end,
     } } } }";
     with_config(source, |loaded| {
@@ -907,7 +991,9 @@ fn configurations_read_and_nothing_else() {
          assert(io.open('/no/such/file') == nil)
          assert(env 'PATH' == os.getenv('PATH') and env 'PATH')
          assert(not (io.popen or io.output or io.tmpfile or os.execute or os.remove or os.rename or os.exit))
-         assert(not (load or loadstring or loadfile or dofile or ffi or jit or getfenv))
+         for _, name in ipairs {{ 'load', 'loadstring', 'loadfile', 'dofile', 'ffi', 'jit', 'getfenv' }} do
+           assert(not rawget(_G, name))
+         end
          assert(not pcall(require, 'ffi') and not pcall(require, 'io'))
          return {{ realms = {{}} }}"
     );

@@ -118,6 +118,27 @@ impl Locator {
         line
     }
 
+    /// The number of the last item of the list at `path` that is written as a variable's name or `nil`, so that it is
+    /// meant to be one item; 0 if there is none.
+    pub(super) fn last_named_item(&self, path: &Path) -> usize {
+        let mut shape = &self.returned;
+        for step in &path.0 {
+            match self.fields(shape).iter().find(|field| field.step == *step) {
+                Some(field) => shape = &field.value,
+                None => return 0,
+            }
+        }
+        let numbers = self.fields(shape).iter().filter_map(|field| match field {
+            Field {
+                step: Step::Item(number),
+                value: Shape::Name(_),
+                ..
+            } => Some(*number),
+            _ => None,
+        });
+        numbers.max().unwrap_or(0)
+    }
+
     fn fields<'a>(&'a self, shape: &'a Shape) -> &'a [Field] {
         match shape {
             Shape::Table(fields) => fields,

@@ -1,6 +1,7 @@
 //! A value of the configuration with the place where it stands: reading it, and saying what is wrong with it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 
@@ -231,9 +232,30 @@ impl<'s> Node<'s> {
 
     /// The items of a list; what is not one is complained about by the caller, or here if there are no keys to read.
     pub(super) fn items(&self) -> impl Iterator<Item = Node<'s>> {
+        self.holes();
         self.entries()
             .filter(|(step, _)| matches!(step, Step::Item(_)))
             .map(|(_, node)| node)
+    }
+
+    /// Complains about items that are nil: a rule or a script that is written down would silently not be there.
+    fn holes(&self) {
+        let steps = self.steps();
+        let there: BTreeSet<usize> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Item(number) => Some(*number),
+                Step::Key(_) => None,
+            })
+            .collect();
+        let last = there.last().copied().unwrap_or(0);
+        let written = self.source.locator.last_named_item(&self.path);
+        let is_hole = |number: &usize| !there.contains(number);
+        // One is told: a list with an item at 2^53 has many.
+        if let Some(number) = (1..=last.max(written)).find(is_hole) {
+            let item = self.below(Step::Item(number), Value::Nil);
+            item.problem("is nil: a list has no holes");
+        }
     }
 
     /// A list and nothing else.

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mlua::{Function, Lua, StdLib, Table, Value};
@@ -13,6 +14,7 @@ use crate::lua::vm::{ErrorKind, ScriptError, Vm, VmOptions, describe};
 use crate::lua::{lib, pattern};
 
 use super::finding::Finding;
+use super::keys::nearest;
 
 /// CPU time a configuration may take.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
@@ -55,6 +57,19 @@ return {
 }
 "#;
 
+/// What a name means that nobody has defined: an error. To Lua it would be nil, and nil in the table that a configuration
+/// returns is a key that is not there, so that a misspelling would silently mean the default. Defining one is allowed.
+const UNDEFINED: &str = r#"
+local nearest = ...
+local error, tostring, type = error, tostring, type
+setmetatable(_G, {
+  __index = function(_, name)
+    local near = type(name) == "string" and nearest(name)
+    error(("the name `%s` is not defined%s"):format(tostring(name), near and (", did you mean `" .. near .. "`?") or ""), 2)
+  end,
+})
+"#;
+
 /// Environment variables a configuration asked for that are not set.
 type Unset = Rc<RefCell<BTreeSet<String>>>;
 
@@ -80,6 +95,7 @@ impl ConfigVm {
         let options = VmOptions {
             memory: MEMORY_LIMIT,
             links_out: true,
+            print: print_as(name.clone()),
             ..VmOptions::new(&name, folder)
         };
         let vm = Vm::new(&options, &[pattern::install])?;
@@ -208,16 +224,49 @@ fn install(lua: &Lua, unset: &Unset) -> mlua::Result<()> {
     lua.unload_module("io")?;
     globals.raw_set("io", io)?;
     let unset = unset.clone();
-    let env = lib::function(lua, "env", move |lua, args| {
+    let getenv = lib::function(lua, "getenv", move |lua, args| {
         let name = args.text(1)?;
-        let Some(value) = std::env::var_os(&name) else {
+        let value = variable(lua, &name)?;
+        if value.is_nil() {
             unset.borrow_mut().insert(name);
-            return Ok(None);
-        };
-        Ok(Some(lua.create_string(value.as_encoded_bytes())?))
+        }
+        Ok(value)
     })?;
-    globals.raw_get::<Table>("os")?.raw_set("getenv", &env)?;
-    globals.raw_set("env", env)
+    globals.raw_get::<Table>("os")?.raw_set("getenv", getenv)?;
+    globals.raw_set("env", lib::function(lua, "env", env)?)?;
+    let nearest_name = lua.create_function(|lua, wanted: String| {
+        let names: Vec<String> = lua
+            .globals()
+            .pairs::<String, Value>()
+            .filter_map(|pair| Some(pair.ok()?.0))
+            .collect();
+        Ok(nearest(&wanted, names.iter().map(String::as_str)).map(str::to_owned))
+    })?;
+    lua.load(UNDEFINED).set_name("=perilune").call(nearest_name)
+}
+
+/// `env "NAME"`, which must be set, or `env("NAME", default)`.
+fn env(lua: &Lua, args: &lib::Args) -> Result<Value, lib::Failure> {
+    let name = args.text(1)?;
+    match variable(lua, &name)? {
+        Value::Nil if args.count() > 1 => Ok(args.value(2)),
+        Value::Nil => Err(lib::Failure::Misuse(format!(
+            "the environment variable {name} is not set (`env({name:?}, default)` does without)"
+        ))),
+        value => Ok(value),
+    }
+}
+
+fn variable(lua: &Lua, name: &str) -> mlua::Result<Value> {
+    std::env::var_os(name).map_or(Ok(Value::Nil), |value| {
+        lua.create_string(value.as_encoded_bytes())
+            .map(Value::String)
+    })
+}
+
+/// `print` of the file called `script`.
+fn print_as(script: String) -> Arc<dyn Fn(&str) + Send + Sync> {
+    Arc::new(move |text| tracing::info!(%script, "{text}"))
 }
 
 /// A finding stands on one line.

@@ -109,6 +109,11 @@ impl Args {
             .unwrap_or(Value::Nil)
     }
 
+    /// How many the script gave, trailing nils included.
+    pub(super) fn count(&self) -> usize {
+        self.values.len().saturating_sub(self.hidden)
+    }
+
     /// Hidden argument `position`.
     fn hidden(&self, position: usize) -> Value {
         self.values.get(position - 1).cloned().unwrap_or(Value::Nil)
