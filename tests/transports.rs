@@ -411,6 +411,8 @@ async fn a_silent_peer_is_pinged_and_left_after_three_missed_pongs() {
     let support::Transport::RawSocket(io) = &mut raw.transport else {
         unreachable!()
     };
+    // Who knows no pings gets none.
+    io.write_all(&[2, 0, 0, 0]).await.unwrap();
     let mut pings = 0;
     let mut header = [0; 4];
     while soon(io.read_exact(&mut header)).await.is_ok() {

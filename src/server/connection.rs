@@ -38,7 +38,7 @@ use crate::words::{SessionId, Uri};
 /// Rounds of reading and writing before other tasks get a turn.
 const ROUNDS: usize = 8;
 /// Missed pongs after which a peer is taken for dead.
-const MISSED_PONGS: u32 = 3;
+pub(crate) const MISSED_PONGS: u32 = 3;
 
 /// For the end of the transport of a peer that owes us a GOODBYE.
 const LAST_WAIT: Duration = Duration::from_millis(200);
@@ -143,7 +143,9 @@ struct Idle {
     /// On the router's clock.
     heard: Duration,
     missed: u32,
-    ponged: bool,
+    /// It is pinged, and must answer. RFC 6455 demands that of every WebSocket peer. RawSocket peers show first that
+    /// they know pings: widespread clients drop the connection at the first one.
+    pinged: bool,
 }
 
 impl Connection {
@@ -176,7 +178,7 @@ impl Connection {
                 every: parts.idle_ping,
                 heard: shared.clock().now().mono,
                 missed: 0,
-                ponged: false,
+                pinged: parts.format.framing.is_websocket(),
             },
             close_code: None,
             io,
@@ -410,9 +412,13 @@ impl Connection {
         }
     }
 
-    /// The idle time may be up: ping, or give the peer up.
+    /// The idle time may be up: ping, or give the peer up. (Who cannot be pinged is left to TCP, see
+    /// `listener::tune`.)
     fn idle_for_long(&mut self) {
         let Some(every) = self.idle.every else { return };
+        if !self.idle.pinged {
+            return self.set_deadline(Instant::now().checked_add(every));
+        }
         let silent = self
             .shared
             .clock()
@@ -424,7 +430,7 @@ impl Connection {
                 Instant::now() + every.saturating_sub(silent).max(every / 8),
             ));
         }
-        if self.idle.ponged && self.idle.missed >= MISSED_PONGS {
+        if self.idle.missed >= MISSED_PONGS {
             info!(peer = %self.transport.peer_name(), "connection lost: {MISSED_PONGS} pings were not answered");
             self.leave();
             self.stage = Stage::Over;

@@ -12,12 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::connection::{self, Parts};
+use super::connection::{self, MISSED_PONGS, Parts};
 use super::frames::Framing;
 use super::hooks::TransportInfo;
 use super::http;
@@ -31,8 +31,11 @@ use super::settings::{Address, ListenerSettings};
 use super::stream::{Io, Stream};
 use super::tls::{ClientCertificate, Tls, TlsError};
 
-/// Idle time after which the system probes a TCP peer; for peers that never answer a ping.
+/// Idle time after which the system probes a TCP peer where `idle_ping` is off.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Between which the times that the system is told lie; its own clocks are not finer, and its numbers not larger.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+const MOST_PATIENCE: Duration = Duration::from_secs(8 * 3600);
 /// Connections above the limit that are told so at the same time; others are just closed.
 const REFUSALS: usize = 64;
 /// For durations beyond what the clock can count.
@@ -226,10 +229,7 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                // Both only tune: a socket that refuses them is dead already.
-                let _ = stream.set_nodelay(true);
-                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-                let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+                tune(&stream, self.settings.idle_ping);
                 Ok((Io::Tcp(stream), Some(peer)))
             }
             Socket::Unix(socket) => {
@@ -246,6 +246,23 @@ impl Drop for Listener {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Has the system end a connection whose peer is unplugged or frozen within the time that four pings take, whatever is
+/// spoken over it: by probes where nothing is said, and where octets wait that nobody acknowledges or makes room for.
+/// (Left to itself it takes 15 minutes for the latter, and as long as anybody likes where a window stays shut.)
+fn tune(stream: &TcpStream, idle_ping: Option<Duration>) {
+    // All of it only tunes: a socket that refuses is dead already.
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    let Some(every) = idle_ping.map(|every| every.clamp(LEAST_PATIENCE, MOST_PATIENCE)) else {
+        let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+        return;
+    };
+    let keepalive = TcpKeepalive::new().with_time(every).with_interval(every);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(every.saturating_mul(MISSED_PONGS + 1)));
 }
 
 /// A path to tell people: `/ws` if it is served.

@@ -1,1 +1,3 @@
 //! Connections that are frozen, half closed, or come by an unexpected way.
+
+mod peers;

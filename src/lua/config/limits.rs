@@ -161,7 +161,7 @@ const LISTENER: &[Key<Limits>] = &[
     Key {
         name: "idle_ping",
         reads: Reads::Into(|l| Slot::MaybeTime(&mut l.idle_ping)),
-        doc: "Idle time before a ping; three missed answers close; a listener may have its own.",
+        doc: "How long a peer may say nothing before a ping; three missed answers close; a listener may have its own.",
     },
 ];
 

@@ -329,7 +329,8 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     Key {
         name: "idle_ping",
         reads: Reads::Into(|l| Slot::MaybeTime(&mut l.settings.idle_ping)),
-        doc: "Idle time before a ping; three missed answers close.",
+        doc: "How long a peer may say nothing before a ping; three missed answers close. Over RawSocket only who has \
+              sent PING or PONG is pinged. TCP gives up whoever is unreachable, or takes nothing, for four times as long.",
     },
     Key {
         name: "mode",

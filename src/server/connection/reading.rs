@@ -77,6 +77,7 @@ impl Connection {
                 }
                 Ok(Some(Incoming::Ping(payload))) => {
                     // A peer that does not read its pongs does not get more of them.
+                    self.idle.pinged = true;
                     let pong = self.format.framing.pong(&payload);
                     let room = match self.stage {
                         Stage::Open { .. } => self.format.queue,
@@ -84,7 +85,7 @@ impl Connection {
                     };
                     let _ = self.outbox.push_frame(&pong, Room::UpTo(room));
                 }
-                Ok(Some(Incoming::Pong)) => self.idle.ponged = true,
+                Ok(Some(Incoming::Pong)) => self.idle.pinged = true,
                 Ok(Some(Incoming::Close(code))) => {
                     self.hand_over(&mut inputs, cx);
                     self.leave();
