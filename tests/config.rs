@@ -1158,6 +1158,7 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
                 client: Some(ClientCertificates {
                     ca: folder.join("tls/ca.pem"),
                     optional: true,
+                    revoked: None,
                 }),
             }),
             proxy: true,

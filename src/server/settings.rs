@@ -108,6 +108,8 @@ pub struct ClientCertificates {
     pub ca: PathBuf,
     /// Clients without one are let in too, to log in by other means.
     pub optional: bool,
+    /// The lists of those that hold no longer (PEM file).
+    pub revoked: Option<PathBuf>,
 }
 
 /// The HTTP side of every listener.

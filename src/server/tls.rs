@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
+use tracing::info;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -95,22 +98,33 @@ fn alternative_name(name: &GeneralName<'_>) -> Option<AlternativeName> {
 /// The TLS side of one listener.
 pub(crate) struct Tls {
     settings: TlsSettings,
-    config: RwLock<Arc<ServerConfig>>,
+    current: Mutex<Loaded>,
+}
+
+/// What the files say, and what they held then.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    digest: [u8; 32],
 }
 
 impl Tls {
     pub(crate) fn load(settings: &TlsSettings) -> Result<Self, TlsError> {
-        let config = RwLock::new(load(settings)?);
+        let current = Mutex::new(Files::read(settings)?.load(settings)?);
         Ok(Self {
             settings: settings.clone(),
-            config,
+            current,
         })
     }
 
     /// Reads the files again, for connections to come. What cannot be read changes nothing.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        let config = load(&self.settings)?;
-        *self.config.write() = config;
+        let files = Files::read(&self.settings)?;
+        if files.digest() == self.current.lock().digest {
+            return Ok(());
+        }
+        let loaded = files.load(&self.settings)?;
+        *self.current.lock() = loaded;
+        info!(cert = %self.settings.cert.display(), "certificates of TLS reloaded: new connections get them");
         Ok(())
     }
 
@@ -119,7 +133,7 @@ impl Tls {
         &self,
         stream: TcpStream,
     ) -> io::Result<(TlsStream<TcpStream>, Option<Arc<ClientCertificate>>)> {
-        let config = self.config.read().clone();
+        let config = self.current.lock().config.clone();
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         let shown = stream.get_ref().1.peer_certificates();
         let certificate = match shown.and_then(<[_]>::first) {
@@ -133,68 +147,123 @@ impl Tls {
     }
 }
 
-fn load(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
-    let TlsSettings { cert, key, client } = settings;
-    let certificate = |error| broken(cert, "certificate", error);
-    let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect)
-        .map_err(certificate)?;
-    if chain.is_empty() {
-        return Err(certificate(pem::Error::NoItemsFound));
+/// The contents of all files, read before any is looked into.
+struct Files {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    /// Of clients: whoever signed them, and the lists of revoked ones.
+    client: Option<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Files {
+    fn read(settings: &TlsSettings) -> Result<Self, TlsError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| TlsError::Unreadable {
+                path: path.to_owned(),
+                error,
+            })
+        };
+        let client = settings.client.as_ref().map(|client| {
+            let revoked = client.revoked.as_deref().map(read).transpose()?;
+            Ok((read(&client.ca)?, revoked))
+        });
+        Ok(Self {
+            cert: read(&settings.cert)?,
+            key: read(&settings.key)?,
+            client: client.transpose()?,
+        })
     }
-    let secret =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| broken(key, "private key", error))?;
-    let unusable = |error| TlsError::Unusable {
-        cert: cert.clone(),
-        key: key.clone(),
-        error,
-    };
-    let builder = ServerConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?;
-    let builder = match client {
-        None => builder.with_no_client_auth(),
-        Some(client) => builder.with_client_cert_verifier(verifier(client)?),
-    };
-    let mut config = builder.with_single_cert(chain, secret).map_err(unusable)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+
+    fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        let client = self.client.iter();
+        let client = client.flat_map(|(ca, revoked)| [Some(ca), revoked.as_ref()]);
+        for file in [&self.cert, &self.key].into_iter().chain(client.flatten()) {
+            digest.update(Sha256::digest(file));
+        }
+        digest.finalize().into()
+    }
+
+    fn load(&self, settings: &TlsSettings) -> Result<Loaded, TlsError> {
+        let TlsSettings { cert, key, client } = settings;
+        let chain = certificates(cert, &self.cert, "certificate")?;
+        let secret = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|error| broken(key, "private key", &error))?;
+        let unusable = |error| TlsError::Unusable {
+            cert: cert.clone(),
+            key: key.clone(),
+            error,
+        };
+        let builder = ServerConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?;
+        let builder = match (client, &self.client) {
+            (Some(client), Some((ca, revoked))) => {
+                builder.with_client_cert_verifier(verifier(client, ca, revoked.as_deref())?)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_single_cert(chain, secret).map_err(unusable)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Loaded {
+            config: Arc::new(config),
+            digest: self.digest(),
+        })
+    }
+}
+
+/// The certificates of a PEM file, of which there must be one.
+fn certificates(
+    path: &Path,
+    pem: &[u8],
+    what: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(broken(path, what, &pem::Error::NoItemsFound)),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(broken(path, what, &error)),
+    }
 }
 
 /// Checks the certificates of clients.
-fn verifier(client: &ClientCertificates) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let ClientCertificates { ca, optional } = client;
-    let broken = |error| broken(ca, "CA certificate", error);
-    let unusable = |error: &dyn fmt::Display| TlsError::ClientCa {
-        path: ca.clone(),
+fn verifier(
+    client: &ClientCertificates,
+    ca: &[u8],
+    revoked: Option<&[u8]>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let unusable = |path: &Path, error: &dyn fmt::Display| TlsError::ClientCa {
+        path: path.to_owned(),
         error: error.to_string(),
     };
     let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_file_iter(ca).map_err(broken)? {
+    for root in certificates(&client.ca, ca, "CA certificate")? {
         roots
-            .add(root.map_err(broken)?)
-            .map_err(|error| unusable(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(broken(pem::Error::NoItemsFound));
+            .add(root)
+            .map_err(|error| unusable(&client.ca, &error))?;
     }
     let provider = ring::default_provider();
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.into());
-    let verifier = match optional {
-        true => verifier.allow_unauthenticated(),
-        false => verifier,
-    };
-    verifier.build().map_err(|error| unusable(&error))
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.into());
+    if let (Some(path), Some(revoked)) = (&client.revoked, revoked) {
+        let lists: Result<Vec<_>, _> =
+            CertificateRevocationListDer::pem_slice_iter(revoked).collect();
+        let lists = lists.map_err(|error| broken(path, "revocation list", &error))?;
+        if lists.is_empty() {
+            return Err(broken(path, "revocation list", &pem::Error::NoItemsFound));
+        }
+        verifier = verifier.with_crls(lists).only_check_end_entity_revocation();
+    }
+    if client.optional {
+        verifier = verifier.allow_unauthenticated();
+    }
+    let path = client.revoked.as_ref().unwrap_or(&client.ca);
+    verifier.build().map_err(|error| unusable(path, &error))
 }
 
-fn broken(path: &Path, what: &'static str, error: pem::Error) -> TlsError {
-    let path = path.to_owned();
-    match error {
-        pem::Error::Io(error) => TlsError::Unreadable { path, error },
-        other => TlsError::NotPem {
-            path,
-            what,
-            error: other.to_string(),
-        },
+fn broken(path: &Path, what: &'static str, error: &pem::Error) -> TlsError {
+    TlsError::NotPem {
+        path: path.to_owned(),
+        what,
+        error: error.to_string(),
     }
 }

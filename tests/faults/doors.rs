@@ -1,3 +1,4 @@
 //! Connections that are frozen, half closed, or come by an unexpected way.
 
+mod certificates;
 mod peers;

@@ -279,12 +279,12 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     Key {
         name: "tls",
         reads: Reads::With(
-            "table: `cert`, `key`, `client_ca`, `client_cert`",
+            "table: `cert`, `key`, `client_ca`, `client_crl`, `client_cert`",
             |l: &mut ListenerDraft, node| {
                 l.settings.tls = tls(node);
             },
         ),
-        doc: "PEM files of the certificate chain and its key, relative to the configuration.",
+        doc: "PEM files of the certificate chain and its key, relative to the configuration; read again when they change.",
     },
     Key {
         name: "proxy",
@@ -390,6 +390,7 @@ pub(super) struct TlsDraft {
     cert: Option<String>,
     key: Option<String>,
     client_ca: Option<String>,
+    client_crl: Option<String>,
     /// Clients need none.
     optional: Option<bool>,
 }
@@ -410,6 +411,12 @@ pub(super) const TLS: Fields<TlsDraft> = Fields::of(
             name: "client_ca",
             reads: Reads::Into(|tls| Slot::Text(&mut tls.client_ca)),
             doc: "PEM file of who signs clients' certificates: clients are asked for one, and it is verified.",
+        },
+        Key {
+            name: "client_crl",
+            reads: Reads::Into(|tls| Slot::Text(&mut tls.client_crl)),
+            doc: "With `client_ca`: PEM file of its certificate revocation lists; whose certificate is on one, or was \
+                  signed by somebody who has none there, is closed.",
         },
         Key {
             name: "client_cert",
@@ -437,18 +444,28 @@ fn tls(node: &Node) -> Option<TlsSettings> {
     }
     let file = |name, value| -> Option<PathBuf> { node.at(name).file(&node.need(name, value)?) };
     let asks = draft.client_ca.is_some();
-    if draft.optional.is_some() && !asks {
-        node.at("client_cert")
-            .problem("means nothing without `client_ca`");
+    for (name, given) in [
+        ("client_cert", draft.optional.is_some()),
+        ("client_crl", draft.client_crl.is_some()),
+    ] {
+        if given && !asks {
+            node.at(name).problem("means nothing without `client_ca`");
+        }
     }
     let (cert, key) = (file("cert", draft.cert), file("key", draft.key));
     let ca = asks.then(|| file("client_ca", draft.client_ca)).flatten();
+    let revoked = draft.client_crl.is_some();
+    let revoked = revoked
+        .then(|| file("client_crl", draft.client_crl))
+        .flatten();
+    let files = [&cert, &key, &ca, &revoked];
     node.source
         .files
         .borrow_mut()
-        .extend([&cert, &key, &ca].into_iter().flatten().cloned());
+        .extend(files.into_iter().flatten().cloned());
     let client = ca.map(|ca| ClientCertificates {
         ca,
+        revoked,
         optional: draft.optional.unwrap_or(false),
     });
     Some(TlsSettings {

@@ -194,7 +194,6 @@ impl Reloading {
             Reason::Stop => {}
             Reason::Recycle { realm, script } => self.recycle(host, realm, script),
             Reason::Everything => {
-                host.reload_certificates();
                 let loaded = self.reload_configuration(host);
                 host.reload_scripts(|key, _| !loaded.contains(key));
             }
@@ -213,7 +212,11 @@ impl Reloading {
         let Some(app) = &self.app else {
             return Vec::new();
         };
-        match load_configuration(app, host.router.clock()) {
+        let loaded = load_configuration(app, host.router.clock());
+        // Behind the look at all files, so that what changes from now on is noticed; and whatever becomes of the
+        // rest, as a renewal must not wait for somebody else's mistake.
+        host.reload_certificates();
+        match loaded {
             Ok(configuration) => {
                 let configuration = configuration.listening_on(&self.listen);
                 let (objections, files) = host.objections(&configuration);
