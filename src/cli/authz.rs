@@ -192,6 +192,19 @@ impl Case<'_> {
                 );
                 return Ok(allowed);
             }
+            Explanation::Narrowed { index, rule, cover } => {
+                let place = |index: usize| places.rules.get(index).map_or("?", String::as_str);
+                let otherwise = cover.map_or(String::new(), |cover| {
+                    format!(", although rule {} ({}) covers it", cover + 1, place(cover))
+                });
+                say!(
+                    "{subject}: refused\n  the pattern reaches URIs for which rule {} of the role decides, {}: {}{otherwise}",
+                    index + 1,
+                    place(index),
+                    rule_text(&rule)
+                );
+                return Ok(false);
+            }
             Explanation::Nobody => {
                 say!(
                     "{subject}: refused\n  no rule of the role matches, and there is no function to ask"

@@ -1,5 +1,6 @@
 //! Building the router's own answers.
 
+use super::policy::Rule;
 use super::{Effects, uris};
 use crate::wire::{Abort, Error, Goodbye, Message, Payload, Published, Serializer, code};
 use crate::words::{PublicationId, RequestId, SessionId, Uri};
@@ -24,6 +25,15 @@ impl Refusal {
             uris::NOT_AUTHORIZED,
             format!("not allowed to {action} {uri:?}"),
         )
+    }
+
+    /// A pattern that reaches what this rule refuses (`AZ-09`).
+    pub(super) fn narrowed(action: &str, uri: &str, rule: &Rule) -> Self {
+        let (policy, narrower) = (rule.match_policy.as_str(), rule.uri.as_str());
+        let text = format!(
+            "not allowed to {action} {uri:?}: it reaches what the rule for {policy} {narrower:?} refuses"
+        );
+        Self::new(uris::NOT_AUTHORIZED, text)
     }
 }
 

@@ -32,7 +32,7 @@ use super::meta::{Change, News};
 use super::patterns::PatternMap;
 use super::policy::{Disclosure, RealmLimits};
 use super::session::{Session, Sessions};
-use super::{Effects, Undelivered, uris};
+use super::{Effects, SessionKind, Undelivered, uris};
 use crate::wire::{
     Call, CallResult, Cancel, CancelMode, ClientFeatures, Error, Interrupt, Invocation,
     InvocationDetails, InvocationPolicy, Message, Passthru, Payload, Register, Registered,

@@ -165,9 +165,10 @@ pub(super) fn fitting(verdict: Verdict, uri: &Uri, policy: MatchPolicy) -> Verdi
 }
 
 /// What a rule's decision means; nobody is asked again.
-pub(super) fn decided(decision: Decision, action: Action, uri: &Uri) -> Outcome {
+pub(super) fn decided(decision: Decision<'_>, action: Action, uri: &Uri) -> Outcome {
     match decision {
         Decision::Allow(disclosure) => Ok(disclosure),
+        Decision::Narrowed(rule) => Err(Refusal::narrowed(action.as_str(), uri, rule)),
         Decision::Deny | Decision::Ask { .. } => Err(Refusal::not_authorized(action.as_str(), uri)),
     }
 }

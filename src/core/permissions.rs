@@ -25,9 +25,11 @@ pub(super) struct Role {
 
 /// The outcome of the static part.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Decision {
+pub(super) enum Decision<'r> {
     Allow(Disclosure),
     Deny,
+    /// A pattern would reach URIs for which this rule decides, and it lacks the action (`AZ-09`).
+    Narrowed(&'r Rule),
     /// A hook has to say: the role's own function, or the realm's authorizer.
     Ask {
         by_role: bool,
@@ -65,20 +67,20 @@ impl Permissions {
 
     /// Decides for a session of this role. A script is trusted unless its role is configured, and exempt from the
     /// realm's authorizer, which may be the same script (`AZ-10`).
-    pub(super) fn decide(
+    pub(super) fn decide<'r>(
         &self,
-        role: Option<&Role>,
+        role: Option<&'r Role>,
         kind: SessionKind,
         action: Action,
         uri: &str,
         policy: MatchPolicy,
-    ) -> Decision {
+    ) -> Decision<'r> {
         if kind == SessionKind::Router {
             return Decision::Allow(Disclosure::OnRequest);
         }
         match role {
-            Some(role) => match role.rule(uri, policy) {
-                Some(rule) => rule.decide(action),
+            Some(role) => match role.decide(action, uri, policy) {
+                Some(decision) => decision,
                 None if role.function => Decision::Ask { by_role: true },
                 None if self.authorizer && !kind.is_trusted() => Decision::Ask { by_role: false },
                 None => Decision::Deny,
@@ -132,15 +134,24 @@ impl Role {
         covering(&self.rules, uri, policy).map(|index| &self.list[index])
     }
 
+    /// What the rules say; `None`: they leave it open.
+    fn decide(&self, action: Action, uri: &str, policy: MatchPolicy) -> Option<Decision<'_>> {
+        let subject = (action, uri, policy);
+        let all = || self.list.iter();
+        by_rules(&self.rules, |index| &self.list[*index], all, subject)
+    }
+
+    /// Which of its rules this is.
+    fn place_of(&self, rule: &Rule) -> usize {
+        let same = |it: &&Rule| (it.match_policy, &it.uri) == (rule.match_policy, &rule.uri);
+        self.list.iter().take_while(|it| !same(it)).count()
+    }
+
     /// Whether a rule of its own, reserved-space pattern covers this reserved topic: what catch-all rules never
     /// include.
     pub(super) fn grants_reserved(&self, action: Action, uri: &str) -> bool {
-        self.rule(uri, MatchPolicy::Exact).is_some_and(|rule| {
-            let reserved = ["wamp.", "perilune."]
-                .iter()
-                .any(|space| rule.uri.starts_with(space));
-            reserved && rule.allow.contains(action)
-        })
+        self.rule(uri, MatchPolicy::Exact)
+            .is_some_and(|rule| rule.is_reserved() && rule.allow.contains(action))
     }
 }
 
@@ -148,14 +159,58 @@ impl Role {
 fn covering(rules: &PatternMap<usize>, uri: &str, policy: MatchPolicy) -> Option<usize> {
     match policy {
         MatchPolicy::Exact => rules.best_match(uri).map(|(_, index)| index),
-        MatchPolicy::Prefix | MatchPolicy::Wildcard => {
-            // A prefix rule covers a pattern only as far as the pattern's text is literal.
-            let literal = literal_start(uri, policy);
-            rules
-                .lookup(policy, uri)
-                .or_else(|| rules.longest_prefix(literal))
+        MatchPolicy::Prefix | MatchPolicy::Wildcard => rules
+            .lookup(policy, uri)
+            .or_else(|| covering_prefix(rules, uri, policy)),
+    }
+}
+
+/// The longest prefix rule that covers a pattern: only as far as the pattern's text is literal.
+fn covering_prefix(rules: &PatternMap<usize>, uri: &str, policy: MatchPolicy) -> Option<usize> {
+    rules.longest_prefix(literal_start(uri, policy))
+}
+
+/// What many rules say, found by their patterns or looked at all in turn; `None`: they leave it open.
+///
+/// A pattern is what it matches (`AZ-09`): the rule that covers it must have the action, and so must every rule that
+/// decides, in place of that one, about a URI the pattern matches. So nobody gets by a pattern what would be refused
+/// by name.
+fn by_rules<'r, I: Iterator<Item = &'r Rule>>(
+    index: &PatternMap<usize>,
+    rule: impl Fn(&usize) -> &'r Rule,
+    all: impl Fn() -> I,
+    (action, uri, policy): (Action, &str, MatchPolicy),
+) -> Option<Decision<'r>> {
+    let cover = covering(index, uri, policy).map(|at| rule(&at));
+    if let Some(cover) = cover
+        && (policy == MatchPolicy::Exact || !cover.allow.contains(action))
+    {
+        return Some(cover.decide(action));
+    }
+    if policy == MatchPolicy::Exact {
+        return None;
+    }
+    // Of each single URI a prefix rule decides before the very wildcard pattern that is asked about.
+    let prefix = covering_prefix(index, uri, policy).map(|at| rule(&at));
+    if let Some(prefix) = prefix
+        && !prefix.allow.contains(action)
+    {
+        return Some(Decision::Narrowed(prefix));
+    }
+    let beaten = prefix.or(cover);
+    let mut disclosure = cover.map(|cover| cover.disclosure(action));
+    for rule in all() {
+        if !rule.concerns(action, uri, policy) || beaten.is_some_and(|it| !rule.is_before(it)) {
+            continue;
+        }
+        if !rule.allow.contains(action) {
+            return Some(Decision::Narrowed(rule));
+        }
+        if rule.disclosure(action) == Disclosure::Never {
+            disclosure = disclosure.map(|_| Disclosure::Never);
         }
     }
+    disclosure.map(Decision::Allow)
 }
 
 /// Puts a session's own values for the placeholders of a rule. `None`: the value is no single component of a URI
@@ -213,24 +268,54 @@ impl LearnedRules {
         self.index.insert(policy, &uri, index);
     }
 
-    /// What the most specific rule that still holds says.
+    /// What the rules that still hold say.
     pub(super) fn decide(
         &mut self,
         now: Duration,
         action: Action,
         uri: &str,
         policy: MatchPolicy,
-    ) -> Option<Decision> {
-        while let Some(index) = covering(&self.index, uri, policy) {
-            let (rule, until) = &self.list[index];
-            if until.is_none_or(|until| now < until) {
-                return Some(rule.decide(action));
-            }
+    ) -> Option<Decision<'_>> {
+        while let Some(index) = covering(&self.index, uri, policy)
+            && !holds(self.list[index].1, now)
+        {
+            let (rule, _) = self.list.remove(index);
             self.index.remove(rule.match_policy, &rule.uri);
-            self.list.remove(index);
         }
-        None
+        let held = || {
+            let held = self
+                .list
+                .iter()
+                .filter(|(_, (_, until))| holds(*until, now));
+            held.map(|(_, (rule, _))| rule)
+        };
+        let subject = (action, uri, policy);
+        by_rules(&self.index, |index| &self.list[*index].0, held, subject)
     }
+}
+
+impl LearnedRules {
+    /// A rule that still holds and refuses some of what the pattern reaches, where `given` does not decide before it.
+    pub(super) fn narrower(
+        &self,
+        now: Duration,
+        (action, uri, policy): (Action, &str, MatchPolicy),
+        given: Option<&Rule>,
+    ) -> Option<&Rule> {
+        let held = self
+            .list
+            .iter()
+            .filter(|(_, (_, until))| holds(*until, now));
+        held.map(|(_, (rule, _))| rule).find(|rule| {
+            !rule.allow.contains(action)
+                && rule.concerns(action, uri, policy)
+                && given.is_none_or(|given| rule.is_before(given))
+        })
+    }
+}
+
+fn holds(until: Option<Duration>, now: Duration) -> bool {
+    until.is_none_or(|until| now < until)
 }
 
 impl Rule {
@@ -241,7 +326,36 @@ impl Rule {
         covering(&alone, uri, policy).is_some()
     }
 
-    pub(super) fn decide(&self, action: Action) -> Decision {
+    /// Whether it can decide about URIs that this pattern matches, for this action.
+    fn concerns(&self, action: Action, uri: &str, policy: MatchPolicy) -> bool {
+        // No registration is ever asked for what is reserved, and nobody publishes there.
+        let reserved = self.is_reserved() && matches!(action, Action::Register | Action::Publish);
+        !reserved && MatchPolicy::overlap((self.match_policy, &self.uri), (policy, uri))
+    }
+
+    /// Whether it decides before `other` about the URIs that both match (`AZ-04`).
+    fn is_before(&self, other: &Self) -> bool {
+        use MatchPolicy::{Exact, Prefix, Wildcard};
+        match (self.match_policy, other.match_policy) {
+            (Exact, _) | (Prefix, Wildcard) => true,
+            (Wildcard, Prefix) | (_, Exact) => false,
+            (Prefix, Prefix) => self.uri.len() > other.uri.len(),
+            (Wildcard, Wildcard) => {
+                let mut both = self.uri.split('.').zip(other.uri.split('.'));
+                both.find(|(own, others)| own.is_empty() != others.is_empty())
+                    .is_some_and(|(own, _)| !own.is_empty())
+            }
+        }
+    }
+
+    /// Whether all that it speaks about is the router's own.
+    fn is_reserved(&self) -> bool {
+        ["wamp.", "perilune."]
+            .iter()
+            .any(|space| self.uri.starts_with(space))
+    }
+
+    pub(super) fn decide(&self, action: Action) -> Decision<'_> {
         match self.allow.contains(action) {
             true => Decision::Allow(self.disclosure(action)),
             false => Decision::Deny,
@@ -265,6 +379,13 @@ pub enum Explanation {
         rule: Box<Rule>,
         allowed: bool,
     },
+    /// The pattern reaches URIs for which this rule decides, and it refuses. `cover`: the rule that would allow the
+    /// pattern otherwise.
+    Narrowed {
+        index: usize,
+        rule: Box<Rule>,
+        cover: Option<usize>,
+    },
     /// The role's own function is asked.
     RoleFunction,
     /// The realm's `p.authorize` is asked.
@@ -283,28 +404,34 @@ pub fn explain(
 ) -> Explanation {
     let permissions = Permissions::new(policy);
     let role = permissions.role(principal, session);
-    let deciding = role
-        .as_ref()
-        .and_then(|role| covering(&role.rules, uri, match_policy).map(|index| (role, index)));
-    if let Some((role, index)) = deciding {
-        let rule = Box::new(role.list[index].clone());
-        let allowed = rule.allow.contains(action);
-        return Explanation::Rule {
-            index,
-            rule,
-            allowed,
-        };
-    }
-    match permissions.decide(
+    let decision = permissions.decide(
         role.as_deref(),
         SessionKind::Peer,
         action,
         uri,
         match_policy,
-    ) {
-        Decision::Ask { by_role: true } => Explanation::RoleFunction,
-        Decision::Ask { by_role: false } => Explanation::Authorizer,
-        Decision::Allow(_) | Decision::Deny => Explanation::Nobody,
+    );
+    let cover = role
+        .as_ref()
+        .and_then(|role| covering(&role.rules, uri, match_policy).map(|at| (at, &role.list[at])));
+    match (decision, cover, &role) {
+        (Decision::Narrowed(rule), cover, Some(role)) => Explanation::Narrowed {
+            index: role.place_of(rule),
+            rule: Box::new(rule.clone()),
+            cover: cover.map(|(index, _)| index),
+        },
+        (Decision::Ask { by_role: true }, ..) => Explanation::RoleFunction,
+        (Decision::Ask { by_role: false }, ..) => Explanation::Authorizer,
+        (decision @ (Decision::Allow(_) | Decision::Deny), Some((index, rule)), _) => {
+            Explanation::Rule {
+                index,
+                rule: Box::new(rule.clone()),
+                allowed: matches!(decision, Decision::Allow(_)),
+            }
+        }
+        (Decision::Allow(_) | Decision::Deny, None, _) | (Decision::Narrowed(_), _, None) => {
+            Explanation::Nobody
+        }
     }
 }
 

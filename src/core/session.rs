@@ -213,8 +213,20 @@ impl Session {
         action: Action,
         policy: MatchPolicy,
         uri: &Uri,
-    ) -> Option<Decision> {
+    ) -> Option<Decision<'_>> {
         self.learned.decide(now, action, uri, policy)
+    }
+
+    /// One of these rules that refuses what a pattern reaches, and decides there before the rule `given`.
+    pub(super) fn narrower(
+        &self,
+        now: Duration,
+        action: Action,
+        policy: MatchPolicy,
+        uri: &Uri,
+        given: Option<&Rule>,
+    ) -> Option<&Rule> {
+        self.learned.narrower(now, (action, uri, policy), given)
     }
 
     pub(super) fn learn(&mut self, rule: Rule, until: Option<Duration>) {

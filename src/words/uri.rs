@@ -135,6 +135,43 @@ impl MatchPolicy {
             }
         }
     }
+
+    /// Whether there is a URI that both patterns match.
+    pub fn overlap((a_policy, a): (Self, &str), (b_policy, b): (Self, &str)) -> bool {
+        match (a_policy, b_policy) {
+            (Self::Exact, _) => b_policy.matches(b, a),
+            (_, Self::Exact) => a_policy.matches(a, b),
+            (Self::Prefix, Self::Prefix) => a.starts_with(b) || b.starts_with(a),
+            (Self::Prefix, Self::Wildcard) => wildcard_reaches(b, a),
+            (Self::Wildcard, Self::Prefix) => wildcard_reaches(a, b),
+            (Self::Wildcard, Self::Wildcard) => {
+                let mut parts = b.split('.');
+                a.split('.').all(|a| {
+                    let b = parts.next();
+                    b.is_some_and(|b| a.is_empty() || b.is_empty() || a == b)
+                }) && parts.next().is_none()
+            }
+        }
+    }
+}
+
+/// Whether a URI that the wildcard pattern matches can begin with `prefix`: whole components of it must fit, the last
+/// may go on.
+fn wildcard_reaches(wildcard: &str, prefix: &str) -> bool {
+    let mut components = wildcard.split('.');
+    let mut starts = prefix.split('.').peekable();
+    while let Some(start) = starts.next() {
+        let fits = match components.next() {
+            None => false,
+            Some("") => true,
+            Some(literal) if starts.peek().is_none() => literal.starts_with(start),
+            Some(literal) => literal == start,
+        };
+        if !fits {
+            return false;
+        }
+    }
+    true
 }
 
 /// A string that breaks the URI rules of its position.

@@ -17,6 +17,7 @@ mod meta_events;
 mod meta_registrations;
 mod meta_sessions;
 mod meta_subscriptions;
+mod narrowing;
 mod ordering;
 mod passthru;
 mod patterns;

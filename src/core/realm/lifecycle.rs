@@ -1,5 +1,6 @@
 //! Sessions come and go: joining, GOODBYE, kill, violation, a new policy, the end of the realm.
 
+use super::requests::decide;
 use super::*;
 
 /// Whether a session that ends leaves meta events and testaments behind.
@@ -194,9 +195,9 @@ impl Realm {
         let mut gone = Vec::new();
         for session in self.sessions.values_mut() {
             session.forget_verdicts();
-            let principal = &session.principal;
+            let principal = session.principal.clone();
             let role = &principal.authrole;
-            session.role = self.permissions.role(principal, session.id);
+            session.role = self.permissions.role(&principal, session.id);
             session.trustlevel = self.policy.trustlevel(role);
             session.slow = self
                 .policy
@@ -204,7 +205,8 @@ impl Realm {
                 .get(role)
                 .and_then(|role| role.slow)
                 .unwrap_or(self.policy.slow);
-            let stays = self.permissions.knows(role) && self.policy.auth.still_admits(principal);
+            let stays = self.permissions.knows(role) && self.policy.auth.still_admits(&principal);
+            refuse_waiting(&self.permissions, session, self.now.mono);
             if !session.kind.is_trusted() && !stays {
                 gone.push(session.id);
             }
@@ -216,4 +218,18 @@ impl Realm {
         }
         self.revoke_forbidden(out);
     }
+}
+
+/// What waits for its turn, allowed by rules that hold no longer, is decided by those that do.
+fn refuse_waiting(permissions: &Permissions, session: &mut Session, now: Duration) {
+    let mut waiting = std::mem::take(&mut session.pending);
+    for pending in &mut waiting {
+        if let PendingState::Decided(Ok(_)) = pending.state
+            && let Some(subject) = pending.request.subject()
+            && let Some(refused @ Err(_)) = decide(permissions, session, now, &subject)
+        {
+            pending.state = PendingState::Decided(refused);
+        }
+    }
+    session.pending = waiting;
 }

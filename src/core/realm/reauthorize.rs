@@ -1,5 +1,6 @@
 //! What sessions hold is looked at again: after a policy change by the rules, on request by the authorizers too.
 
+use super::requests::settled;
 use super::*;
 
 /// A subscription or registration that a session holds.
@@ -36,7 +37,7 @@ impl Realm {
         self.purge(filter);
         for (session, held) in self.held(filter) {
             match self.decide_held(session, held) {
-                Some(Decision::Deny) => self.revoke(session, held, out),
+                Some(Decision::Deny | Decision::Narrowed(_)) => self.revoke(session, held, out),
                 Some(Decision::Ask { by_role }) => self.recheck(now, session, held, by_role, out),
                 Some(Decision::Allow(_)) | None => {}
             }
@@ -46,7 +47,8 @@ impl Realm {
     /// What the rules of a new policy forbid is revoked; what an authorizer decides stays as it decided.
     pub(super) fn revoke_forbidden(&mut self, out: &mut Effects) {
         for (session, held) in self.held(&SessionFilter::default()) {
-            if self.decide_held(session, held) == Some(Decision::Deny) {
+            let decision = self.decide_held(session, held);
+            if matches!(decision, Some(Decision::Deny | Decision::Narrowed(_))) {
                 self.revoke(session, held, out);
             }
         }
@@ -80,7 +82,7 @@ impl Realm {
     }
 
     /// `None` if it has gone meanwhile.
-    fn decide_held(&self, session: SessionId, held: Held) -> Option<Decision> {
+    fn decide_held(&self, session: SessionId, held: Held) -> Option<Decision<'_>> {
         let (action, uri, policy) = self.pattern_of(held)?;
         let session = self.sessions.get(&session)?;
         let role = session.role.as_deref();
@@ -143,7 +145,15 @@ impl Realm {
         } = recheck;
         self.verdict_deadlines.remove(&(deadline, ticket));
         let verdict = fitting(verdict, &uri, match_policy);
-        let allowed = outcome(&verdict, action, &uri).is_ok();
+        let subject = Subject {
+            action,
+            uri: &uri,
+            match_policy,
+            disclose_me: false,
+        };
+        let allowed = self.sessions.get_mut(&session).is_some_and(|session| {
+            settled(&self.permissions, session, now.mono, &verdict, &subject).is_ok()
+        });
         self.remember(
             now,
             ticket,

@@ -349,11 +349,6 @@ pub(super) fn decide(
         subject.uri,
         subject.match_policy,
     ) {
-        Decision::Allow(disclosure) => Some(Ok(disclosure)),
-        Decision::Deny => Some(Err(Refusal::not_authorized(
-            subject.action.as_str(),
-            subject.uri,
-        ))),
         Decision::Ask { .. } => {
             let Subject {
                 action,
@@ -361,13 +356,51 @@ pub(super) fn decide(
                 match_policy,
                 ..
             } = *subject;
-            if let Some(verdict) = session.cached_verdict(now, action, match_policy, uri) {
-                return Some(outcome(&verdict, action, uri));
+            let learned = session.learned(now, action, match_policy, uri);
+            if let Some(narrowed @ Decision::Narrowed(_)) = learned {
+                return Some(decided(narrowed, action, uri));
             }
-            let learned = session.learned(now, action, match_policy, uri)?;
-            Some(decided(learned, action, uri))
+            let learned = learned.map(|decision| decided(decision, action, uri));
+            match session.cached_verdict(now, action, match_policy, uri) {
+                Some(verdict) => Some(outcome(&verdict, action, uri)),
+                None => learned,
+            }
+        }
+        decision => Some(decided(decision, subject.action, subject.uri)),
+    }
+}
+
+/// What an authorizer's answer comes to. It does not go against what the rules of the session say, those that it gave
+/// out itself included: they may be newer than the question.
+pub(super) fn settled(
+    permissions: &Permissions,
+    session: &mut Session,
+    now: Duration,
+    verdict: &Verdict,
+    subject: &Subject<'_>,
+) -> Outcome {
+    let Subject {
+        action,
+        uri,
+        match_policy,
+        ..
+    } = *subject;
+    let role = session.role.as_deref();
+    let decision = permissions.decide(role, session.kind, action, uri, match_policy);
+    if matches!(decision, Decision::Deny | Decision::Narrowed(_)) {
+        return decided(decision, action, uri);
+    }
+    let outcome = outcome(verdict, action, uri);
+    if outcome.is_ok() && match_policy != MatchPolicy::Exact {
+        let given = match verdict {
+            Verdict::Rule { rule, .. } => Some(&**rule),
+            _ => None,
+        };
+        if let Some(rule) = session.narrower(now, action, match_policy, uri, given) {
+            return Err(Refusal::narrowed(action.as_str(), uri, rule));
         }
     }
+    outcome
 }
 
 pub(super) fn asks_role(

@@ -1,6 +1,6 @@
 //! Requests that wait for an authorizer: asking, the queue of each session, verdicts and their time.
 
-use super::requests::asks_role;
+use super::requests::{asks_role, settled};
 use super::*;
 
 const OVERDUE: &str = "the authorizer did not answer in time (limits.hook)";
@@ -137,19 +137,24 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let asked = session
-            .pending
-            .iter_mut()
-            .find(|pending| pending.ticket == ticket && pending.is_asked());
-        let Some(pending) = asked else { return };
-        let woken_at = pending.wake_at();
-        let Some(subject) = pending.request.subject() else {
+        let asked = |pending: &Pending| pending.ticket == ticket && pending.is_asked();
+        let Some(at) = session.pending.iter().position(asked) else {
+            return;
+        };
+        let woken_at = session.pending[at].wake_at();
+        let Some(subject) = session.pending[at].request.subject() else {
             return;
         };
         let (action, uri, match_policy) =
             (subject.action, subject.uri.clone(), subject.match_policy);
         let verdict = fitting(verdict, &uri, match_policy);
-        pending.state = PendingState::Decided(outcome(&verdict, action, &uri));
+        let subject = Subject {
+            uri: &uri,
+            ..subject
+        };
+        let outcome = settled(&self.permissions, session, now.mono, &verdict, &subject);
+        let pending = &mut session.pending[at];
+        pending.state = PendingState::Decided(outcome);
         if let Some(at) = woken_at {
             self.verdict_deadlines.remove(&(at, ticket));
         }

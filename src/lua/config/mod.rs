@@ -7,6 +7,7 @@
 mod address;
 mod auth;
 mod changes;
+mod deciders;
 mod described;
 mod finding;
 mod http;

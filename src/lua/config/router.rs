@@ -18,7 +18,7 @@ use super::keys::{Fields, Key, Reads, Slot};
 use super::limits::{self, LEAST_MESSAGE, Limits};
 use super::node::Node;
 use super::realm::{RealmDraft, read_realm};
-use super::{ConfigHook, HookKind, UndecidedRole, auth, http};
+use super::{ConfigHook, HookKind, UndecidedRole, auth, deciders, http};
 
 /// Settings in the making.
 #[derive(Default)]
@@ -115,6 +115,7 @@ pub(super) fn read_router(root: &Node) -> Draft {
     if draft.settings.realms.is_empty() && !root.has("realms") {
         root.warn("there is no realm: nobody can join");
     }
+    deciders::warn_of_rivals(root, &draft.settings);
     draft.settings.limits = draft.limits.router.clone();
     draft
 }
