@@ -1,6 +1,7 @@
 //! The method `tls`: who a client's certificate, verified by the transport, stands for (`AUTH-13`).
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 /// What the login conversation knows of a verified certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,6 +12,8 @@ pub struct Certificate {
     pub names: Vec<AltName>,
     /// SHA-256 of the whole certificate, in lower-case hex.
     pub fingerprint: String,
+    /// Its `notAfter`: with it ends what it was good for.
+    pub expires: Option<SystemTime>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,11 @@ pub struct TlsUser {
 }
 
 impl TlsUser {
+    /// All that a certificate must have.
+    pub(super) fn demands(&self) -> [&Option<String>; 4] {
+        [&self.fingerprint, &self.cn, &self.dns, &self.email]
+    }
+
     fn fits(&self, shown: &Certificate) -> bool {
         // Names of hosts and mail addresses are the same in any case.
         let has = |wanted: &str, mail: bool| {
@@ -75,7 +83,7 @@ impl TlsPolicy {
         if let Some((authid, user)) = best {
             return Some((authid.clone(), user.role.clone()));
         }
-        let name = shown.common_name.as_ref()?;
+        let name = (shown.common_name.as_ref()).filter(|name| !name.is_empty())?;
         // Nobody gets a user's name without being that user.
         let free = !self.users.contains_key(name) && claimed.is_none_or(|claimed| claimed == name);
         Some((name.clone(), self.role.clone()?)).filter(|_| free)
@@ -99,6 +107,7 @@ mod tests {
             common_name: Some("hub".into()),
             names: vec![AltName::Dns("Hub.example".into())],
             fingerprint: "ab".repeat(32),
+            expires: None,
         }
     }
 

@@ -3,12 +3,13 @@
 //! What a browser sends along names nobody by itself: a cookie is known by a table, by the [`Jar`], or by a function.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use super::credentials::{Principal, Secret};
+use super::Now;
+use super::credentials::{AuthPolicy, Principal, Proof, Secret};
 use crate::words::Uri;
 
 /// The name of the cookie unless the configuration says another.
@@ -154,31 +155,60 @@ type Hash = [u8; 32];
 #[derive(Debug)]
 struct Bound {
     realm: Uri,
-    principal: Principal,
+    owner: Remembered,
     end: Duration,
 }
 
+/// Who got a cookie, and by what login. It is good for as long as that login would be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remembered {
+    pub principal: Principal,
+    /// When what they proved themselves with ends: a token, a certificate.
+    pub expires: Option<SystemTime>,
+    /// What the tables said of them.
+    proof: Proof,
+}
+
+impl Remembered {
+    /// Somebody who has just logged in.
+    pub fn new(auth: &AuthPolicy, principal: Principal, expires: Option<SystemTime>) -> Self {
+        Self {
+            proof: auth.proof(&principal),
+            principal,
+            expires,
+        }
+    }
+
+    /// Whether they could log in as they did.
+    pub(super) fn is_good(&self, auth: &AuthPolicy) -> bool {
+        auth.still_offers(&self.principal)
+            && auth.still_admits(&self.principal)
+            && auth.proof(&self.principal) == self.proof
+    }
+}
+
 impl Jar {
-    /// From now on the cookie logs in this principal, for `max_age`.
+    /// From now on the cookie logs in its owner, for `max_age` or as long as their login lasts.
     pub fn bind(
         &mut self,
-        now: Duration,
+        now: Now,
         cookie: &Secret,
         realm: &Uri,
-        principal: Principal,
+        owner: Remembered,
         max_age: Duration,
     ) {
-        self.expire(now);
+        self.expire(now.mono);
         if self.bound.len() >= MOST
             && let Some((_, first)) = self.ends.pop_first()
         {
             self.bound.remove(&first);
         }
         let hash = hash(cookie);
-        let end = now.saturating_add(max_age);
+        let lasts = (owner.expires).map(|at| at.duration_since(now.wall).unwrap_or_default());
+        let end = (now.mono).saturating_add(lasts.map_or(max_age, |lasts| lasts.min(max_age)));
         let bound = Bound {
             realm: realm.detached(),
-            principal,
+            owner,
             end,
         };
         if let Some(before) = self.bound.insert(hash, bound) {
@@ -188,9 +218,10 @@ impl Jar {
     }
 
     /// Who got the cookie, if it was in this realm.
-    pub fn find(&self, now: Duration, realm: &str, cookie: &Secret) -> Option<&Principal> {
+    pub fn find(&self, now: Now, realm: &str, cookie: &Secret) -> Option<&Remembered> {
         let bound = self.bound.get(&hash(cookie))?;
-        (bound.end > now && &*bound.realm == realm).then_some(&bound.principal)
+        let over = bound.end <= now.mono || bound.owner.expires.is_some_and(|at| at <= now.wall);
+        (!over && &*bound.realm == realm).then_some(&bound.owner)
     }
 
     /// Whether it is bound in any realm.
@@ -204,7 +235,7 @@ impl Jar {
     pub fn forget(&mut self, realm: &str, authid: &str) {
         let ends = &mut self.ends;
         self.bound.retain(|hash, bound| {
-            let theirs = &*bound.realm == realm && bound.principal.authid == authid;
+            let theirs = &*bound.realm == realm && bound.owner.principal.authid == authid;
             if theirs {
                 ends.remove(&(bound.end, *hash));
             }
@@ -254,19 +285,24 @@ mod tests {
         let mut jar = Jar::default();
         let (home, work) = (Uri::from("home"), Uri::from("work"));
         let hour = Duration::from_secs(3600);
+        let at = |mono| Now {
+            mono,
+            wall: SystemTime::UNIX_EPOCH + mono,
+        };
+        let ann = || Remembered::new(&AuthPolicy::default(), ann(), None);
         let cookie = |name: &str| Secret::new(name);
-        jar.bind(Duration::ZERO, &cookie("one"), &home, ann(), hour);
+        jar.bind(at(Duration::ZERO), &cookie("one"), &home, ann(), hour);
         assert_eq!(
-            jar.find(hour / 2, "home", &cookie("one")),
+            jar.find(at(hour / 2), "home", &cookie("one")),
             Some(&ann()),
             "found"
         );
-        assert_eq!(jar.find(hour / 2, "work", &cookie("one")), None);
-        assert_eq!(jar.find(hour, "home", &cookie("one")), None, "too old");
+        assert_eq!(jar.find(at(hour / 2), "work", &cookie("one")), None);
+        assert_eq!(jar.find(at(hour), "home", &cookie("one")), None, "too old");
         assert!(!jar.knows(hour, &cookie("one")));
-        jar.bind(hour, &cookie("two"), &work, ann(), hour);
+        jar.bind(at(hour), &cookie("two"), &work, ann(), hour);
         assert_eq!(jar.len(), 1, "the expired one makes room");
-        jar.bind(hour, &cookie("three"), &home, ann(), hour);
+        jar.bind(at(hour), &cookie("three"), &home, ann(), hour);
         jar.forget("home", "ann");
         assert!(!jar.knows(hour, &cookie("three")));
         assert!(jar.knows(hour, &cookie("two")), "another realm's Ann");

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::certificates::TlsPolicy;
+use super::certificates::{TlsPolicy, TlsUser};
 use super::cookies::CookiePolicy;
 use super::cryptosign::CryptosignPolicy;
 use super::jwt::JwtPolicy;
@@ -42,6 +43,10 @@ impl fmt::Debug for Secret {
         f.write_str("Secret(…)")
     }
 }
+
+/// What somebody proved themselves with, as a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Proof([u8; 32]);
 
 /// The login methods this version knows. Later ones get their variant here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -210,6 +215,61 @@ impl AuthPolicy {
             // Looked at when AUTHENTICATE is here, or by `still_admits`.
             _ => true,
         }
+    }
+
+    /// Whether whoever vouched for them is still asked, or the method still has its table.
+    pub(super) fn still_offers(&self, principal: &Principal) -> bool {
+        let Some(method) = AuthMethod::parse(&principal.authmethod) else {
+            return false;
+        };
+        match &*principal.authprovider {
+            "lua" => self.hooks.contains(&method),
+            "dynamic" => self.procedures.contains_key(&method),
+            _ => self.offers(method),
+        }
+    }
+
+    /// What a user of the tables proves themselves with, so that a change of it can be seen.
+    pub(super) fn proof(&self, principal: &Principal) -> Proof {
+        let mut digest = Sha256::new();
+        let mut part = |octets: &[u8]| {
+            digest.update(octets.len().to_be_bytes());
+            digest.update(octets);
+        };
+        let authid = &principal.authid;
+        match AuthMethod::parse(&principal.authmethod) {
+            _ if principal.authprovider != "static" => {}
+            Some(AuthMethod::Ticket) => {
+                if let Some(user) = self.ticket.as_ref().and_then(|users| users.get(authid)) {
+                    part(user.secret.expose());
+                }
+            }
+            Some(AuthMethod::WampCra) => {
+                if let Some(user) = self.wampcra.as_ref().and_then(|users| users.get(authid)) {
+                    part(user.key.expose());
+                }
+            }
+            Some(AuthMethod::Scram) => {
+                if let Some(user) = self.scram.as_ref().and_then(|users| users.get(authid)) {
+                    part(user.credential.keys.stored.expose());
+                    part(user.credential.keys.server.expose());
+                }
+            }
+            Some(AuthMethod::Jwt) => {
+                for key in self.jwt.iter().flat_map(|jwt| &jwt.keys) {
+                    key.mark(&mut part);
+                }
+            }
+            Some(AuthMethod::Tls) => {
+                let user = self.tls.as_ref().and_then(|tls| tls.users.get(authid));
+                for text in user.into_iter().flat_map(TlsUser::demands) {
+                    part(text.as_deref().unwrap_or_default().as_bytes());
+                }
+            }
+            // The key is part of the principal; the others prove nothing, or are not remembered.
+            Some(AuthMethod::Cryptosign | AuthMethod::Cookie | AuthMethod::Anonymous) | None => {}
+        }
+        Proof(digest.finalize().into())
     }
 
     /// Whether a session admitted earlier would still get the same role from the static tables; sessions that a

@@ -28,6 +28,7 @@ use self::attempt::{Attempt, random_authid};
 use self::claim::Claim;
 use self::scram::ScramHello;
 use super::certificates::Certificate;
+use super::cookies::Remembered;
 use super::credentials::{AuthMethod, Principal, Secret, WAMP_SCRAM};
 use super::cryptosign::{self as signing, CryptosignHello};
 use super::lockout::Locked;
@@ -52,7 +53,7 @@ pub trait Realms {
         false
     }
     /// Who logged in before this cookie was issued to them.
-    fn remembered(&self, _realm: &Uri, _cookie: &Secret) -> Option<Principal> {
+    fn remembered(&self, _realm: &Uri, _cookie: &Secret) -> Option<Remembered> {
         None
     }
     /// A random id that no live session has.
@@ -307,7 +308,9 @@ impl Handshake {
         }
         let usable = |method| self.usable(context, &policy, &realm, method);
         let (method, name) = choose(usable, &realm, hello.authmethods)?;
-        let authid = match (method, hello.authid) {
+        // An empty name is none.
+        let named = hello.authid.filter(|authid| !authid.is_empty());
+        let authid = match (method, named) {
             (AuthMethod::Anonymous, _) => String::new(),
             (_, Some(authid)) => authid,
             // `CS-06`
@@ -338,6 +341,7 @@ impl Handshake {
             cryptosign: None,
             vouched: false,
             expires: None,
+            remembered: false,
             policy: policy.clone(),
         });
         match policy.auth.has_gate() {
@@ -485,9 +489,11 @@ impl Handshake {
             roles,
             policy: before,
             expires,
+            remembered,
             ..
         } = attempt;
-        let by_function = principal.authprovider == Provider::Lua.as_str();
+        // Whether the function of one who comes back is still there, their cookie has told.
+        let by_function = principal.authprovider == Provider::Lua.as_str() && !remembered;
         if !policy.auth.still_admits(&principal)
             || !policy.auth.same_secret(&before.auth, &principal)
             || (by_function && !policy.auth.hooks.contains(&method))

@@ -50,8 +50,8 @@ pub struct Token {
     pub authid: String,
     pub role: Option<String>,
     pub claims: Dict,
-    /// With the leeway; `None`: not within the times that are known.
-    pub expires: Option<SystemTime>,
+    /// Up to then it is good, and so is what it was good for: `exp` with the leeway.
+    pub expires: SystemTime,
 }
 
 /// Why a token is not accepted; for the log.
@@ -169,11 +169,7 @@ impl JwtPolicy {
         object(payload).ok_or(JwtError::Claims("they are no JSON object"))
     }
 
-    fn check(
-        &self,
-        claims: &Map<String, Json>,
-        now: SystemTime,
-    ) -> Result<Option<SystemTime>, JwtError> {
+    fn check(&self, claims: &Map<String, Json>, now: SystemTime) -> Result<SystemTime, JwtError> {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
@@ -210,7 +206,9 @@ impl JwtPolicy {
             return Err(JwtError::Audience);
         }
         let end = Duration::try_from_secs_f64(expiry + leeway).ok();
-        Ok(end.and_then(|end| SystemTime::UNIX_EPOCH.checked_add(end)))
+        let end = end.and_then(|end| SystemTime::UNIX_EPOCH.checked_add(end));
+        // What never ends was not meant so, or is meant to be never taken back.
+        end.ok_or(JwtError::Claims("`exp` is beyond all time"))
     }
 }
 

@@ -110,6 +110,24 @@ const PEM: &[u8] = b"-----BEGIN";
 /// The fewest octets of an RSA modulus.
 const LEAST_RSA: usize = 256;
 
+impl JwtKey {
+    /// Feeds a digest with all that makes it this key.
+    pub(super) fn mark(&self, mut part: impl FnMut(&[u8])) {
+        part(self.id.as_deref().unwrap_or_default().as_bytes());
+        for algorithm in &self.algorithms {
+            part(algorithm.as_str().as_bytes());
+        }
+        match &self.material {
+            Material::Shared(secret) => part(secret.expose()),
+            Material::Rsa { n, e } => {
+                part(n);
+                part(e);
+            }
+            Material::P256(key) | Material::P384(key) | Material::Ed25519(key) => part(key),
+        }
+    }
+}
+
 impl Material {
     fn algorithms(&self) -> &'static [Algorithm] {
         use Algorithm::{EdDsa, Es256, Es384, Hs256, Hs384, Hs512, Rs256, Rs384, Rs512};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,7 +15,8 @@ use rand::RngCore;
 
 use super::hooks::TransportInfo;
 use super::settings::{RealmSettings, Settings};
-use crate::core::cookies::{IssuePolicy, Jar, SameSite};
+use crate::core::Now;
+use crate::core::cookies::{IssuePolicy, Jar, Remembered, SameSite};
 use crate::core::credentials::{AuthMethod, Principal, Secret};
 use crate::core::policy::RealmPolicy;
 use crate::words::Uri;
@@ -69,10 +70,10 @@ impl Cookies {
     /// They have logged in on this connection: what it was given is theirs. True: cookies of theirs may be known.
     pub(crate) fn bind(
         &self,
-        now: Duration,
+        now: Now,
         transport: &TransportInfo,
         (realm, policy): (&Uri, &RealmPolicy),
-        principal: &Principal,
+        (principal, expires): (&Principal, Option<SystemTime>),
     ) -> bool {
         let Some(cookie) = &policy.auth.cookie else {
             return false;
@@ -94,15 +95,15 @@ impl Cookies {
             if method == Some(AuthMethod::Scram) {
                 principal.extra = Default::default();
             }
-            self.jar
-                .lock()
-                .bind(now, value, realm, principal, issue.max_age);
+            let owner = Remembered::new(&policy.auth, principal, expires);
+            let mut jar = self.jar.lock();
+            jar.bind(now, value, realm, owner, issue.max_age);
         }
         true
     }
 
     /// Who got this cookie.
-    pub(crate) fn find(&self, now: Duration, realm: &Uri, cookie: &Secret) -> Option<Principal> {
+    pub(crate) fn find(&self, now: Now, realm: &Uri, cookie: &Secret) -> Option<Remembered> {
         self.jar.lock().find(now, realm, cookie).cloned()
     }
 

@@ -112,6 +112,7 @@ impl ClientCertificate {
             common_name: self.common_name.clone(),
             names: self.names.iter().filter_map(name).collect(),
             fingerprint: self.fingerprint.clone(),
+            expires: self.expires,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use parking_lot::Mutex;
@@ -55,6 +56,8 @@ pub struct ClientCertificate {
     pub names: Vec<AlternativeName>,
     /// SHA-256 of the whole certificate (DER), in lower-case hex.
     pub fingerprint: String,
+    /// Its `notAfter`; `None`: beyond what the clock can count.
+    pub expires: Option<SystemTime>,
 }
 
 /// One more name of a certificate's subject.
@@ -77,6 +80,9 @@ impl ClientCertificate {
             common_name: common_name.and_then(|name| Some(name.as_str().ok()?.to_owned())),
             names: names.iter().filter_map(alternative_name).collect(),
             fingerprint: format!("{:x}", Sha256::digest(der)),
+            expires: u64::try_from(certificate.validity().not_after.timestamp())
+                .ok()
+                .and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at))),
         })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use perilune::core::certificates::{Certificate, TlsPolicy, TlsUser};
 use perilune::core::cookies::{CookiePolicy, CookieUser, IssuePolicy};
@@ -165,6 +166,60 @@ fn auth_13_an_issued_cookie_is_good_for_as_long_as_its_user() {
     });
     let step = door.reconnect().hello(hello(&["cookie"], None));
     aborted(step, "wamp.error.no_matching_auth_method");
+}
+
+#[test]
+fn auth_13_an_issued_cookie_ends_with_the_login_it_was_got_with() {
+    let issue = Some(IssuePolicy::default());
+    let mut door = Door::new(cookies(|cookie| cookie.issue = issue));
+    let joe = Principal {
+        authid: "joe".into(),
+        authrole: "resident".into(),
+        authmethod: "ticket".into(),
+        authprovider: "static".into(),
+        extra: Dict::new(),
+    };
+    let ends = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(100);
+    let week = Duration::from_secs(7 * 86_400);
+    door.issued_until(&Secret::new("issued"), joe.clone(), Some(ends), week);
+    let step = with_cookie(&mut door, "issued").hello(hello(&["cookie"], None));
+    assert_eq!(joined(step).expires, Some(ends), "so does the session");
+    door.advance(Duration::from_secs(100));
+    let step = door.reconnect().hello(hello(&["cookie"], None));
+    aborted(step, "wamp.error.no_matching_auth_method");
+    door.issued("another", joe);
+    let step = with_cookie(&mut door, "another").hello(hello(&["cookie"], None));
+    assert_eq!(joined(step).expires, None);
+    door.change(|policy| {
+        let users = policy.auth.ticket.as_mut().expect("a table");
+        users.get_mut("joe").expect("joe").secret = Secret::new("changed");
+    });
+    let step = door.reconnect().hello(hello(&["cookie"], None));
+    aborted(step, "wamp.error.no_matching_auth_method");
+}
+
+#[test]
+fn auth_13_a_session_ends_with_its_certificate() {
+    let mut door = Door::new(AuthPolicy {
+        tls: Some(TlsPolicy {
+            users: BTreeMap::new(),
+            role: Some("resident".into()),
+        }),
+        ..AuthPolicy::default()
+    });
+    let ends = Some(SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(100));
+    let mut show = |name: &str| {
+        let shown = Certificate {
+            common_name: Some(name.into()),
+            expires: ends,
+            ..Certificate::default()
+        };
+        door.brings(|transport| transport.certificate = Some(Arc::new(shown)));
+        door.hello(hello(&["tls"], None))
+    };
+    assert_eq!(joined(show("hub")).expires, ends);
+    // A certificate of nobody in particular.
+    aborted(show(""), "wamp.error.authentication_denied");
 }
 
 #[test]

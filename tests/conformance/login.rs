@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use perilune::core::cookies::Jar;
+use perilune::core::cookies::{Jar, Remembered};
 use perilune::core::credentials::{
     AnonymousUser, AuthMethod, AuthPolicy, CraUser, Principal, Salt, Secret, TicketUser,
 };
@@ -52,6 +52,15 @@ fn claim<'a>(realm: &'a Uri, authid: Option<&'a str>) -> Claim<'a> {
     }
 }
 
+impl Router {
+    fn now(&self) -> Now {
+        Now {
+            mono: self.time,
+            wall: SystemTime::UNIX_EPOCH + NOW + self.time,
+        }
+    }
+}
+
 impl Realms for Router {
     fn policy(&self, realm: &str) -> Option<Arc<RealmPolicy>> {
         self.policy.clone().filter(|_| realm == REALM)
@@ -65,8 +74,8 @@ impl Realms for Router {
         self.opens
     }
 
-    fn remembered(&self, realm: &Uri, cookie: &Secret) -> Option<Principal> {
-        self.jar.find(self.time, realm, cookie).cloned()
+    fn remembered(&self, realm: &Uri, cookie: &Secret) -> Option<Remembered> {
+        self.jar.find(self.now(), realm, cookie).cloned()
     }
 
     fn draw_session(&self, random: &mut dyn RngCore) -> SessionId {
@@ -168,10 +177,23 @@ impl Door {
     /// The router has issued this cookie to somebody.
     pub(crate) fn issued(&mut self, cookie: &str, principal: Principal) {
         let (cookie, hour) = (Secret::new(cookie), Duration::from_secs(3600));
-        let time = self.router.time;
+        self.issued_until(&cookie, principal, None, hour);
+    }
+
+    /// As [`Door::issued`], by a login that ends.
+    pub(crate) fn issued_until(
+        &mut self,
+        cookie: &Secret,
+        principal: Principal,
+        expires: Option<SystemTime>,
+        max_age: Duration,
+    ) {
+        let policy = self.router.policy.clone().expect("the realm");
+        let owner = Remembered::new(&policy.auth, principal, expires);
+        let now = self.router.now();
         self.router
             .jar
-            .bind(time, &cookie, &REALM.into(), principal, hour);
+            .bind(now, cookie, &REALM.into(), owner, max_age);
     }
 
     /// `limits.login_failures` is set.
@@ -253,12 +275,8 @@ fn over(transport: Transport) -> Handshake {
 }
 
 fn context<'a>(router: &'a Router, random: &'a mut StdRng) -> Context<'a> {
-    let wall = SystemTime::UNIX_EPOCH + NOW;
     Context {
-        now: Now {
-            mono: router.time,
-            wall,
-        },
+        now: router.now(),
         realms: router,
         random,
     }

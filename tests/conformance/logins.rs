@@ -1136,8 +1136,15 @@ fn jwt_ends_its_session_when_it_expires() {
         join.expires,
         Some(epoch + Duration::from_secs(NOW.as_secs() + 600) + leeway)
     );
-    let forever = token(json!({"exp": 1e300}));
-    assert_eq!(joined(bear(door.reconnect(), None, &forever)).expires, None);
+    // What never ends is not taken.
+    for never in [json!(1e300), json!(1.8e19), json!(u64::MAX)] {
+        let error = bad(bear(
+            door.reconnect(),
+            None,
+            &token(json!({ "exp": never })),
+        ));
+        assert_eq!(error, JwtError::Claims("`exp` is beyond all time"));
+    }
 
     // It is 1000 s after the epoch there.
     let mut realm = Conversation::new();

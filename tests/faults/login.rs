@@ -1,3 +1,4 @@
 //! Logins by strangers: what they cost, and whom they let in.
 
 mod before_login;
+mod ends;

@@ -25,8 +25,10 @@ pub(super) struct Attempt {
     pub(super) cryptosign: Option<CryptosignHello>,
     /// A configured key vouches for the token.
     pub(super) vouched: bool,
-    /// When that token expires.
+    /// When what they prove themselves with ends.
     pub(super) expires: Option<SystemTime>,
+    /// They come back with a cookie of the router's own.
+    pub(super) remembered: bool,
     /// What held when they were challenged.
     pub(super) policy: Arc<RealmPolicy>,
 }
@@ -62,6 +64,9 @@ impl Attempt {
             _ => {}
         }
         let authid = match (granted.authid, self.claimed()) {
+            (Some(authid), _) if authid.is_empty() => {
+                return Err(self.hook_failed("it named an empty authid"));
+            }
             (Some(authid), _) => authid,
             // The function looked at a token, not at the name in HELLO.
             (None, _) if self.method == AuthMethod::Jwt && !self.vouched => {

@@ -4,6 +4,15 @@
 use super::*;
 use crate::core::cookies::{COOKIE_NAME, decoded};
 
+/// Whose a cookie is.
+struct Owner {
+    principal: Principal,
+    /// When the login ends that they got it with.
+    expires: Option<SystemTime>,
+    /// They got it from the router.
+    remembered: bool,
+}
+
 /// Octets of a cookie as we issue them, in Base64.
 const ISSUED: usize = 43;
 
@@ -47,24 +56,33 @@ impl Handshake {
         policy: &RealmPolicy,
         realm: &Uri,
         cookie: &Secret,
-    ) -> Option<Principal> {
+    ) -> Option<Owner> {
         let method = AuthMethod::Cookie.as_str();
         let table = policy.auth.cookie.as_ref()?;
         if let Some((authid, role)) = table.user(cookie) {
-            return Some(Principal {
+            let principal = Principal {
                 authid: authid.to_owned(),
                 authrole: role.to_owned(),
                 authmethod: method.to_owned(),
                 authprovider: Provider::Static.as_str().to_owned(),
                 extra: Dict::new(),
+            };
+            return Some(Owner {
+                principal,
+                expires: None,
+                remembered: false,
             });
         }
         table.issue.as_ref()?;
-        let principal = context.realms.remembered(realm, cookie)?;
-        // They may have been removed since.
-        policy.auth.still_admits(&principal).then(|| Principal {
-            authmethod: method.to_owned(),
-            ..principal
+        let found = context.realms.remembered(realm, cookie)?;
+        // They may have been removed since, or have another secret.
+        found.is_good(&policy.auth).then(|| Owner {
+            principal: Principal {
+                authmethod: method.to_owned(),
+                ..found.principal
+            },
+            expires: found.expires,
+            remembered: true,
         })
     }
 
@@ -97,12 +115,16 @@ impl Handshake {
             .as_ref()
             .and_then(|cookie| self.owner(context, policy, &attempt.realm, cookie));
         match owner {
-            Some(principal) if attempt.claimed().is_some_and(|it| it != principal.authid) => {
+            Some(Owner { principal, .. })
+                if attempt.claimed().is_some_and(|it| it != principal.authid) =>
+            {
                 Err(attempt.wrong_secret())
             }
-            Some(principal) => {
-                attempt.authid.clone_from(&principal.authid);
-                self.admit(context, *attempt, principal)
+            Some(owner) => {
+                attempt.authid.clone_from(&owner.principal.authid);
+                attempt.expires = owner.expires;
+                attempt.remembered = owner.remembered;
+                self.admit(context, *attempt, owner.principal)
             }
             None if policy.auth.asks(attempt.method) => {
                 let cookie = cookie.as_ref().map(decoded);
@@ -122,6 +144,7 @@ impl Handshake {
         let Some(shown) = self.transport.certificate.clone() else {
             return Err(attempt.unusable("the client showed no certificate".into()));
         };
+        attempt.expires = shown.expires;
         let table = policy.auth.tls.as_ref();
         let found = table.and_then(|table| table.find(&shown, attempt.claimed()));
         if let Some((authid, role)) = found {

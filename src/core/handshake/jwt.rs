@@ -47,7 +47,7 @@ impl Handshake {
             Ok(found) => {
                 attempt.authid = found.authid;
                 attempt.vouched = true;
-                attempt.expires = found.expires;
+                attempt.expires = Some(found.expires);
                 match found.role {
                     Some(role) => {
                         let authid = attempt.authid.clone();

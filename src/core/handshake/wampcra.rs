@@ -32,9 +32,10 @@ impl Handshake {
     ) -> Result<Step, Refusal> {
         match answer {
             Ok(mut granted) => {
-                let Some(key) = granted.secret.take() else {
+                let key = granted.secret.take();
+                let Some(key) = key.filter(|key| !key.expose().is_empty()) else {
                     let policy = policy(context, &attempt.realm)?;
-                    let refusal = attempt.no_credential("it named no secret");
+                    let refusal = attempt.no_credential("it named no secret, or an empty one");
                     return Ok(self.mock_wampcra(context, &policy, attempt, refusal));
                 };
                 let (role, salt) = (granted.role.clone(), granted.salt.take());

@@ -222,6 +222,7 @@ fn users<U>(
     users
         .named("an authid")
         .filter_map(|(authid, node)| {
+            named(&authid, &node)?;
             let user = user(realm, &authid, &node)?;
             Some((authid, user))
         })
@@ -262,6 +263,15 @@ fn ticket_user(realm: &mut RealmDraft, _: &str, node: &Node) -> Option<TicketUse
         secret: Secret::new(secret),
         role: role?,
     })
+}
+
+/// Nobody logs in with an empty name.
+fn named(authid: &str, node: &Node) -> Option<()> {
+    if authid.is_empty() {
+        node.problem("has an empty authid");
+        return None;
+    }
+    Some(())
 }
 
 fn not_empty(secret: &str, node: &Node) -> Option<()> {

@@ -194,6 +194,7 @@ impl Answer<'_> {
 
     fn wampcra(&self) -> Result<(Option<Secret>, Option<Salt>), String> {
         let salt = match self.text("salt")? {
+            Some(salt) if salt.is_empty() => return Err("the function's salt is empty".into()),
             Some(salt) => Some(Salt {
                 salt,
                 iterations: self.count("iterations", MOST_ITERATIONS)?.unwrap_or(1000),
@@ -206,6 +207,8 @@ impl Answer<'_> {
                 return Err("the function gave both secret and password".into());
             }
             (Some(secret), None, _) => Some(Secret::new(secret)),
+            // As an empty secret: nobody logs in with it.
+            (None, Some(password), _) if password.is_empty() => Some(Secret::new("")),
             (None, Some(_), Some(salt))
                 if salt.iterations > DERIVED_ITERATIONS || salt.keylen > DERIVED_OCTETS =>
             {

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{Asked, Connection, Stage};
-use crate::core::credentials::{Principal, Secret};
+use crate::core::cookies::Remembered;
+use crate::core::credentials::Secret;
 use crate::core::lockout::{Claim, Locked};
 use crate::core::models::Learned;
 use crate::core::policy::RealmPolicy;
@@ -132,7 +133,7 @@ impl Connection {
         let Some(handle) = self.shared.realm(realm) else {
             return self.refuse(&Refusal::NoSuchRealm(realm.clone()));
         };
-        let (session, principal) = (join.session, join.principal.clone());
+        let (session, principal, expires) = (join.session, join.principal.clone(), join.expires);
         let link = Link::Remote {
             outbox: self.outbox.clone(),
             format: self.format,
@@ -148,10 +149,10 @@ impl Connection {
         }
         // From here on the realm gives the id back.
         self.drawn = None;
-        let now = self.shared.clock().now().mono;
+        let now = self.shared.clock().now();
         let place = (realm, &*handle.policy());
         let cookies = self.shared.cookies();
-        let known = cookies.bind(now, &self.transport, place, &principal);
+        let known = cookies.bind(now, &self.transport, place, (&principal, expires));
         self.remembered = known.then(|| (realm.clone(), principal.authid.clone()));
         self.seat.settle();
         self.reader.set_limit(self.message);
@@ -260,8 +261,8 @@ impl core::Realms for Surroundings<'_> {
         self.shared.opens(realm)
     }
 
-    fn remembered(&self, realm: &Uri, cookie: &Secret) -> Option<Principal> {
-        self.shared.cookies().find(self.now.mono, realm, cookie)
+    fn remembered(&self, realm: &Uri, cookie: &Secret) -> Option<Remembered> {
+        self.shared.cookies().find(self.now, realm, cookie)
     }
 
     fn draw_session(&self, random: &mut dyn RngCore) -> SessionId {

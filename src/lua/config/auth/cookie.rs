@@ -3,7 +3,7 @@
 use mlua::Value;
 
 use super::dynamic::Dynamic;
-use super::{Fields, Key, Node, Reads, RealmDraft, Slot, not_empty, role};
+use super::{Fields, Key, Node, Reads, RealmDraft, Slot, named, not_empty, role};
 use crate::core::cookies::{COOKIE_NAME, CookiePolicy, CookieUser, IssuePolicy, SameSite};
 use crate::core::credentials::{AuthMethod, Secret};
 use crate::lua::config::HookKind;
@@ -148,6 +148,7 @@ pub(super) fn read(realm: &mut RealmDraft, node: &Node) {
     };
     if let Some(users) = node.child("users") {
         let entries = users.named("an authid").filter_map(|(authid, node)| {
+            named(&authid, &node)?;
             let user = user(realm, &node, draft.gate)?;
             Some((authid, user))
         });

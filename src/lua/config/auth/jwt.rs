@@ -122,7 +122,8 @@ const CLAIMS: &[Key<JwtDraft>] = &[
                 }
             }
         }),
-        doc: "By how much clocks may differ when `exp` and `nbf` are checked; 60 s unless given. `exp` must be there.",
+        doc: "By how much clocks may differ when `exp` and `nbf` are checked; 60 s unless given. `exp` must be there; by so \
+              much after it the session ends.",
     },
     Key {
         name: "authid",

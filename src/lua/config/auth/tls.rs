@@ -1,7 +1,7 @@
 //! `auth.tls`: whom the certificates of clients stand for.
 
 use super::dynamic::Dynamic;
-use super::{Fields, Key, Node, Reads, RealmDraft, Slot, known_role, role};
+use super::{Fields, Key, Node, Reads, RealmDraft, Slot, known_role, named, role};
 use crate::core::certificates::{TlsPolicy, TlsUser};
 
 #[derive(Default)]
@@ -85,6 +85,7 @@ pub(super) fn read(realm: &mut RealmDraft, node: &Node) {
         None => {}
         Some(users) => {
             let users = users.named("an authid").filter_map(|(authid, node)| {
+                named(&authid, &node)?;
                 let user = user(realm, &node)?;
                 Some((authid, user))
             });
