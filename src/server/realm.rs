@@ -299,6 +299,11 @@ impl RealmHandle {
         });
     }
 
+    /// Whether nobody comes in any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed.is_some()
+    }
+
     /// Closes the realm if none but this many sessions are in it and it keeps no events; they are told nothing. False: there are more.
     pub(crate) fn close_if_left(self: &Arc<Self>, sessions: usize) -> bool {
         self.step(|step| {

@@ -254,7 +254,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn new(client: Client) -> Self {
+    pub fn new(client: Client) -> Self {
         Self {
             client,
             kept: VecDeque::new(),

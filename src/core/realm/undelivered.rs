@@ -63,7 +63,8 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let closed = session.slow == SlowPolicy::Close;
+        // A script's session is the router's own: it loses events, but never all it has registered.
+        let closed = session.slow == SlowPolicy::Close && !session.kind.is_trusted();
         if !closed && !session.tells_slow(now.mono) {
             return;
         }

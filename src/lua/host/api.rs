@@ -17,7 +17,7 @@ use super::context::{Context, Hook, Phase};
 use super::mailbox::HookKey;
 use super::timers::LIVE;
 use crate::core::credentials::AuthMethod;
-use crate::core::{Input, SessionFilter};
+use crate::core::{Input, SessionFilter, rendezvous};
 use crate::lua::raw::value_from_lua;
 use crate::lua::vm::{FunctionRef, Vm};
 use crate::wire::{Passthru, Serializer};
@@ -149,6 +149,18 @@ fn checked(context: &Context, uri: &str, policy: MatchPolicy) -> mlua::Result<Ur
         .check(uri, policy)
         .map_err(|invalid| mlua::Error::runtime(invalid.to_string()))?;
     Ok(Uri::from(uri))
+}
+
+/// A node or routing key among the options. A peer would be sent away for one that is none (`SRD-01`).
+fn key_option(options: &Table, name: &str) -> mlua::Result<Option<String>> {
+    let key: Option<String> = options.raw_get(name)?;
+    match &key {
+        Some(key) if !rendezvous::is_key(key) => misuse(format!(
+            "option '{name}' must have 1 to 255 octets, got {}",
+            key.len()
+        )),
+        _ => Ok(key),
+    }
 }
 
 fn declaring(context: &Context, what: &str) -> mlua::Result<()> {

@@ -6,7 +6,7 @@
 mod delivery;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -67,6 +67,7 @@ pub(crate) struct Link {
     pub(crate) session: SessionId,
     requests: AtomicU64,
     routing: Mutex<Routing>,
+    ended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -196,7 +197,13 @@ impl Link {
             session,
             requests: AtomicU64::new(0),
             routing: Mutex::default(),
+            ended: AtomicBool::new(false),
         })
+    }
+
+    /// Whether the session has left its realm: nothing comes of it any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// A slot for a new VM; `None` if 255 are alive.

@@ -122,6 +122,8 @@ pub(crate) enum Control {
     Renumber(Vec<(Key, u64)>),
     /// End now.
     Stop,
+    /// End now, for the session has: the script joins again, unless its version is out.
+    Ended,
 }
 
 /// See the module.

@@ -266,6 +266,18 @@ impl Host {
         outcome
     }
 
+    /// A script whose session has ended, which nothing it does should bring about, gets a new one.
+    fn join_again(&self, inner: &mut Inner, key: &(Uri, String)) -> Result<(), LoadError> {
+        let entry = inner.scripts.get_mut(key);
+        let ended = entry.filter(|entry| entry.script.link.has_ended());
+        if let (Some(entry), Some(realm)) = (ended, self.router.realm(&key.0)) {
+            tracing::error!(realm = %key.0, script = %key.1, "the script's session has ended: it joins again");
+            let session = self.router.draw_session();
+            entry.script = entry.script.joined_again(&realm, session)?;
+        }
+        Ok(())
+    }
+
     fn surroundings(
         &self,
         inner: &mut Inner,

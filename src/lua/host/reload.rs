@@ -23,7 +23,7 @@ enum Reason {
     Files,
     /// SIGHUP: load everything again, changed or not.
     Everything,
-    /// A VM over its memory limit.
+    /// A VM over its memory limit, or whose thread or session has ended.
     Recycle {
         realm: Uri,
         script: String,
@@ -239,6 +239,9 @@ impl Reloading {
     }
 
     fn recycle(&mut self, host: &Arc<Host>, realm: &Uri, script: &str) {
+        if host.router.realm(realm).is_none_or(|it| it.is_closed()) {
+            return; // Its scripts end with it.
+        }
         let now = Instant::now();
         self.recycled
             .retain(|(.., at)| now.duration_since(*at) < RECYCLE_PAUSE);
@@ -251,7 +254,7 @@ impl Reloading {
         }
         self.recycled
             .push((realm.clone(), script.to_owned(), Instant::now()));
-        tracing::warn!(%realm, %script, "script stays over its memory limit: fresh VM");
+        tracing::warn!(%realm, %script, "script gets a fresh VM");
         host.reload_scripts(|(its_realm, name), _| its_realm == realm && name == script);
     }
 
@@ -328,13 +331,14 @@ impl Host {
     }
 
     fn reload_one(&self, inner: &mut Inner, key: &(Uri, String)) -> Result<(), LoadError> {
+        self.join_again(inner, key)?;
         let first = inner
             .scripts
             .get(key)
             .is_some_and(|entry| entry.script.current.is_none());
         self.reload_script(inner, key)?;
         if let Some(entry) = inner.scripts.get(key).filter(|_| first) {
-            entry.script.start(); // Broken until now, under --dev.
+            entry.script.start(); // Broken until now, under --dev, or joined again.
         }
         Ok(())
     }

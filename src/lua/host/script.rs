@@ -109,6 +109,18 @@ impl Script {
         })
     }
 
+    /// The same script with a session of its own again; nothing is loaded.
+    pub(super) fn joined_again(
+        &self,
+        realm: &Arc<RealmHandle>,
+        session: SessionId,
+    ) -> Result<Self, LoadError> {
+        Ok(Self {
+            generation: self.generation,
+            ..Self::join(self.settings.clone(), realm, session)?
+        })
+    }
+
     /// Loads a new version beside the current one. Nothing of it shows outside until it is switched in.
     pub(super) fn load(&mut self, around: &Surroundings<'_>) -> Result<Version, LoadError> {
         self.generation += 1;

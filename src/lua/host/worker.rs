@@ -301,6 +301,12 @@ impl Worker {
                 self.ending = Some(Ending::Drained { linger, until });
             }
             Control::Stop => self.ending = Some(Ending::Now),
+            Control::Ended => {
+                self.ending = Some(Ending::Now);
+                if self.context.phase.get() != Phase::Retired {
+                    (self.bounds.recycle)();
+                }
+            }
         }
     }
 

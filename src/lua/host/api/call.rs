@@ -69,12 +69,22 @@ fn call_options(options: &Table) -> mlua::Result<(CallOptions, Option<Function>)
         receive_progress: on_progress.is_some(),
         disclose_me: disclose_me.unwrap_or_default(),
         timeout: timeout as u64,
-        rkey: options.raw_get("rkey")?,
-        runmode: options.raw_get("runmode")?,
+        rkey: key_option(options, "rkey")?,
+        runmode: runmode(options)?,
         passthru: passthru_options(options)?,
         ..CallOptions::default()
     };
     Ok((call, on_progress))
+}
+
+fn runmode(options: &Table) -> mlua::Result<Option<String>> {
+    let mode: Option<String> = options.raw_get("runmode")?;
+    match mode.as_deref() {
+        None | Some("partition" | "all") => Ok(mode),
+        Some(other) => misuse(format!(
+            "option 'runmode' of 'call' must be \"partition\" or \"all\", got {other:?}"
+        )),
+    }
 }
 
 /// The next chunk of a call. False: the call is over, or its last chunk is out.

@@ -75,7 +75,7 @@ fn register_options(options: &Table) -> mlua::Result<RegisterOptions> {
             mlua::Error::runtime(format!("invoke must be {known}, got {name:?}"))
         })?,
     };
-    let nkey: Option<String> = options.raw_get("nkey")?;
+    let nkey = key_option(options, "nkey")?;
     match (&nkey, invoke == InvocationPolicy::Sharded) {
         (None, true) => return misuse("invoke \"sharded\" needs the option 'nkey'"),
         (Some(_), false) => return misuse("option 'nkey' is for invoke = \"sharded\""),
@@ -166,7 +166,7 @@ fn subscribe_options(options: &Table) -> mlua::Result<(SubscribeOptions, bool)> 
     let subscribe = SubscribeOptions {
         match_policy: match_policy(options.raw_get("match")?)?,
         get_retained: flag("get_retained")?.unwrap_or_default(),
-        nkey: options.raw_get("nkey")?,
+        nkey: key_option(options, "nkey")?,
     };
     Ok((subscribe, flag("ordered")?.unwrap_or_default()))
 }

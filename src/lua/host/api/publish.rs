@@ -78,7 +78,7 @@ fn publish_options(options: &Table) -> mlua::Result<PublishOptions> {
         disclose_me: flag("disclose_me")?.unwrap_or(false),
         audience: (audience != Audience::default()).then(|| Box::new(audience)),
         retain: flag("retain")?.unwrap_or(false),
-        rkey: options.raw_get("rkey")?,
+        rkey: key_option(options, "rkey")?,
         passthru: passthru_options(options)?,
     })
 }

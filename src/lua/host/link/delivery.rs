@@ -71,9 +71,10 @@ impl LocalSession for Link {
     }
 
     fn ended(&self, _then: Then) {
+        self.ended.store(true, Ordering::Relaxed);
         let routing = self.routing.lock();
         for mailbox in routing.slots.iter().flatten() {
-            mailbox.control(Control::Stop);
+            mailbox.control(Control::Ended);
         }
     }
 }
