@@ -17,6 +17,12 @@ use super::vm::{ScriptError, describe};
 /// Largest source file taken.
 const MAX_FILE: u64 = 16 << 20;
 
+/// Longest name of a module.
+const LONGEST_NAME: usize = 255;
+
+/// Files looked for in vain that are remembered (and watched): names may come from a client.
+const ABSENT: usize = 1_000;
+
 /// Makes the value of a built-in module, once per VM.
 pub type Loader = Box<dyn Fn(&Lua) -> mlua::Result<Value>>;
 
@@ -99,7 +105,12 @@ impl Modules {
                     return Ok((function, candidate.display().to_string()));
                 }
                 tried.push_str(&format!("\n\tno file '{}'", candidate.display()));
-                self.absent.borrow_mut().insert(candidate);
+                let mut absent = self.absent.borrow_mut();
+                if absent.len() < ABSENT {
+                    absent.insert(candidate);
+                } else if !absent.contains(&candidate) {
+                    tried.push_str(" (nor is it watched for: too many modules were not found)");
+                }
             }
         }
         Err(mlua::Error::runtime(format!(
@@ -169,6 +180,12 @@ pub(super) fn compile_text(lua: &Lua, name: &str, source: &[u8]) -> Result<Funct
 /// `a.b` or `a/b` as a relative path; nothing that could leave the folder.
 fn relative_path(name: &str) -> Result<PathBuf, String> {
     let path: PathBuf = name.split(['.', '/']).collect();
+    if name.len() > LONGEST_NAME {
+        return Err(format!(
+            "a module name has at most {LONGEST_NAME} octets, got {}",
+            name.len()
+        ));
+    }
     let clean = !name.is_empty()
         && !name.contains(['\0', '\\', ':'])
         && name.split(['.', '/']).all(|part| !part.is_empty())

@@ -15,6 +15,7 @@ mod stack;
 mod token;
 mod transcode;
 mod walk;
+mod weight;
 
 pub use cbor::{CborReader, CborWriter};
 pub use decode::{LOGIN_VALUES, NESTING, decode};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use perilune::core::Input;
 use perilune::lua::host::{Host, HostOptions, Reloader, load_configuration};
 use perilune::server::{BoundAddress, Listener, Router};
-use perilune::wire::Serializer;
-use perilune::words::{Id, SessionId, Value};
+use perilune::wire::{CallOptions, Serializer};
+use perilune::words::{Dict, Id, SessionId, Value};
 
-use crate::support::app::{App, Outcome, Peer, args};
+use crate::support::app::{App, Outcome, Peer, Running, args};
 use crate::support::{Client, Kind, uri};
 
 #[tokio::test]
@@ -131,4 +131,134 @@ p.register("a.version", function() while not id do p.sleep(0.001) end return id 
         }
     };
     assert_ne!(again, Value::from(session.value()));
+}
+
+/// The resident memory of the router, in kB.
+fn resident(router: &Running) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", router.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB"))
+        .and_then(|kb| kb.trim().parse().ok())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn c02_what_is_withdrawn_leaves_nothing_behind() {
+    let script = r#"local p = require "perilune"
+local long = ("u"):rep(2000)
+p.register("a.churn", function()
+  for number = 1, 500 do
+    p.subscribe(long .. number, print):unsubscribe()
+    p.register(long .. number, print):unregister()
+  end
+end)
+p.register("a.handles", function()
+  local one = p.register("a.one", print)
+  one:unregister()
+  local two = p.register("a.two", print)
+  return one.id == nil, two.id ~= nil
+end)
+"#;
+    let router = App::of(script).start().await;
+    let mut peer = router.join().await;
+    assert_eq!(peer.call("a.handles", &[]).await, args("[true,true]"));
+    peer.call("a.churn", &[]).await;
+    let before = resident(&router);
+    for _ in 0..6 {
+        peer.call("a.churn", &[]).await;
+    }
+    let grown = resident(&router).saturating_sub(before);
+    assert!(grown < 7_000, "{grown} kB more");
+}
+
+#[tokio::test]
+async fn c02_handlers_that_share_a_subscription_are_counted() {
+    let script = r#"local p = require "perilune"
+p.register("a.share", function()
+  for _ = 1, 10 do p.subscribe("a.topic", print) end
+end)
+"#;
+    let router = App::of(script)
+        .realm("limits = { subscriptions = 3 },")
+        .start()
+        .await;
+    let mut peer = router.join().await;
+    peer.call_fails("a.share", &[]).await;
+    let said = "a.lua:3: subscribe: the script has 3 already (limits.subscriptions)";
+    router.log.says(said).await;
+}
+
+#[tokio::test]
+async fn c02_modules_looked_for_in_vain_are_not_kept_without_end() {
+    let script = r#"local p = require "perilune"
+p.register("a.require", function(call) return select(2, pcall(require, call.args[1])) end)
+p.register("a.many", function(call)
+  local said
+  for number = call.args[1], call.args[1] + 99 do said = select(2, pcall(require, "m" .. number)) end
+  return said
+end)
+"#;
+    let router = App::of(script).start().await;
+    let mut peer = router.join().await;
+    let long = Value::from("m".repeat(300).as_str());
+    let said = peer.call("a.require", &[long]).await;
+    let text = said[0].as_str().unwrap_or_default();
+    assert!(text.contains("at most 255 octets, got 300"), "{text}");
+    for hundred in 0..6 {
+        let said = peer.call("a.many", &[Value::Int(hundred * 100)]).await;
+        let text = said[0].as_str().unwrap_or_default().to_owned();
+        assert!(text.contains("not found"), "{text}");
+        assert_eq!(
+            text.contains("too many modules were not found"),
+            hundred == 5,
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn c02_lists_beside_a_payload_count_while_loading() {
+    let script = r#"local p = require "perilune"
+local ids = {}
+for number = 1, 100000 do ids[number] = number end
+for _ = 1, 10 do p.publish("a.topic", {}, nil, { exclude = ids }) end
+"#;
+    let said = App::of(script).refused().await;
+    assert!(
+        said.contains("a.lua:4: too much is published while loading"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn c06_a_slice_that_publishes_much_hands_over_a_little_at_a_time() {
+    let script = r#"local p = require "perilune"
+p.register("a.flood", function()
+  for number = 1, 100 do p.publish("a.flooded", { number }) end
+  local flag, started = p.shared("flag"), os.clock()
+  while not flag:get("seen") and os.clock() - started < 5 do end
+  return flag:get("seen") or false
+end)
+"#;
+    let other = r#"local p = require "perilune"
+p.register("b.seen", function() p.shared("flag"):set("seen", true) end)
+"#;
+    let router = App::new()
+        .configured_script("{ \"a.lua\", cpu = \"10s\" }", "a.lua", script)
+        .script("b.lua", other)
+        .start()
+        .await;
+    let (mut caller, mut listener) = (router.join().await, router.join().await);
+    listener.subscribe("a.flooded").await;
+    let flood = caller
+        .send_call("a.flood", &[], &Dict::new(), CallOptions::default())
+        .await;
+    assert_eq!(listener.event_args().await, args("[1]"));
+    listener.call("b.seen", &[]).await;
+    let seen = Outcome::Result(args("[true]"), Dict::new());
+    assert_eq!(
+        caller.outcome(flood).await,
+        seen,
+        "events came in the slice"
+    );
 }

@@ -210,6 +210,11 @@ impl Running {
         self.log.says("script reloaded").await;
     }
 
+    /// The program's process.
+    pub fn pid(&self) -> u32 {
+        self.program.child.id().expect("running")
+    }
+
     /// SIGHUP
     pub fn hang_up(&self) {
         self.program.signal("-HUP");

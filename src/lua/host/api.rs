@@ -29,6 +29,9 @@ pub(super) const MODULE: &str = include_str!("../../../lua/perilune.lua");
 /// Names `p.on` takes.
 const LIFECYCLE: [&str; 5] = ["start", "reload", "shutdown", "join", "leave"];
 
+/// Handlers of `p.on` one script has at most.
+const LIFECYCLE_HANDLERS: usize = 10_000;
+
 /// The table `native` of the module.
 pub(super) fn natives(vm: &Rc<Vm>, context: &Rc<Context>) -> mlua::Result<Table> {
     let lua = vm.lua();
@@ -261,6 +264,11 @@ fn on(_: &Lua, context: &Context, (name, function): (String, Function)) -> mlua:
         return misuse(format!(
             "unknown event {name:?}, known are {}",
             LIFECYCLE.join(", ")
+        ));
+    }
+    if context.lifecycle.borrow().len() >= LIFECYCLE_HANDLERS {
+        return misuse(format!(
+            "on: a script may have {LIFECYCLE_HANDLERS} handlers of events"
         ));
     }
     let function = keep(context, function)?;

@@ -145,7 +145,7 @@ impl Booted {
     pub(super) fn declared(&self) -> Declared {
         let context = &self.context;
         let mut topics: Vec<Declaration> = Vec::new();
-        for topic in context.topics.borrow().iter() {
+        for topic in context.topics.borrow().values() {
             // Several handlers of one subscription: one subscription.
             let key = topic.declaration.key();
             match topics.iter_mut().find(|known| known.key() == key) {
@@ -159,7 +159,7 @@ impl Booted {
             procedures: context
                 .procedures
                 .borrow()
-                .iter()
+                .values()
                 .map(|p| p.declaration.clone())
                 .collect(),
             topics,

@@ -17,11 +17,13 @@ use super::timers::Timers;
 use crate::core::Input;
 use crate::lua::vm::{FunctionRef, Vm};
 use crate::server::Clock;
-use crate::wire::{Message, Passthru, Publish, Serializer};
+use crate::wire::{Message, Passthru, Serializer};
 use crate::words::{RequestId, Uri};
 
-/// Octets of payload that wait for the end of a batch at most.
-const GATHERED: usize = 256 << 10;
+/// Messages that go to the realm in one step at most: others wait for its lock meanwhile.
+const GATHERED: usize = 64;
+/// Octets that wait for the end of a batch at most.
+const GATHERED_OCTETS: usize = 256 << 10;
 
 /// Where a VM stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +49,11 @@ pub(super) struct Context {
     pub(super) generation: u64,
     pub(super) phase: Cell<Phase>,
     pub(super) clock: Clock,
-    pub(super) procedures: RefCell<Vec<Procedure>>,
-    pub(super) topics: RefCell<Vec<Topic>>,
+    /// By numbers that are never given twice, so that a handle of what is gone names nothing.
+    pub(super) procedures: RefCell<BTreeMap<usize, Procedure>>,
+    /// As `procedures`.
+    pub(super) topics: RefCell<BTreeMap<usize, Topic>>,
+    last_declared: Cell<usize>,
     procedures_by_id: RefCell<FxHashMap<u64, usize>>,
     topics_by_id: RefCell<FxHashMap<u64, Vec<usize>>>,
     /// Something was declared after loading: only this VM has its handler.
@@ -62,10 +67,11 @@ pub(super) struct Context {
     pub(super) spawned_live: Cell<usize>,
     /// Messages of the session, in order; handed to the realm after the running batch.
     pub(super) out: RefCell<Vec<Message>>,
-    /// Octets of payload in `out`.
+    /// Octets in `out`.
     out_octets: Cell<usize>,
     /// `p.publish` while loading.
-    pub(super) staged: RefCell<Vec<Publish>>,
+    pub(super) staged: RefCell<Vec<Message>>,
+    pub(super) staged_octets: Cell<usize>,
     /// Declarations requested by a running handler: request id -> (is a procedure, index).
     pub(super) declaring: RefCell<FxHashMap<u64, (bool, usize)>>,
     /// Progress functions of open calls, by request id.
@@ -89,16 +95,14 @@ pub(super) struct Hook {
 /// A declared procedure.
 pub(super) struct Procedure {
     pub(super) declaration: Declaration,
-    /// `None`: refused or withdrawn; the place stays for the handles that name later ones.
-    pub(super) function: Option<Rc<FunctionRef>>,
+    pub(super) function: Rc<FunctionRef>,
     pub(super) id: Option<u64>,
 }
 
 /// A declared subscription.
 pub(super) struct Topic {
     pub(super) declaration: Declaration,
-    /// As in [`Procedure`].
-    pub(super) function: Option<Rc<FunctionRef>>,
+    pub(super) function: Rc<FunctionRef>,
     pub(super) id: Option<u64>,
     pub(super) ordered: bool,
     /// It gets retained events.
@@ -159,6 +163,7 @@ impl Context {
             clock,
             procedures: RefCell::default(),
             topics: RefCell::default(),
+            last_declared: Cell::new(0),
             procedures_by_id: RefCell::default(),
             topics_by_id: RefCell::default(),
             declared_running: Cell::new(false),
@@ -170,6 +175,7 @@ impl Context {
             out: RefCell::default(),
             out_octets: Cell::new(0),
             staged: RefCell::default(),
+            staged_octets: Cell::new(0),
             declaring: RefCell::default(),
             on_progress: RefCell::default(),
             outflows: RefCell::default(),
@@ -181,17 +187,22 @@ impl Context {
     /// Sends a message of the session after the running batch, or at once when much has gathered: it is memory that
     /// the script's own limit does not count.
     pub(super) fn send(&self, message: Message) {
-        let octets = match &message {
-            Message::Publish(m) => m.payload.len(),
-            Message::Call(m) => m.payload.len(),
-            Message::Yield(m) => m.payload.len(),
-            _ => 0,
+        let octets = self.out_octets.get() + message.weight();
+        self.out_octets.set(octets);
+        let gathered = {
+            let mut out = self.out.borrow_mut();
+            out.push(message);
+            out.len()
         };
-        self.out.borrow_mut().push(message);
-        self.out_octets.set(self.out_octets.get() + octets);
-        if self.out_octets.get() > GATHERED {
+        if gathered >= GATHERED || octets > GATHERED_OCTETS {
             self.flush();
         }
+    }
+
+    /// The number of the next declaration.
+    pub(super) fn next_declared(&self) -> usize {
+        self.last_declared.set(self.last_declared.get() + 1);
+        self.last_declared.get()
     }
 
     /// Hands everything that is due to the realm in one step.
@@ -213,7 +224,7 @@ impl Context {
     /// Procedure `index` has this registration id from now on.
     pub(super) fn set_procedure_id(&self, index: usize, id: Option<u64>) {
         let mut by_id = self.procedures_by_id.borrow_mut();
-        if let Some(procedure) = self.procedures.borrow_mut().get_mut(index) {
+        if let Some(procedure) = self.procedures.borrow_mut().get_mut(&index) {
             if let Some(old) = std::mem::replace(&mut procedure.id, id) {
                 by_id.remove(&old);
             }
@@ -224,7 +235,7 @@ impl Context {
     /// Subscriber `index` has this subscription id from now on; several may share one.
     pub(super) fn set_topic_id(&self, index: usize, id: Option<u64>) {
         let mut by_id = self.topics_by_id.borrow_mut();
-        if let Some(topic) = self.topics.borrow_mut().get_mut(index) {
+        if let Some(topic) = self.topics.borrow_mut().get_mut(&index) {
             if let Some(old) = std::mem::replace(&mut topic.id, id)
                 && let Some(sharing) = by_id.get_mut(&old)
             {
@@ -239,18 +250,14 @@ impl Context {
         }
     }
 
-    /// A declaration is over: it has no id and keeps no function.
+    /// A declaration is over, refused, withdrawn or revoked: nothing of it is kept.
     pub(super) fn withdrawn(&self, (procedure, index): (bool, usize)) {
         if procedure {
             self.set_procedure_id(index, None);
-            if let Some(procedure) = self.procedures.borrow_mut().get_mut(index) {
-                procedure.function = None;
-            }
+            self.procedures.borrow_mut().remove(&index);
         } else {
             self.set_topic_id(index, None);
-            if let Some(topic) = self.topics.borrow_mut().get_mut(index) {
-                topic.function = None;
-            }
+            self.topics.borrow_mut().remove(&index);
         }
     }
 
@@ -271,22 +278,6 @@ impl Context {
         }
     }
 
-    /// A declaration was refused. No handle names it, so its place is given up if it is the last.
-    pub(super) fn refused(&self, (procedure, index): (bool, usize)) {
-        self.withdrawn((procedure, index));
-        if procedure {
-            let mut procedures = self.procedures.borrow_mut();
-            if procedures.len() == index + 1 {
-                procedures.pop();
-            }
-        } else {
-            let mut topics = self.topics.borrow_mut();
-            if topics.len() == index + 1 {
-                topics.pop();
-            }
-        }
-    }
-
     /// Gives every declaration named in `ids` its id.
     pub(super) fn set_ids(&self, ids: &[(Key, u64)]) {
         let id_of = |key: &Key| {
@@ -298,23 +289,19 @@ impl Context {
             .procedures
             .borrow()
             .iter()
-            .map(|p| p.function.as_ref().and(id_of(&p.declaration.key())))
+            .filter_map(|(index, it)| Some((*index, id_of(&it.declaration.key())?)))
             .collect();
-        for (index, id) in procedures.into_iter().enumerate() {
-            if id.is_some() {
-                self.set_procedure_id(index, id);
-            }
+        for (index, id) in procedures {
+            self.set_procedure_id(index, Some(id));
         }
         let topics: Vec<_> = self
             .topics
             .borrow()
             .iter()
-            .map(|t| t.function.as_ref().and(id_of(&t.declaration.key())))
+            .filter_map(|(index, it)| Some((*index, id_of(&it.declaration.key())?)))
             .collect();
-        for (index, id) in topics.into_iter().enumerate() {
-            if id.is_some() {
-                self.set_topic_id(index, id);
-            }
+        for (index, id) in topics {
+            self.set_topic_id(index, Some(id));
         }
     }
 
@@ -331,8 +318,8 @@ impl Context {
     pub(super) fn procedure(&self, id: u64) -> Option<(Rc<FunctionRef>, Uri)> {
         let index = *self.procedures_by_id.borrow().get(&id)?;
         let procedures = self.procedures.borrow();
-        let procedure = procedures.get(index)?;
-        let function = procedure.function.clone()?;
-        Some((function, procedure.declaration.uri().clone()))
+        let procedure = procedures.get(&index)?;
+        let uri = procedure.declaration.uri().clone();
+        Some((procedure.function.clone(), uri))
     }
 }

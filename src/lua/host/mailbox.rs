@@ -161,6 +161,11 @@ impl Mailbox {
         })
     }
 
+    /// Octets the work lane may hold.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// For the chunks of one more call. All inlets together hold as much as the work lane.
     pub(crate) fn inlet(&self) -> Arc<Inlet> {
         Inlet::new(self.chunks.clone(), self.limit)
@@ -291,12 +296,11 @@ impl Work {
     fn octets(&self) -> usize {
         OVERHEAD
             + match self {
-                Self::Invocation { invocation, .. } => invocation.payload.len(),
-                Self::Event(event) => event.payload.len(),
-                Self::Authorize { .. }
-                | Self::Authenticate { .. }
-                | Self::Realm { .. }
-                | Self::Lifecycle { .. } => 0,
+                Self::Invocation { invocation, .. } => invocation.weight(),
+                Self::Event(event) => event.weight(),
+                Self::Authorize { request, .. } => request.uri.len(),
+                Self::Realm { name, .. } => name.len(),
+                Self::Authenticate { .. } | Self::Lifecycle { .. } => 0,
             }
     }
 }

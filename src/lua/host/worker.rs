@@ -192,11 +192,7 @@ impl Worker {
         let (mut control, mut work) = (Vec::new(), Vec::new());
         let mut recycled = false;
         loop {
-            let room = self
-                .bounds
-                .handlers
-                .saturating_sub(self.in_flight)
-                .min(BATCH);
+            let room = self.room();
             self.mailbox
                 .take(&mut control, &mut work, room, self.wake_at());
             for message in control.drain(..) {
@@ -228,6 +224,15 @@ impl Worker {
                 break;
             }
         }
+    }
+
+    /// How much work may begin now. Events that wait for the one before them hold back all others, as a full mailbox does.
+    fn room(&self) -> usize {
+        if self.ordered.octets() > self.mailbox.limit() {
+            return 0;
+        }
+        let free = self.bounds.handlers.saturating_sub(self.in_flight);
+        free.min(BATCH)
     }
 
     /// Modules that handlers required count for reload, too.
@@ -341,7 +346,7 @@ impl Handler {
     fn label(&self, context: &Context) -> String {
         match &self.kind {
             Kind::Invocation { uri, .. } => format!("procedure {uri}"),
-            Kind::Event { topic } => match context.topics.borrow().get(*topic) {
+            Kind::Event { topic } => match context.topics.borrow().get(topic) {
                 Some(topic) => format!("subscriber of {}", topic.declaration.uri()),
                 None => "subscriber".into(),
             },

@@ -16,7 +16,7 @@ pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// Dictionaries are spread over so many locks.
 const SHARDS: usize = 16;
-/// What an entry costs beside its octets, roughly.
+/// What an entry costs beside its octets, roughly, and a dictionary beside its name.
 const ENTRY_OVERHEAD: usize = 128;
 
 /// A key: octets or a number, as in a Lua table.
@@ -117,6 +117,10 @@ impl Dictionary {
 
 type Shard = Mutex<HashMap<Box<str>, Dictionary>>;
 
+fn name_cost(name: &str) -> usize {
+    name.len() + ENTRY_OVERHEAD
+}
+
 /// All dictionaries of one realm (or of the router, for names that are common to it).
 pub struct SharedStore {
     shards: [Shard; SHARDS],
@@ -136,7 +140,7 @@ impl std::fmt::Debug for SharedStore {
 }
 
 impl SharedStore {
-    /// `limit`: octets of all keys and values together, overhead included; 64 MB by default of the configuration.
+    /// `limit`: octets of all names, keys and values together, overhead included; 64 MB by default of the configuration.
     pub fn new(limit: usize, clock: Clock) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -199,9 +203,11 @@ impl SharedStore {
         let now = (self.clock)();
         for shard in &self.shards {
             let mut freed = 0;
-            shard.lock().retain(|_, dictionary| {
+            shard.lock().retain(|name, dictionary| {
                 freed += dictionary.sweep(now);
-                !dictionary.entries.is_empty()
+                let used = !dictionary.entries.is_empty();
+                freed += if used { 0 } else { name_cost(name) };
+                used
             });
             self.release(freed);
         }
@@ -233,7 +239,8 @@ impl SharedStore {
                     Expiry::Unchanged => old.and_then(|entry| entry.expires),
                 };
                 let freed = old.map_or(0, |entry| Entry::cost(key, &entry.value));
-                if !self.replace(freed, Entry::cost(key, &value)) {
+                let named = if is_new { name_cost(name) } else { 0 };
+                if !self.replace(freed, Entry::cost(key, &value) + named) {
                     return Ok(None);
                 }
                 dictionary.remove(key);
@@ -248,6 +255,7 @@ impl SharedStore {
                 .is_some_and(|dictionary| dictionary.entries.is_empty())
         {
             shard.remove(name);
+            self.release(name_cost(name));
         }
         Ok(Some(answer))
     }
@@ -337,12 +345,30 @@ mod tests {
         assert!(store.value("b", &key("new")).is_none());
         seconds.store(5, Ordering::Relaxed);
         set(&store, "b", "new", 500, Expiry::Never).unwrap();
-        assert_eq!(store.used(), 500 + 3 + ENTRY_OVERHEAD);
+        assert_eq!(store.used(), 500 + 3 + ENTRY_OVERHEAD + name_cost("b"));
         store
             .update::<(), Full>("b", &key("new"), |_| Ok((Change::Remove, ())))
             .unwrap();
         assert_eq!(store.used(), 0);
         assert!(store.shards.iter().all(|shard| shard.lock().is_empty()));
+    }
+
+    #[test]
+    fn c02_names_of_dictionaries_count() {
+        let (store, _) = store(10_000);
+        let name = "n".repeat(4_000);
+        set(&store, &name, "k", 1, Expiry::Never).unwrap();
+        set(&store, &name, "l", 1, Expiry::Never).unwrap();
+        assert_eq!(store.used(), 2 * (2 + ENTRY_OVERHEAD) + name_cost(&name));
+        set(&store, &format!("{name}2"), "k", 1, Expiry::Never).unwrap();
+        let refused = set(&store, &format!("{name}3"), "k", 1, Expiry::Never);
+        assert_eq!(refused, Err(Full { limit: 10_000 }));
+        for key in ["k", "l"].map(key) {
+            store
+                .update::<(), Full>(&name, &key, |_| Ok((Change::Remove, ())))
+                .unwrap();
+        }
+        set(&store, &format!("{name}3"), "k", 1, Expiry::Never).unwrap();
     }
 
     #[test]

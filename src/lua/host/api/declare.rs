@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use mlua::{Function, Lua, Table};
 
 use super::*;
+use crate::core::policy::RealmLimits;
 use crate::lua::host::context::{Procedure, Topic};
 use crate::lua::host::link::{Declaration, Declaring};
 use crate::wire::{InvocationPolicy, RegisterOptions, SubscribeOptions};
@@ -41,28 +42,51 @@ pub(super) fn register(
     let loading = context.phase.get() == Phase::Loading;
     if loading
         && procedures
-            .iter()
+            .values()
             .any(|procedure| procedure.declaration.key() == key)
     {
         return misuse(format!("{uri:?} is registered already by this script"));
     }
-    let index = procedures.len();
+    room_to_declare(context, "register", procedures.len(), |limits| {
+        ("registrations", limits.registrations)
+    })?;
+    let index = context.next_declared();
     let function = keep(context, function)?;
-    procedures.push(Procedure {
+    let procedure = Procedure {
         declaration: declaration.clone(),
-        function: Some(function),
+        function,
         id: None,
-    });
+    };
+    procedures.insert(index, procedure);
     drop(procedures);
     if loading {
         return Ok(Begun::Now(index));
     }
     let begun = declare(context, &declaration, (true, index))
-        .inspect_err(|_| context.refused((true, index)))?;
+        .inspect_err(|_| context.withdrawn((true, index)))?;
     if let Begun::Now(id) = begun {
         context.set_procedure_id(index, Some(id));
     }
     Ok(begun.map(index))
+}
+
+/// What is declared is kept by the router, where the script's own memory limit does not reach.
+fn room_to_declare(
+    context: &Context,
+    what: &str,
+    declared: usize,
+    limit: impl Fn(&RealmLimits) -> (&'static str, usize),
+) -> mlua::Result<()> {
+    let policy = context.link.as_ref().map(|link| link.realm.policy());
+    let Some((key, most)) = policy.map(|policy| limit(&policy.limits)) else {
+        return Ok(());
+    };
+    match declared < most {
+        true => Ok(()),
+        false => misuse(format!(
+            "{what}: the script has {declared} already (limits.{key})"
+        )),
+    }
 }
 
 fn register_options(options: &Table) -> mlua::Result<RegisterOptions> {
@@ -122,26 +146,29 @@ pub(super) fn subscribe(
     let mut topics = context.topics.borrow_mut();
     // A second handler of the same subscription shares its id.
     let loading = context.phase.get() == Phase::Loading;
-    let known = topics.iter().find(|topic| {
-        topic.declaration.key() == key
-            && topic.function.is_some()
-            && (loading || topic.id.is_some())
-    });
+    let mut known = topics.values();
+    let known =
+        known.find(|topic| topic.declaration.key() == key && (loading || topic.id.is_some()));
     if known.is_some_and(|topic| !topic.declaration.same_node(&declaration)) {
         return misuse(format!(
             "{topic:?} is subscribed already by this script, with another nkey"
         ));
     }
     let id = known.and_then(|topic| topic.id);
-    let index = topics.len();
+    // The realm counts subscriptions; handlers that share one are counted here.
+    room_to_declare(context, "subscribe", topics.len(), |limits| {
+        ("subscriptions", limits.subscriptions)
+    })?;
+    let index = context.next_declared();
     let function = keep(context, function)?;
-    topics.push(Topic {
+    let subscriber = Topic {
         declaration: declaration.clone(),
-        function: Some(function),
+        function,
         id: None,
         ordered,
         retained,
-    });
+    };
+    topics.insert(index, subscriber);
     drop(topics);
     context.set_topic_id(index, id);
     if loading {
@@ -152,7 +179,7 @@ pub(super) fn subscribe(
         return Ok(Begun::Now(index));
     }
     let begun = declare(context, &declaration, (false, index))
-        .inspect_err(|_| context.refused((false, index)))?;
+        .inspect_err(|_| context.withdrawn((false, index)))?;
     if let Begun::Now(id) = begun {
         context.set_topic_id(index, Some(id));
         ask_retained(context, &declaration);
@@ -230,13 +257,13 @@ pub(super) fn id(
         context
             .procedures
             .borrow()
-            .get(index)
+            .get(&index)
             .and_then(|procedure| procedure.id)
     } else {
         context
             .topics
             .borrow()
-            .get(index)
+            .get(&index)
             .and_then(|topic| topic.id)
     };
     Ok(id.map(|id| id as f64))
@@ -252,7 +279,7 @@ pub(super) fn withdraw(
         let id = context
             .procedures
             .borrow()
-            .get(index)
+            .get(&index)
             .and_then(|procedure| procedure.id);
         context.withdrawn((true, index));
         id
@@ -260,7 +287,7 @@ pub(super) fn withdraw(
         let id = context
             .topics
             .borrow()
-            .get(index)
+            .get(&index)
             .and_then(|topic| topic.id);
         context.withdrawn((false, index));
         // Another handler may share the subscription.

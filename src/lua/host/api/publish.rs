@@ -42,11 +42,13 @@ pub(super) fn publish(
             misuse("publish with acknowledge: not while loading: use p.on(\"start\")")
         }
         Phase::Loading | Phase::Loaded => {
+            let publish = Message::Publish(publish);
+            let octets = context.staged_octets.get() + publish.weight();
             let mut staged = context.staged.borrow_mut();
-            let waiting: usize = staged.iter().map(|publish| publish.payload.len()).sum();
-            if staged.len() >= STAGED || waiting + publish.payload.len() > STAGED_OCTETS {
+            if staged.len() >= STAGED || octets > STAGED_OCTETS {
                 return misuse("too much is published while loading: use p.on(\"start\")");
             }
+            context.staged_octets.set(octets);
             staged.push(publish);
             Ok(Begun::Now(true))
         }

@@ -136,9 +136,14 @@ impl Worker {
         let indices = self.context.subscribers(event.subscription.value());
         let event = Rc::new(event);
         for index in indices {
-            let (ordered, retained) = {
-                let topic = &self.context.topics.borrow()[index];
-                (topic.ordered, topic.retained)
+            let asked = self
+                .context
+                .topics
+                .borrow()
+                .get(&index)
+                .map(|topic| (topic.ordered, topic.retained));
+            let Some((ordered, retained)) = asked else {
+                continue; // The handler before it has unsubscribed this one.
             };
             if event.details.retained && !retained {
                 continue; // Another handler asked for it.
@@ -153,14 +158,13 @@ impl Worker {
     }
 
     pub(super) fn event_to(&mut self, index: usize, event: &Event) {
-        let (function, topic) = {
-            let topics = self.context.topics.borrow();
-            (
-                topics[index].function.clone(),
-                topics[index].declaration.uri().clone(),
-            )
-        };
-        let Some(function) = function else {
+        let subscriber = self
+            .context
+            .topics
+            .borrow()
+            .get(&index)
+            .map(|topic| (topic.function.clone(), topic.declaration.uri().clone()));
+        let Some((function, topic)) = subscriber else {
             // Unsubscribed while the event waited for its turn.
             return self.ended(Kind::Event { topic: index });
         };

@@ -28,7 +28,7 @@ impl Worker {
                 self.call_over(ticket);
                 let declaring = self.context.declaring.borrow_mut().remove(&ticket);
                 if let Some(index) = declaring {
-                    self.context.refused(index);
+                    self.context.withdrawn(index);
                 }
                 self.resume_with_error(ticket, &error);
             }
@@ -71,7 +71,7 @@ impl Worker {
 
     /// Who declared it has passed its deadline: no handle will ever name it, so it is not kept.
     fn give_up(&self, declared: (bool, usize), id: u64) {
-        self.context.refused(declared);
+        self.context.withdrawn(declared);
         let shared = !declared.0 && !self.context.subscribers(id).is_empty();
         if let Some(link) = self.context.link.as_ref().filter(|_| !shared) {
             self.context.flush();

@@ -6,7 +6,7 @@ use super::{Entered, Kind, Phase, Worker};
 use crate::lua::host::link::Activation;
 use crate::lua::raw::value_to_lua;
 use crate::lua::vm::FunctionRef;
-use crate::wire::{Message, Payload, Serializer};
+use crate::wire::{Payload, Serializer};
 use crate::words::{Dict, Value};
 
 impl Worker {
@@ -36,7 +36,7 @@ impl Worker {
         }
         let staged = std::mem::take(&mut *self.context.staged.borrow_mut());
         for publish in staged {
-            self.context.send(Message::Publish(publish));
+            self.context.send(publish);
         }
         self.start_handlers = self.lifecycle_handlers("start").len();
         if self.start_handlers == 0 {
