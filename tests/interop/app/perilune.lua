@@ -4,10 +4,10 @@
 local DERIVED = "P4Hw5tESOveRdVNoueh+Le8hzOOZHV4pwob5yYU/iog="
 
 -- The folder of a certificate, from tests over TLS.
-local tls = env "INTEROP_TLS"
+local tls = env("INTEROP_TLS", "")
 
 return {
-  listen = { addr = "127.0.0.1:0", tls = tls and { cert = tls .. "/cert.pem", key = tls .. "/key.pem" } },
+  listen = { addr = "127.0.0.1:0", tls = tls ~= "" and { cert = tls .. "/cert.pem", key = tls .. "/key.pem" } or nil },
   realms = {
     interop = {
       history = { { uri = "interop.topic.kept", match = "prefix", limit = 100 } },
