@@ -332,6 +332,7 @@ end
 function p.describe(uri, description)
   expect("describe", 1, uri, "string")
   expect("describe", 2, description, "table")
+  blamed(pcall(native.check_description, uri, description))
   native.on("start", function()
     native.call("wamp.reflect.define", { uri, description })
   end)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use perilune::core::credentials::{
@@ -78,7 +78,25 @@ fn load_at(path: &Path) -> Result<Loaded, ConfigError> {
 }
 
 fn load(source: &str) -> Result<Loaded, ConfigError> {
-    load_at(app(&[("perilune.lua", source), ("rooms.lua", "")]).path())
+    load_at(with_certificate(source).path())
+}
+
+/// A certificate and its key, in PEM form.
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// `source` as an application with a script, and a certificate that its listeners may name.
+fn with_certificate(source: &str) -> tempfile::TempDir {
+    static PAIR: LazyLock<(String, String)> = LazyLock::new(certificate);
+    let (cert, key) = &*PAIR;
+    app(&[
+        ("perilune.lua", source),
+        ("rooms.lua", ""),
+        ("cert.pem", cert),
+        ("key.pem", key),
+    ])
 }
 
 /// Loads a configuration and goes on with it on its thread.
@@ -99,8 +117,11 @@ fn findings_of(folder: &Path) -> String {
 
 #[track_caller]
 fn refused(source: &str, expected: &str) {
-    let folder = app(&[("perilune.lua", source), ("rooms.lua", "")]);
-    assert_eq!(findings_of(folder.path()), expected, "{source}");
+    assert_eq!(
+        findings_of(with_certificate(source).path()),
+        expected,
+        "{source}"
+    );
 }
 
 /// Each case: a configuration that is wrong in one way, and what is said about it.
@@ -428,11 +449,11 @@ fn listeners_that_cannot_be() {
             "perilune.lua:1: `listen.serializers` names no serializer",
         ),
         (
-            "return { listen = { addr = ':0', tls = { client_cert = 'optional', cert = 'rooms.lua', key = 'rooms.lua' } } }",
+            "return { listen = { addr = ':0', tls = { client_cert = 'optional', cert = 'cert.pem', key = 'key.pem' } } }",
             "perilune.lua:1: `listen.tls.client_cert` means nothing without `client_ca`",
         ),
         (
-            "return { listen = { addr = ':0', tls = { client_ca = 'rooms.lu', cert = 'rooms.lua', key = 'rooms.lua' } } }",
+            "return { listen = { addr = ':0', tls = { client_ca = 'rooms.lu', cert = 'cert.pem', key = 'key.pem' } } }",
             "perilune.lua:1: rooms.lu does not exist, did you mean `rooms.lua`?",
         ),
         (
@@ -1124,6 +1145,7 @@ return {
 "#;
 
 fn full_app() -> tempfile::TempDir {
+    let (cert, key) = certificate();
     app(&[
         ("perilune.lua", FULL),
         (
@@ -1132,9 +1154,9 @@ fn full_app() -> tempfile::TempDir {
         ),
         ("rooms.lua", ""),
         ("deep/alarm.lua", ""),
-        ("tls/cert.pem", ""),
-        ("tls/key.pem", ""),
-        ("tls/ca.pem", ""),
+        ("tls/cert.pem", &cert),
+        ("tls/key.pem", &key),
+        ("tls/ca.pem", &cert),
     ])
 }
 
@@ -1327,6 +1349,56 @@ fn limits_hold_for_the_default_listener_too() {
 }
 
 #[test]
+fn d03_what_no_listener_could_begin_with_is_a_finding() {
+    let ((cert, key), (_, other)) = (certificate(), certificate());
+    let tls = "return {\n listen = { addr = ':0',\n tls = { cert = 'cert.pem', key = 'key.pem', client_ca = CA } } }";
+    let said = |cert: &str, key: &str, ca: &str| {
+        let ca = format!("CA = {ca:?} {tls}");
+        let folder = app(&[
+            ("perilune.lua", &ca),
+            ("cert.pem", cert),
+            ("key.pem", key),
+            ("rooms.lua", ""),
+        ]);
+        findings_of(folder.path())
+    };
+    let misfit = said(&cert, &other, "cert.pem");
+    assert!(
+        misfit.starts_with("perilune.lua:3: cert.pem and key.pem do not work together: "),
+        "{misfit}"
+    );
+    for (cert, key, ca, expected) in [
+        (
+            "",
+            &*key,
+            "cert.pem",
+            "perilune.lua:3: cert.pem: no certificate in PEM form in it: ",
+        ),
+        (
+            &key,
+            &key,
+            "cert.pem",
+            "perilune.lua:3: cert.pem: no certificate in PEM form in it: ",
+        ),
+        (
+            &cert,
+            &cert,
+            "cert.pem",
+            "perilune.lua:3: key.pem: no private key in PEM form in it: ",
+        ),
+        (
+            &cert,
+            &key,
+            "rooms.lua",
+            "perilune.lua:3: rooms.lua: no CA certificate in PEM form in it: ",
+        ),
+    ] {
+        let finding = said(cert, key, ca);
+        assert!(finding.starts_with(expected), "{finding}");
+    }
+}
+
+#[test]
 fn failed_logins_are_limited_unless_false() {
     let limit = |limits: &str| {
         load(&format!(
@@ -1350,7 +1422,7 @@ fn what_needs_a_restart() {
     let old = settings("{ '127.0.0.1:1', '127.0.0.1:2', '127.0.0.1:3' }");
     let new = settings(
         "{ { addr = '127.0.0.1:1', origins = '*' }, { addr = '127.0.0.1:2', \
-         tls = { cert = 'rooms.lua', key = 'rooms.lua' } }, '127.0.0.1:4' }",
+         tls = { cert = 'cert.pem', key = 'key.pem' } }, '127.0.0.1:4' }",
     );
     assert_eq!(
         config::changes_needing_restart(&old.listeners, &new.listeners),

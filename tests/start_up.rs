@@ -74,6 +74,67 @@ async fn exit_codes_tell_what_kind_of_failure() {
 }
 
 #[tokio::test]
+async fn d03_check_of_nothing_is_no_success() {
+    let folder = app(&[]);
+    let check = run(&["check"], folder.path()).await;
+    assert_eq!(check.status.code(), Some(1));
+    assert!(
+        log(&check).contains("no perilune.lua here"),
+        "{}",
+        log(&check)
+    );
+}
+
+#[tokio::test]
+async fn d03_what_configuration_and_scripts_print_while_loading_is_shown() {
+    let config = format!("print('rooms:', 3)\n{}", open_realm(r#""good.lua""#));
+    let script = format!("print('good', true)\n{GOOD}");
+    let folder = app(&[("perilune.lua", &config), ("good.lua", &script)]);
+    let check = run(&["check"], folder.path()).await;
+    assert_eq!(check.status.code(), Some(0), "{}", log(&check));
+    let said = log(&check);
+    for line in ["rooms:\t3", "good\ttrue", "perilune.lua", "good.lua"] {
+        assert!(
+            said.contains(line) || said.contains(&line.replace('\t', "\\t")),
+            "{line}: {said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn d03_a_description_that_says_nothing_is_an_error_of_its_line() {
+    for (description, expected) in [
+        (
+            "{ type = 'proc' }",
+            "type must be procedure, topic or error",
+        ),
+        (
+            "{ type = 'procedure', args = { { type = 'bool' } } }",
+            "no JSON Schema at args/",
+        ),
+        (
+            "{ type = 'topic', args = 'x' }",
+            "args must be a JSON Schema",
+        ),
+        ("{ 1, 2 }", "a description must be a table with keys"),
+    ] {
+        let script =
+            format!("local p = require 'perilune'\n\np.describe('good.echo', {description})");
+        let folder = app(&[
+            ("perilune.lua", &open_realm(r#""good.lua""#)),
+            ("good.lua", &script),
+        ]);
+        let check = run(&["check"], folder.path()).await;
+        assert_eq!(check.status.code(), Some(1), "{}", log(&check));
+        let found = out(&check);
+        assert!(
+            found.contains("good.lua:3: ") && found.contains(expected),
+            "{found}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn version_tells_what_a_bug_report_needs() {
     let folder = app(&[]);
     let version = run(&["--version"], folder.path()).await;

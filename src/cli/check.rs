@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::app;
+use super::logging::{self, LogFormat, LogLevel};
 use crate::lua::guard;
 use crate::lua::host::{Host, HostOptions};
 use crate::server::Router;
@@ -20,10 +21,15 @@ pub(super) struct CheckArgs {
 
 /// Exit code 1 if there is any problem; warnings are printed and are none.
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    // What the configuration and the scripts print while they load, too.
+    logging::start(LogLevel::Info, LogFormat::Text);
     guard::self_test()?;
-    let app = app::find(args.app.clone());
+    let Some(app) = app::find(args.app.clone()) else {
+        eprintln!("no perilune.lua here and no application named: nothing to check");
+        return Ok(ExitCode::from(1));
+    };
     let mut stdout = io::stdout().lock();
-    let configuration = match app::load(app.as_deref(), &[]) {
+    let configuration = match app::load(Some(&app), &[]) {
         Ok(configuration) => configuration,
         Err(error) => {
             app::print(&error.findings, &mut stdout)?;

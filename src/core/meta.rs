@@ -17,6 +17,7 @@ mod testaments;
 
 use arguments::Arguments;
 pub(super) use news::{Change, News};
+pub use reflection::check_description;
 pub(super) use reflection::{Kind, Reflection};
 pub(super) use schema::Misfit;
 pub(super) use testaments::Testaments;

@@ -39,6 +39,7 @@ pub use handshake::{Context, Handshake, Outcome, Realms, Step, Transport};
 pub use io::*;
 pub use kept::KeptEvent;
 pub use login::{AuthFailure, Granted, Login};
+pub use meta::check_description;
 pub use permissions::{Explanation, explain};
 pub use realm::Realm;
 pub use refusal::Refusal;

@@ -33,4 +33,4 @@ pub(crate) use http::METHODS as HTTP_METHODS;
 pub use listener::{BoundAddress, ListenError, Listener};
 pub use realm::{LocalSession, RealmClosed, RealmCounts, RealmHandle, RealmStep};
 pub use router::Router;
-pub use tls::{AlternativeName, ClientCertificate, TlsError};
+pub use tls::{AlternativeName, ClientCertificate, TlsError, check_tls};

@@ -153,6 +153,11 @@ impl Tls {
     }
 }
 
+/// Whether a listener could begin with these files.
+pub fn check_tls(settings: &TlsSettings) -> Result<(), TlsError> {
+    Files::read(settings)?.load(settings).map(|_| ())
+}
+
 /// The contents of all files, read before any is looked into.
 struct Files {
     cert: Vec<u8>,

@@ -219,6 +219,13 @@ fn check_entry((key, entry): &(String, Value)) -> Result<(), Refusal> {
     }
 }
 
+/// What is wrong with a description of `uri`, for whoever is about to give it (`RFL-01`).
+pub fn check_description(uri: &str, text: Dict) -> Result<(), String> {
+    Draft::of(uri.to_owned(), text)
+        .map(|_| ())
+        .map_err(|refusal| refusal.text)
+}
+
 // The procedures.
 impl Realm {
     /// `RFL-02`: `[uri, description]`; null takes one's own away.

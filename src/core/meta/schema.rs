@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fmt;
 
-use boon::{Compiler, SchemaIndex, Schemas, UrlLoader, ValidationError};
+use boon::{CompileError, Compiler, SchemaIndex, Schemas, UrlLoader, ValidationError};
 use serde_json::{Map, Value as Json, json};
 
 use crate::wire::Payload;
@@ -77,10 +77,10 @@ impl Schema {
         let mut schemas = Schemas::new();
         compiler
             .add_resource(PLACE, whole)
-            .map_err(|error| shortened(&error))?;
+            .map_err(|error| no_schema(&error))?;
         let index = compiler
             .compile(PLACE, &mut schemas)
-            .map_err(|error| shortened(&error))?;
+            .map_err(|error| no_schema(&error))?;
         Ok(Some(Self {
             schemas,
             index,
@@ -127,6 +127,19 @@ fn first_cause<'e, 's, 'v>(error: &'e ValidationError<'s, 'v>) -> &'e Validation
         cause = inner;
     }
     cause
+}
+
+/// What its author is told of a schema that is none; the places begin with `args` or `kwargs`.
+fn no_schema(error: &CompileError) -> String {
+    match error {
+        CompileError::ValidationError { src, .. } => {
+            let cause = first_cause(src);
+            let place = cause.instance_location.to_string();
+            let place = place.trim_start_matches("/properties/");
+            shortened(&format!("no JSON Schema at {place}: {}", cause.kind))
+        }
+        other => shortened(other),
+    }
 }
 
 fn shortened(text: &impl fmt::Display) -> String {

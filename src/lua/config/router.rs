@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use mlua::Value;
 
 use crate::core::credentials::AuthPolicy;
+use crate::server::check_tls;
 use crate::server::settings::{
     Address, ClientCertificates, ListenerSettings, OnDemand, Settings, TlsSettings,
 };
@@ -469,11 +470,15 @@ fn tls(node: &Node) -> Option<TlsSettings> {
         revoked,
         optional: draft.optional.unwrap_or(false),
     });
-    Some(TlsSettings {
+    let settings = TlsSettings {
         cert: cert?,
         key: key?,
         client,
-    })
+    };
+    if let Err(error) = check_tls(&settings) {
+        node.say(error.to_string());
+    }
+    Some(settings)
 }
 
 fn listeners(node: &Node, limits: &Limits) -> Vec<ListenerSettings> {

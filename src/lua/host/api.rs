@@ -17,11 +17,11 @@ use super::context::{Context, Hook, Phase};
 use super::mailbox::HookKey;
 use super::timers::LIVE;
 use crate::core::credentials::AuthMethod;
-use crate::core::{Input, SessionFilter, rendezvous};
-use crate::lua::raw::value_from_lua;
+use crate::core::{self, Input, SessionFilter, rendezvous};
+use crate::lua::raw::{value_from_lua, words_from_lua};
 use crate::lua::vm::{FunctionRef, Vm};
 use crate::wire::{Passthru, Serializer};
-use crate::words::{Id, MatchPolicy, RequestId, SessionId, Uri};
+use crate::words::{self, Id, MatchPolicy, RequestId, SessionId, Uri};
 
 /// The module's text, run in each VM before the script.
 pub(super) const MODULE: &str = include_str!("../../../lua/perilune.lua");
@@ -57,6 +57,10 @@ pub(super) fn natives(vm: &Rc<Vm>, context: &Rc<Context>) -> mlua::Result<Table>
     add("authenticate", native(lua, context, authenticate)?)?;
     add("authorize", native(lua, context, authorize)?)?;
     add("recheck", native(lua, context, recheck)?)?;
+    add(
+        "check_description",
+        native(lua, context, check_description)?,
+    )?;
     add("on", native(lua, context, on)?)?;
     add("every", native(lua, context, every)?)?;
     add("after", native(lua, context, after)?)?;
@@ -256,6 +260,21 @@ fn hook(context: &Context, key: HookKey, function: Function, what: &str) -> mlua
         return misuse(format!("{what} is there already in this script"));
     }
     Ok(())
+}
+
+/// What the realm would refuse later, where nobody reads the answer, is told where it is written.
+fn check_description(
+    lua: &Lua,
+    context: &Context,
+    (uri, description): (String, Value),
+) -> mlua::Result<()> {
+    checked(context, &uri, MatchPolicy::Wildcard)?;
+    let description = words_from_lua(lua, description)?.map_err(mlua::Error::external)?;
+    let words::Value::Map(description) = description else {
+        return misuse("a description must be a table with keys");
+    };
+    core::check_description(&uri, description)
+        .map_err(|text| mlua::Error::runtime(format!("the description of {uri}: {text}")))
 }
 
 fn on(_: &Lua, context: &Context, (name, function): (String, Function)) -> mlua::Result<()> {
