@@ -582,6 +582,10 @@ impl TokenWriter for JsonWriter<'_> {
     #[inline]
     fn str(&mut self, value: &str) {
         let key = self.kinds.in_map() && self.out.last() != Some(&b':');
+        // JSON has no form of its own for such a text: its readers take it for binary, and for broken binary at that.
+        if value.as_bytes().first() == Some(&0) && !key {
+            return self.bytes(value.as_bytes());
+        }
         self.separate();
         self.out.push(b'"');
         write_escaped(self.out, value);

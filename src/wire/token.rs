@@ -113,6 +113,7 @@ pub trait TokenWriter {
     fn uint(&mut self, value: u64);
     /// NaN and infinities become null in JSON (`SER-03`).
     fn float(&mut self, value: f64);
+    /// A text, or a key of a map. JSON: a text that begins with U+0000 is written as binary, which that means there.
     fn str(&mut self, value: &str);
     /// JSON: the U+0000 + Base64 form.
     fn bytes(&mut self, value: &[u8]);

@@ -102,6 +102,24 @@ fn ser_04_binary_in_json() {
 }
 
 #[test]
+fn ser_04_text_that_begins_with_nul_is_binary_in_json() {
+    // Text that begins with U+0000 has no JSON form: its octets as binary, also where they happen to be Base64.
+    for text in ["\0", "\0abc", "\0\0\0\u{5}", "\0YQ=="] {
+        let args = [Value::from(text), vec![Value::from(text)].into()];
+        let kwargs = Dict::new().with("\0k", text);
+        let told = Value::Bytes(text.as_bytes().to_vec().into());
+        for from in [Serializer::MsgPack, Serializer::Cbor] {
+            let payload = Payload::of(from, &args, &kwargs);
+            let json = payload.transcode(Serializer::Json).unwrap();
+            assert_eq!(json, Payload::of(Serializer::Json, &args, &kwargs));
+            let (heard, named) = json.values().unwrap();
+            assert_eq!(heard, [told.clone(), vec![told.clone()].into()]);
+            assert_eq!(named.lookup("\0k"), Some(&told));
+        }
+    }
+}
+
+#[test]
 fn ser_05_bad_base64_is_found_only_when_transcoding() {
     for bad in [r#"["\u0000!!"]"#, r#"["\u0000YQ"]"#, r#"["\u0000YR=="]"#] {
         let Ok(message) = json(&format!("[48,1,{{}},\"a\",{bad}]")) else {
