@@ -16,10 +16,11 @@ fn called(features: &[&str], options: Json) -> (Conversation, Peer, Peer, u64, I
 }
 
 #[test]
-fn pcr_01_only_with_progress_and_canceling() {
+fn pcr_01_to_whoever_announced_progress() {
     for (features, told) in [
         (&BOTH[..], json!({"receive_progress": true})),
-        (&BOTH[..1], json!({})),
+        // autobahn-js and wampy.js.
+        (&BOTH[..1], json!({"receive_progress": true})),
         (&BOTH[1..], json!({})),
         (&[][..], json!({})),
     ] {
@@ -125,4 +126,30 @@ fn pcr_11_late_progress_of_a_skipped_call_is_interrupted_once() {
     realm.progresses(callee, invoked.request, json!([2]));
     realm.hears_nothing(callee);
     realm.hears_nothing(caller);
+}
+
+#[test]
+fn pcr_01_pcr_10_a_callee_without_canceling_streams_and_is_canceled_like_any() {
+    for mode in ["skip", "killnowait", "kill"] {
+        let (mut realm, callee, caller, request, invoked) =
+            called(&BOTH[..1], json!({"receive_progress": true}));
+        realm.progresses(callee, invoked.request, json!([1]));
+        realm.hears(caller, json!([50, request, {"progress": true}, [1]]));
+        realm.cancel(caller, request, mode);
+        realm.hears(caller, json!([8, 48, request, {}, "wamp.error.canceled"]));
+        realm.progresses(callee, invoked.request, json!([2]));
+        realm.yields(callee, invoked.request, json!([3]));
+        realm.hears_nothing(caller);
+        realm.hears_nothing(callee);
+        realm.lives(callee);
+    }
+    let (mut realm, callee, caller, request, invoked) = called(
+        &BOTH[..1],
+        json!({"receive_progress": true, "timeout": 100}),
+    );
+    realm.advance(100);
+    realm.hears(caller, json!([8, 48, request, {}, "wamp.error.timeout"]));
+    realm.progresses(callee, invoked.request, json!([2]));
+    realm.hears_nothing(caller);
+    realm.lives(callee);
 }

@@ -171,9 +171,8 @@ impl Dealer {
         }
         call.placed = true;
         call.invocation = session.next_invocation();
-        // PCR-01: progress without a way to cancel is not offered to a callee.
-        call.progress =
-            call.receive_progress && features.progressive_call_results && features.call_canceling;
+        // PCR-01: also who cannot be interrupted; what comes after a CANCEL is discarded.
+        call.progress = call.receive_progress && features.progressive_call_results;
         session.invocations.insert(call.invocation, key);
 
         let forwards_timeout = seat.forward_timeout && features.call_timeout;
