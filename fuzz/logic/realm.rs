@@ -203,6 +203,7 @@ impl World {
                             self.send(now, receiver, Message::Event(event.clone()));
                         }
                     }
+                    Effect::Proceed => self.realm.handle(now, Input::Proceed, &mut self.effects),
                     Effect::Authorize(request) => self.tickets.push_back(request.ticket),
                     Effect::End { session, .. } => {
                         assert!(self.open.remove(&session), "{session} ends twice");

@@ -32,7 +32,7 @@ use super::meta::{Change, News};
 use super::patterns::PatternMap;
 use super::policy::{Disclosure, RealmLimits};
 use super::session::{Session, Sessions};
-use super::{Effects, SessionKind, Undelivered, uris};
+use super::{Effect, Effects, SessionKind, Undelivered, uris};
 use crate::wire::{
     Call, CallResult, Cancel, CancelMode, ClientFeatures, Error, Interrupt, Invocation,
     InvocationDetails, InvocationPolicy, Message, Passthru, Payload, Register, Registered,
@@ -58,6 +58,8 @@ pub(super) struct Dealer {
     index: PatternMap<RegistrationId>,
     calls: Slab<OpenCall>,
     fan_outs: Slab<FanOut>,
+    /// Fan-outs whose last result is being handed over.
+    answered: Vec<FanOutKey>,
     deadlines: BTreeSet<(Duration, CallKey)>,
     /// Registrations whose waiting calls may find a callee now.
     due: Vec<RegistrationId>,

@@ -53,6 +53,8 @@ pub enum Input {
         payload: Payload,
         granted: Option<Payload>,
     },
+    /// What stood before an [`Effect::Proceed`] is done.
+    Proceed,
     /// The time of `Realm::next_timeout` has come.
     Timeout,
     /// A new policy holds from now on; cached verdicts are dropped, sessions of removed users and roles are killed.
@@ -212,6 +214,8 @@ pub enum Effect {
         from: usize,
         to: usize,
     },
+    /// What follows depends on whether all before this could be handed over: come back with [`Input::Proceed`].
+    Proceed,
     /// Ask the hook; it comes back as [`Input::Verdict`]. The core itself watches the time.
     Authorize(Box<AuthorizeRequest>),
     /// The session has left the realm. Everything for it stands before this effect.

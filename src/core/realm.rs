@@ -157,6 +157,7 @@ impl Realm {
                 payload,
                 granted,
             } => self.publish(&topic, &payload, granted.as_ref(), out),
+            Input::Proceed => self.dealer.proceed_fan_outs(&mut self.sessions, out),
             Input::Timeout => self.timeout(now, out),
             Input::Restore(records) => self.restore(records, out),
             Input::Stored { ticket, result } => self.stored(ticket, result, out),

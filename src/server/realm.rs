@@ -425,6 +425,7 @@ impl RealmStep<'_> {
                     Effect::Event { event, from, to } => {
                         self.event(&event, &effects.receivers[from..to])
                     }
+                    Effect::Proceed => self.feed(Input::Proceed),
                     Effect::Authorize(request) => self.authorize(*request),
                     Effect::End { session, then } => self.end(session, then),
                     Effect::Pause { session } => self.pause(session, true),
@@ -515,7 +516,11 @@ impl RealmStep<'_> {
 
     fn undelivered(&mut self, to: SessionId, message: Message, cause: Undelivered) {
         metrics::counter!("perilune_undelivered_total").increment(1);
-        let input = Input::Undelivered { to, message, cause };
+        self.feed(Input::Undelivered { to, message, cause });
+    }
+
+    /// An input that an effect has led to; what follows from it is performed behind the effects at hand.
+    fn feed(&mut self, input: Input) {
         self.state
             .core
             .handle(self.now, input, &mut self.state.effects);
@@ -527,13 +532,10 @@ impl RealmStep<'_> {
             self.afterwards.questions.push(request);
         } else {
             let verdict = Verdict::Failed("no script host is there to ask".into());
-            let input = Input::Verdict {
+            self.feed(Input::Verdict {
                 ticket: request.ticket,
                 verdict,
-            };
-            self.state
-                .core
-                .handle(self.now, input, &mut self.state.effects);
+            });
         }
     }
 
@@ -545,11 +547,7 @@ impl RealmStep<'_> {
         };
         if let (Err(text), Some(ticket)) = (queued, ticket) {
             let result = Err(text);
-            self.state.core.handle(
-                self.now,
-                Input::Stored { ticket, result },
-                &mut self.state.effects,
-            );
+            self.feed(Input::Stored { ticket, result });
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sharded registration (chapter 25, SRD-05 to SRD-09).
 
-use perilune::core::rendezvous;
+use perilune::core::{Undelivered, rendezvous};
 
 use crate::support::*;
 
@@ -241,6 +241,55 @@ fn srd_07_all_nodes_progressively() {
     realm.hears(caller, json!([50, request, {}]));
     realm.hears_nothing(caller);
     assert_eq!(realm.realm.open_call_count(), 0);
+}
+
+/// The caller cannot take the result of one node: one answer, an ERROR, whether it was the last or not.
+#[test]
+fn srd_07_msg_18_a_result_too_large_for_the_caller_is_the_one_answer() {
+    for answered_before in [0, 1, 2] {
+        let (mut realm, callees, caller) = sharded(&NODES);
+        let options = json!({"receive_progress": true});
+        let (request, invocations) = to_all(&mut realm, &callees, caller, options);
+        for number in 0..answered_before {
+            realm.yields(callees[number], invocations[number], json!([number]));
+            realm.heard(caller);
+        }
+        realm.refuses_once(caller, &[50], Undelivered::TooLarge);
+        realm.yields(
+            callees[answered_before],
+            invocations[answered_before],
+            json!([0]),
+        );
+        realm.hears(
+            caller,
+            json!([8, 48, request, {}, "wamp.error.payload_size_exceeded"]),
+        );
+        realm.hears_nothing(caller);
+        assert_eq!(realm.realm.open_call_count(), 0);
+        for number in answered_before + 1..NODES.len() {
+            interrupted(
+                &mut realm,
+                callees[number],
+                invocations[number],
+                "killnowait",
+            );
+            realm.yields(callees[number], invocations[number], json!([number]));
+        }
+        realm.hears_nothing(caller);
+        // The place of the call is free: another gets its own answers.
+        let (request, invocations) = to_all(
+            &mut realm,
+            &callees,
+            caller,
+            json!({"receive_progress": true}),
+        );
+        for number in 0..NODES.len() {
+            realm.yields(callees[number], invocations[number], json!([number]));
+            realm.heard(caller);
+        }
+        realm.hears(caller, json!([50, request, {}]));
+        realm.hears_nothing(caller);
+    }
 }
 
 #[test]

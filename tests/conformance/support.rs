@@ -477,6 +477,7 @@ impl Conversation {
                         self.deliver(*receiver, Message::Event(event.clone()));
                     }
                 }
+                Effect::Proceed => self.input(Input::Proceed),
                 Effect::Authorize(question) => self.questions.push_back(*question),
                 Effect::Store { records, ticket } => self.writes.push_back((records, ticket)),
                 Effect::End { session, then } => {

@@ -109,10 +109,22 @@ impl Dealer {
             for leg in whole.legs.clone() {
                 self.restart_timer(leg); // PCR-09
             }
-        } else {
-            whole.results.insert(node, answer.payload.detached());
+            if over {
+                // Only once the caller has this one: of a RESULT it could not take it learns by an ERROR instead.
+                self.answered.push(fan_out);
+                out.list.push(Effect::Proceed);
+            }
+            return;
         }
+        whole.results.insert(node, answer.payload.detached());
         if over {
+            self.complete(fan_out, sessions, out);
+        }
+    }
+
+    /// The last results of these were handed over; those whose was not are gone.
+    pub(in crate::core) fn proceed_fan_outs(&mut self, sessions: &mut Sessions, out: &mut Effects) {
+        for fan_out in std::mem::take(&mut self.answered) {
             self.complete(fan_out, sessions, out);
         }
     }
@@ -189,6 +201,7 @@ impl Dealer {
 
     fn forget_fan_out(&mut self, fan_out: FanOutKey, sessions: &mut Sessions) -> FanOut {
         let whole = self.fan_outs.remove(fan_out);
+        self.answered.retain(|answered| *answered != fan_out);
         if let Some(caller) = sessions.get_mut(&whole.caller) {
             caller.calls.remove(&whole.request);
         }
