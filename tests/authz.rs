@@ -87,15 +87,26 @@ fn a_function_is_run_and_shown_with_its_line() {
     says(
         "call x.y --role by_function",
         0,
-        &["perilune.lua:6", "the rule { uri = \"x.\""],
+        &[
+            "perilune.lua:6",
+            "the rule { uri = \"x.\"",
+            "; remembered for 5 s",
+        ],
     );
     says("call y --role by_function", 1, &["does not cover this"]);
     says(
         "call q --role by_script --authid joe",
         0,
-        &["p.authorize of rules.lua, rules.lua:3", "yes"],
+        &[
+            "p.authorize of rules.lua, rules.lua:3",
+            "yes; remembered for the session",
+        ],
     );
-    says("call q --role by_script", 1, &["rules.lua:3", "no"]);
+    says(
+        "call q --role by_script",
+        1,
+        &["rules.lua:3", "no; remembered for the session"],
+    );
 }
 
 #[test]

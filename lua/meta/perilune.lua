@@ -628,7 +628,7 @@ function p.every(seconds, handler) end
 function p.after(seconds, handler) end
 
 ---Runs the function when the schedule says, in local time. Anywhere.
----@param schedule string minute, hour, day of month, month, day of week: "0 7 * * 1-5"
+---@param schedule string minute, hour, day of month, month, day of week: "0 7 * * 1-5"; of six fields the first is the second: "*/10 * * * * *"
 ---@param handler async fun()
 ---@return perilune.timer
 function p.cron(schedule, handler) end

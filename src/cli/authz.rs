@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use super::app;
 use crate::core::credentials::Principal;
 use crate::core::policy::{Action, Disclosure, RealmPolicy, Rule};
-use crate::core::{AuthorizeRequest, Explanation, Ticket, Verdict, explain};
+use crate::core::{AuthorizeRequest, CacheFor, Explanation, Ticket, Verdict, explain};
 use crate::lua::guard;
 use crate::lua::host::{Configuration, Host, HostOptions};
 use crate::server::Router;
@@ -278,19 +278,32 @@ fn verdict_text(
     policy: MatchPolicy,
 ) -> (bool, String) {
     match verdict {
-        Verdict::Allow { disclose, cache } => (
-            true,
-            format!("yes (disclose: {disclose}, cache: {cache:?})"),
-        ),
-        Verdict::Deny { cache } => (false, format!("no (cache: {cache:?})")),
+        Verdict::Allow { disclose, cache } => {
+            let disclosed = if *disclose {
+                ", the caller or publisher disclosed"
+            } else {
+                ""
+            };
+            (true, format!("yes{disclosed}; {}", kept(*cache)))
+        }
+        Verdict::Deny { cache } => (false, format!("no; {}", kept(*cache))),
         Verdict::Rule { rule, cache } => {
             let covers = rule.covers(uri, policy);
-            let text = format!("the rule {} (cache: {cache:?})", rule_text(rule));
+            let text = format!("the rule {}; {}", rule_text(rule), kept(*cache));
             match covers {
                 true => (rule.allow.contains(action), text),
                 false => (false, format!("{text}, which does not cover this")),
             }
         }
         Verdict::Failed(text) => (false, format!("it failed: {text}")),
+    }
+}
+
+/// For how long the router remembers an answer.
+fn kept(cache: CacheFor) -> String {
+    match cache {
+        CacheFor::Never => "asked again each time".to_owned(),
+        CacheFor::Session => "remembered for the session".to_owned(),
+        CacheFor::Time(time) => format!("remembered for {} s", time.as_secs_f64()),
     }
 }

@@ -92,6 +92,8 @@ pub(super) struct Registration {
 #[derive(Debug)]
 struct Callee {
     session: SessionId,
+    /// The script's name, if it is one.
+    script: Option<Arc<str>>,
     disclose_caller: bool,
     forward_timeout: bool,
     /// How many invocations it takes at once; how many it has, counted only then.

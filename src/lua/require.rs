@@ -132,7 +132,9 @@ impl Modules {
                 .any(|r| real.starts_with(r))
         {
             return Err(ScriptError::host(&format!(
-                "'{shown}' leads out of the script's folders"
+                "'{shown}' leads by a symbolic link to '{}', out of the application's folders (only a script with \
+                 `trusted = true` may load that)",
+                real.display()
             )));
         }
         if real.metadata().map_err(unreadable)?.len() > MAX_FILE {

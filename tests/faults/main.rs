@@ -9,4 +9,5 @@ mod reload;
 mod rights;
 #[path = "../support/mod.rs"]
 mod support;
+mod telling;
 mod vm;

@@ -4,6 +4,9 @@ use super::*;
 use crate::core::rendezvous;
 use crate::wire::RegisterOptions;
 
+/// A refusal names so many of those who hold what was asked for.
+const HOLDERS_SHOWN: usize = 3;
+
 impl Dealer {
     /// `limit`: registrations a session may hold. `fresh`: id and time of a new registration.
     pub(in crate::core) fn register(
@@ -48,8 +51,10 @@ impl Dealer {
         if let Some(id) = existing {
             let registration = &self.registrations[&id];
             if options.invoke == InvocationPolicy::Single || registration.policy != options.invoke {
+                let held = session.kind.is_trusted().then(|| registration.holders());
                 let text = format!(
-                    "{procedure:?} is registered already, with invoke={:?}",
+                    "{procedure:?} is registered already{}, with invoke={:?}",
+                    held.unwrap_or_default(),
                     registration.policy.as_str()
                 );
                 return Err(Refusal::new(uris::PROCEDURE_ALREADY_EXISTS, text));
@@ -81,6 +86,8 @@ impl Dealer {
             .push(News::registration(session.id, id, Change::Joined));
         let mut callee = Callee {
             session: session.id,
+            script: (session.kind == SessionKind::Script)
+                .then(|| session.principal.authid.as_str().into()),
             disclose_caller: options.disclose_caller,
             forward_timeout: options.forward_timeout,
             concurrency: options.concurrency,
@@ -169,6 +176,22 @@ fn node_key(options: &RegisterOptions) -> Result<Option<Arc<str>>, Refusal> {
 }
 
 impl Registration {
+    /// Who serves it, for those whom the router trusts.
+    fn holders(&self) -> String {
+        let mut text = String::new();
+        for callee in self.callees.iter().take(HOLDERS_SHOWN) {
+            text += if text.is_empty() { " by " } else { ", " };
+            text += &match &callee.script {
+                Some(script) => format!("the script {script:?}"),
+                None => format!("session {}", callee.session),
+            };
+        }
+        match self.callees.len().saturating_sub(HOLDERS_SHOWN) {
+            0 => text,
+            more => text + &format!(" and {more} more"),
+        }
+    }
+
     fn new(request: &Register, created: SystemTime) -> Self {
         Self {
             procedure: request.procedure.detached(),

@@ -129,7 +129,15 @@ impl Realm {
         let disclosure = match outcome {
             Ok(disclosure) => disclosure,
             Err(_) if request.is_silent() => return,
-            Err(refusal) => return out.refuse(id, request.code(), request.id(), refusal),
+            Err(mut refusal) => {
+                let script = |session: &Session| session.kind == SessionKind::Script;
+                if refusal.error == uris::NOT_AUTHORIZED
+                    && self.sessions.get(&id).is_some_and(script)
+                {
+                    refusal.text += "; scripts have the role \"script\", whose rules are the realm's roles.script";
+                }
+                return out.refuse(id, request.code(), request.id(), refusal);
+            }
         };
         if let Err(misfit) = self.check_payload(&request, out) {
             if !request.is_silent() {

@@ -12,7 +12,7 @@ use crate::core::policy::{
 };
 use crate::lua::vm::describe;
 use crate::server::settings::{RealmSettings, RolePlaces, ScriptSettings};
-use crate::words::{MatchPolicy, Uri, UriRules};
+use crate::words::{InvalidUri, MatchPolicy, Uri, UriRules};
 
 use super::auth::dynamic::{Dynamic, procedure};
 use super::keys::{Fields, Key, Reads, Slot, nearest};
@@ -358,6 +358,10 @@ const MAX_TRUST: f64 = 1e6;
 /// A list of rules, perhaps with a function among them that is asked where no rule matches.
 fn role_table(realm: &mut RealmDraft, name: &str, node: &Node) -> RolePolicy {
     let mut role = RolePolicy::default();
+    if node.child("uri").is_some() {
+        node.problem("is one rule; a role is a list of rules: { { uri = …, allow = … }, … }");
+        return role;
+    }
     node.read(&mut role, &ROLE);
     role.procedure = procedure(node);
     role.function = role.procedure.is_some();
@@ -528,9 +532,11 @@ fn rule(node: &Node, uris: UriRules) -> Option<Rule> {
         uri.replace(&format!("{{{name}}}"), "x")
     });
     if let Err(err) = uris.check(&filled, draft.match_policy) {
+        // As it is written, not as it was filled in to be looked at.
         node.at("uri").problem(format!(
-            "with match {:?}: {err}",
-            draft.match_policy.as_str()
+            "with match {:?}: {}",
+            draft.match_policy.as_str(),
+            InvalidUri { uri, ..err }
         ));
         return None;
     }

@@ -16,7 +16,7 @@ use super::mailbox::{Control, Mailbox, Work};
 use crate::core::{Input, Then};
 use crate::server::{LocalSession, RealmHandle, RealmStep};
 use crate::wire::{
-    Invocation, Message, Register, RegisterOptions, Subscribe, SubscribeOptions, Unregister,
+    Error, Invocation, Message, Register, RegisterOptions, Subscribe, SubscribeOptions, Unregister,
     Unregistered, Unsubscribe, Unsubscribed,
 };
 use crate::words::{Id, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri};
@@ -118,6 +118,18 @@ pub(crate) struct Holdings {
 const SLOT_BITS: u32 = 8;
 /// The slot of the host itself.
 const HOST: usize = (1 << SLOT_BITS) - 1;
+
+/// The router's refusal in words; the text is the router's own, in JSON.
+fn refused(uri: &Uri, error: &Error) -> String {
+    let text = error
+        .payload
+        .args()
+        .map(serde_json::from_slice::<(String,)>);
+    match text {
+        Some(Ok((text,))) => format!("{text} ({})", error.error),
+        _ => format!("{uri:?}: {}", error.error),
+    }
+}
 
 impl Declaration {
     pub(crate) fn key(&self) -> Key {
@@ -289,9 +301,7 @@ impl Link {
             Declaring::Asked(request) => match self.host_answer(request) {
                 Some(Message::Registered(m)) => Ok(m.registration.value()),
                 Some(Message::Subscribed(m)) => Ok(m.subscription.value()),
-                Some(Message::Error(error)) => {
-                    Err(format!("{:?}: {}", declaration.uri(), error.error))
-                }
+                Some(Message::Error(error)) => Err(refused(declaration.uri(), &error)),
                 _ => Err(format!(
                     "{:?}: the permission of role \"script\" is not decided by rules",
                     declaration.uri()

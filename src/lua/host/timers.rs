@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Local};
 use croner::Cron;
+use croner::errors::CronError;
 use rustc_hash::FxHashMap;
 
 use crate::core::Now;
@@ -90,7 +91,7 @@ impl Timers {
     ) -> Result<u64, String> {
         let cron: Cron = schedule
             .parse()
-            .map_err(|error| format!("{schedule:?}: {error}"))?;
+            .map_err(|error| no_schedule(schedule, &error))?;
         let at = next_time(&cron, now).ok_or_else(|| format!("{schedule:?} never comes"))?;
         Ok(self.add(Kind::Cron(function, Rc::new(cron)), at))
     }
@@ -191,6 +192,22 @@ impl Timers {
 }
 
 /// The schedule's next time after now, on the monotonic clock.
+fn no_schedule(schedule: &str, error: &CronError) -> String {
+    let reason = match error {
+        CronError::EmptyPattern => "it is empty",
+        CronError::InvalidPattern(text)
+        | CronError::IllegalCharacters(text)
+        | CronError::ComponentError(text) => text.trim_end_matches('.'),
+        CronError::InvalidDate | CronError::InvalidTime | CronError::TimeSearchLimitExceeded => {
+            "there is no such time"
+        }
+    };
+    format!(
+        "{schedule:?} is no schedule: {reason} (fields: minute hour day month weekday, a field of seconds before them \
+         if there are six)"
+    )
+}
+
 fn next_time(cron: &Cron, now: Now) -> Option<Duration> {
     let wall: DateTime<Local> = now.wall.into();
     let next = cron.find_next_occurrence(&wall, false).ok()?;
