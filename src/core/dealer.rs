@@ -28,6 +28,7 @@ use slab::Slab;
 
 use self::fan_out::{FanOut, FanOutKey};
 use super::answers::Refusal;
+use super::holdings::Hold;
 use super::meta::{Change, News};
 use super::patterns::PatternMap;
 use super::policy::{Disclosure, RealmLimits};
@@ -142,7 +143,7 @@ struct Rare {
     /// Callees that could not or would not take the invocation, the last one last.
     tried: Vec<SessionId>,
     /// What to send to another callee.
-    kept: Option<Parcel>,
+    kept: Option<Kept>,
     /// The caller sends its input in chunks.
     stream: Option<Stream>,
     /// The registration is sharded.
@@ -168,7 +169,7 @@ struct Stream {
     /// INVOCATIONs sent to the present callee.
     sent: usize,
     /// Chunks after the first of a call that waits.
-    waiting: Vec<(bool, Payload)>,
+    waiting: Vec<(bool, Payload, Hold)>,
 }
 
 /// What a caller gave that an INVOCATION carries.
@@ -180,6 +181,14 @@ struct Parcel {
     progress: bool,
     passthru: Option<Box<Passthru>>,
     payload: Payload,
+}
+
+/// A parcel that waits, counted for the caller.
+#[derive(Debug)]
+struct Kept {
+    parcel: Parcel,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    hold: Hold,
 }
 
 impl Dealer {
@@ -210,6 +219,20 @@ impl OpenCall {
 }
 
 impl Parcel {
+    /// The octets of payload and texts.
+    fn weight(&self) -> usize {
+        let procedure = self.procedure.as_ref().map_or(0, |uri| uri.len());
+        let passthru = self.passthru.as_deref().map_or(0, Passthru::weight);
+        self.payload.len() + procedure + passthru
+    }
+
+    /// To be kept for later, if the caller may have so much waiting.
+    fn kept(&self, caller: SessionId, sessions: &Sessions) -> Option<Kept> {
+        let hold = sessions.get(&caller)?.holdings.hold(self.weight())?;
+        let parcel = self.detached();
+        Some(Kept { parcel, hold })
+    }
+
     /// One that does not keep receive buffers alive.
     fn detached(&self) -> Self {
         Self {

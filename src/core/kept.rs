@@ -24,24 +24,13 @@ pub struct KeptEvent {
 impl KeptEvent {
     /// About what it takes in memory.
     pub fn octets(&self) -> usize {
-        let lists = self.audience.as_deref().map_or(0, |audience| {
-            let sessions = [&audience.exclude, &audience.eligible]
-                .into_iter()
-                .flatten()
-                .map(|list| list.len() * size_of::<u64>());
-            let names = [
-                &audience.exclude_authid,
-                &audience.exclude_authrole,
-                &audience.eligible_authid,
-                &audience.eligible_authrole,
-            ]
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|name| size_of::<String>() + name.len());
-            sessions.chain(names).sum()
+        let lists = self.audience.as_deref().map_or(0, Audience::weight);
+        let passthru = self.passthru.as_deref().map_or(0, Passthru::weight);
+        let publisher = self.publisher.as_deref().map_or(0, |publisher| {
+            size_of::<Disclosed>() + publisher.authid.len() + publisher.authrole.len()
         });
-        size_of::<Self>() + self.topic.len() + self.payload.len() + lists
+        let texts = self.topic.len() + passthru + publisher;
+        size_of::<Self>() + texts + self.payload.len() + lists
     }
 
     /// Its EVENT.Details; `topic` only for subscriptions to a pattern (`PAT-05`).

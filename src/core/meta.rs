@@ -229,7 +229,12 @@ impl Realm {
         match answer {
             Ok(Reply::Payload(payload)) => out.answer_call(caller, call.request, Ok(payload)),
             Ok(Reply::Asks(deed)) => {
-                self.follow_up(caller, Request::OnBehalf(call.request, deed.into()), out);
+                let follow_up = Request::OnBehalf {
+                    request: call.request,
+                    deed: deed.into(),
+                    octets: call.payload.len(),
+                };
+                self.follow_up(caller, follow_up, out);
             }
             Err(refusal) => out.answer_call(caller, call.request, Err(refusal)),
         }

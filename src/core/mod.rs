@@ -15,6 +15,7 @@ mod dealer;
 pub mod features;
 mod handshake;
 pub mod hex;
+mod holdings;
 mod io;
 pub mod jwt;
 pub mod jwt_keys;

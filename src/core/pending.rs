@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::answers::Refusal;
+use super::holdings::Hold;
 use super::meta::OnBehalf;
 use super::permissions::{Decision, Subject};
 use super::policy::{Action, Disclosure};
@@ -25,7 +26,12 @@ pub(super) enum Request {
     Register(Register),
     Unregister(Unregister),
     /// What became of a CALL of the router's own procedure: it needs another permission.
-    OnBehalf(RequestId, Box<OnBehalf>),
+    OnBehalf {
+        request: RequestId,
+        deed: Box<OnBehalf>,
+        /// Of its arguments.
+        octets: usize,
+    },
 }
 
 /// One entry of a session's queue.
@@ -38,6 +44,8 @@ pub(super) struct Pending {
     /// `TMO-07`: when a CALL that still waits here times out; waiting counts towards its timeout.
     pub(super) call_timeout_at: Option<Duration>,
     pub(super) state: PendingState,
+    /// Counts it.
+    pub(super) hold: Hold,
 }
 
 #[derive(Debug)]
@@ -66,8 +74,38 @@ impl Request {
             Self::Call(m) | Self::Chunk(m) => m.request,
             Self::Register(m) => m.request,
             Self::Unregister(m) => m.request,
-            Self::OnBehalf(request, _) => *request,
+            Self::OnBehalf { request, .. } => *request,
         }
+    }
+
+    /// About what it takes in memory.
+    pub(super) fn octets(&self) -> usize {
+        match self {
+            Self::Publish(m) => m.weight(),
+            Self::Subscribe(m) => m.topic.len() + m.options.nkey.as_ref().map_or(0, String::len),
+            Self::Call(m) | Self::Chunk(m) => m.weight(),
+            Self::Register(m) => m.procedure.len() + m.options.nkey.as_ref().map_or(0, String::len),
+            Self::OnBehalf { octets, .. } => *octets,
+            Self::Unsubscribe(_) | Self::Unregister(_) => 0,
+        }
+    }
+
+    /// The same, keeping no receive buffer alive.
+    pub(super) fn detached(mut self) -> Self {
+        match &mut self {
+            Self::Publish(m) => {
+                m.topic = m.topic.detached();
+                m.payload = m.payload.detached();
+            }
+            Self::Call(m) | Self::Chunk(m) => {
+                m.procedure = m.procedure.detached();
+                m.payload = m.payload.detached();
+            }
+            Self::Subscribe(m) => m.topic = m.topic.detached(),
+            Self::Register(m) => m.procedure = m.procedure.detached(),
+            Self::OnBehalf { .. } | Self::Unsubscribe(_) | Self::Unregister(_) => {}
+        }
+        self
     }
 
     pub(super) fn code(&self) -> u64 {
@@ -75,7 +113,7 @@ impl Request {
             Self::Publish(_) => code::PUBLISH,
             Self::Subscribe(_) => code::SUBSCRIBE,
             Self::Unsubscribe(_) => code::UNSUBSCRIBE,
-            Self::Call(_) | Self::Chunk(_) | Self::OnBehalf(..) => code::CALL,
+            Self::Call(_) | Self::Chunk(_) | Self::OnBehalf { .. } => code::CALL,
             Self::Register(_) => code::REGISTER,
             Self::Unregister(_) => code::UNREGISTER,
         }
@@ -108,7 +146,7 @@ impl Request {
                 match_policy: m.options.match_policy,
                 disclose_me: m.options.disclose_caller,
             }),
-            Self::OnBehalf(_, deed) => Some(deed.subject()),
+            Self::OnBehalf { deed, .. } => Some(deed.subject()),
             Self::Chunk(_) | Self::Unsubscribe(_) | Self::Unregister(_) => None,
         }
     }
@@ -117,7 +155,7 @@ impl Request {
     pub(super) fn is_call(&self, id: RequestId) -> bool {
         match self {
             Self::Call(call) => call.request == id,
-            Self::OnBehalf(request, _) => *request == id,
+            Self::OnBehalf { request, .. } => *request == id,
             Self::Publish(_)
             | Self::Subscribe(_)
             | Self::Unsubscribe(_)

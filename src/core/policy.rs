@@ -281,6 +281,8 @@ pub struct RealmLimits {
     /// Calls and further chunks of calls that wait for a callee, per registration.
     pub call_queue: usize,
     pub pending_verdicts: usize,
+    /// Octets of one session that are kept until they can be dealt with.
+    pub waiting: usize,
     pub subscriptions: usize,
     pub registrations: usize,
     /// Of one session.
@@ -299,6 +301,7 @@ impl Default for RealmLimits {
             calls_in_flight: 10_000,
             call_queue: 1_000,
             pending_verdicts: 256,
+            waiting: 16 << 20,
             subscriptions: 10_000,
             registrations: 10_000,
             testaments: 32,

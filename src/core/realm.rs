@@ -13,6 +13,7 @@ pub(super) use lifecycle::Farewell;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use self::reauthorize::Recheck;
@@ -22,6 +23,7 @@ use rustc_hash::FxHashMap;
 use super::answers::{Refusal, args_payload, error, goodbye, violation};
 use super::broker::{Broker, Stamp};
 use super::dealer::{CallContext, Dealer};
+use super::holdings::Holdings;
 use super::meta::{Kind, Misfit, Reflection};
 use super::pending::{Outcome, Pending, PendingState, Request, decided, fitting, outcome};
 use super::permissions::{Decision, Permissions, Subject};
@@ -58,6 +60,8 @@ pub struct Realm {
     pub(super) former_tickets: u64,
     /// The session of every pending request.
     pub(super) tickets: FxHashMap<Ticket, SessionId>,
+    /// Octets that are kept of the sessions.
+    kept: Arc<AtomicUsize>,
     /// When to look at a pending request again: its hook is too slow, or its call timed out.
     pub(super) verdict_deadlines: BTreeSet<(Duration, Ticket)>,
     /// When sessions end by themselves.
@@ -86,6 +90,7 @@ impl Realm {
             last_ticket: 0,
             former_tickets: 0,
             tickets: FxHashMap::default(),
+            kept: Arc::default(),
             verdict_deadlines: BTreeSet::new(),
             expiries: BTreeSet::new(),
             rechecks: FxHashMap::default(),
@@ -122,6 +127,17 @@ impl Realm {
     /// Requests that wait for a verdict, or behind one that does.
     pub fn pending_count(&self) -> usize {
         self.tickets.len() + self.rechecks.len()
+    }
+
+    /// Octets that are kept of all sessions until they can be dealt with.
+    pub fn kept_octets(&self) -> usize {
+        self.kept.load(Relaxed)
+    }
+
+    /// The same of one session.
+    pub fn kept_octets_of(&self, session: SessionId) -> usize {
+        let session = self.sessions.get(&session);
+        session.map_or(0, |session| session.holdings.octets())
     }
 
     /// Whether there are retained events, or events in histories.

@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::credentials::Principal;
 use super::dealer::{CallKey, Open};
+use super::holdings::Holdings;
 use super::meta::Testaments;
 use super::pending::Pending;
 use super::permissions::{Decision, LearnedRules, Role};
@@ -55,6 +56,8 @@ pub(super) struct Session {
     pub(super) last_invocation: u64,
     /// The last request id taken from it under `request_ids = "strict"`, else the highest of a CALL (`PCI-08`).
     last_request: u64,
+    /// What is kept of it.
+    pub(super) holdings: Holdings,
     /// Requests waiting for a verdict, and those behind them, in order of arrival (`ORD-05`).
     pub(super) pending: VecDeque<Pending>,
     pub(super) paused: bool,
@@ -80,7 +83,12 @@ const CACHED_VERDICTS: usize = 1_000;
 const SKIPPED: usize = 1_000;
 
 impl Session {
-    pub(super) fn new(join: Join, role: Option<Arc<Role>>, slow: SlowPolicy) -> Self {
+    pub(super) fn new(
+        join: Join,
+        role: Option<Arc<Role>>,
+        slow: SlowPolicy,
+        holdings: Holdings,
+    ) -> Self {
         Self {
             id: join.session,
             principal: Arc::new(join.principal),
@@ -101,6 +109,7 @@ impl Session {
             skipped: FxHashSet::default(),
             last_invocation: 0,
             last_request: 0,
+            holdings,
             pending: VecDeque::new(),
             paused: false,
             verdicts: HashMap::default(),

@@ -392,6 +392,7 @@ mod tests {
     use crate::core::policy::RealmPolicy;
     use crate::server::clock::Clock;
     use crate::server::hooks::HookSlot;
+    use crate::server::outbox::Queues;
     use crate::words::PublicationId;
 
     /// A disk that is sometimes full.
@@ -467,6 +468,7 @@ mod tests {
             Clock::start(),
             HookSlot::default(),
             Arc::default(),
+            Queues::new(usize::MAX),
             Box::new(StdRng::seed_from_u64(1)),
         )
     }

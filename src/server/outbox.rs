@@ -28,7 +28,7 @@ const AT_ONCE: usize = 16 << 10;
 pub(crate) struct Queues {
     total: AtomicUsize,
     limit: AtomicUsize,
-    /// Rung when the total goes above the limit; the router then sheds the largest queues.
+    /// Rung when the total goes above the limit; the router then closes those with the most.
     pub(crate) overfull: Notify,
 }
 
@@ -50,6 +50,14 @@ impl Queues {
         self.total
             .load(Relaxed)
             .saturating_sub(self.limit.load(Relaxed))
+    }
+
+    /// Something that was of one size is of another.
+    pub(crate) fn change(&self, before: usize, after: usize) {
+        match after.checked_sub(before) {
+            Some(more) => self.add(more),
+            None => self.sub(before - after),
+        }
     }
 
     fn add(&self, octets: usize) {

@@ -18,7 +18,7 @@ use super::clock::Clock;
 use super::frames::Framing;
 use super::history::HistoryStore;
 use super::hooks::{HookSlot, SessionChange};
-use super::outbox::{Outbox, Room};
+use super::outbox::{Outbox, Queues, Room};
 use super::session_ids::SessionIds;
 use crate::core::policy::RealmPolicy;
 use crate::core::{
@@ -86,6 +86,8 @@ pub struct RealmHandle {
     clock: Clock,
     hooks: HookSlot,
     ids: Arc<SessionIds>,
+    /// What the core keeps counts there, too.
+    queues: Arc<Queues>,
     state: Mutex<State>,
     /// Where its histories are written, once they were read from there.
     store: OnceLock<Arc<HistoryStore>>,
@@ -99,6 +101,8 @@ struct State {
     links: FxHashMap<SessionId, Link>,
     effects: Effects,
     encoded: Encoded,
+    /// What of the core's [`Realm::kept_octets`] is counted in `queues`.
+    kept: usize,
     /// When the timer task will look again.
     armed: Option<Duration>,
     closed: Option<Uri>,
@@ -141,6 +145,7 @@ impl RealmHandle {
         clock: Clock,
         hooks: HookSlot,
         ids: Arc<SessionIds>,
+        queues: Arc<Queues>,
         random: Box<dyn RngCore + Send>,
     ) -> Arc<Self> {
         let state = State {
@@ -149,6 +154,7 @@ impl RealmHandle {
             links: FxHashMap::default(),
             effects: Effects::default(),
             encoded: Encoded::default(),
+            kept: 0,
             armed: None,
             closed: None,
         };
@@ -158,6 +164,7 @@ impl RealmHandle {
             clock,
             hooks,
             ids,
+            queues,
             state: Mutex::new(state),
             store: OnceLock::new(),
             rearmed: rearmed.clone(),
@@ -168,6 +175,11 @@ impl RealmHandle {
 
     pub fn uri(&self) -> &Uri {
         &self.uri
+    }
+
+    /// Octets that are kept of a session until they can be dealt with.
+    pub(crate) fn kept_octets_of(&self, session: SessionId) -> usize {
+        self.state.lock().core.kept_octets_of(session)
     }
 
     /// What holds in the realm now.
@@ -231,7 +243,13 @@ impl RealmHandle {
         if earlier {
             state.armed = next;
         }
+        let before = state.kept;
+        let kept = state.core.kept_octets();
+        state.kept = kept;
         drop(state);
+        if kept != before {
+            self.queues.change(before, kept);
+        }
         if earlier {
             self.rearmed.notify_one();
         }
@@ -376,6 +394,7 @@ impl Afterwards {
 
 impl Drop for RealmHandle {
     fn drop(&mut self) {
+        self.queues.change(self.state.get_mut().kept, 0);
         self.rearmed.notify_one();
     }
 }

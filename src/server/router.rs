@@ -386,6 +386,7 @@ impl Shared {
             self.clock,
             self.hooks.clone(),
             self.ids.clone(),
+            self.queues.clone(),
             random,
         );
         realm.adopt(policy, self.store.get(), records);
@@ -463,22 +464,28 @@ impl Shared {
     }
 }
 
-/// Ends the sessions with the largest queues whenever all queues together are above `limits.queues_total`.
+/// Ends the sessions with the most waiting whenever all together are above `limits.queues_total`.
 async fn shed(shared: std::sync::Weak<Shared>, queues: Arc<Queues>) {
     loop {
         queues.overfull.notified().await;
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        let mut outboxes = shared.seats.outboxes();
-        outboxes.sort_by_cached_key(|outbox| std::cmp::Reverse(outbox.len()));
-        for outbox in outboxes {
+        let outboxes = shared.seats.outboxes();
+        let weighed = outboxes.into_iter().map(|outbox| {
+            let session = outbox.session();
+            let kept = session.map_or(0, |(realm, session)| realm.kept_octets_of(session));
+            (outbox.len() + kept, outbox)
+        });
+        let mut weighed: Vec<_> = weighed.filter(|(octets, _)| *octets > 0).collect();
+        weighed.sort_by_key(|(octets, _)| std::cmp::Reverse(*octets));
+        for (octets, outbox) in weighed {
             if queues.excess() == 0 {
                 break;
             }
             warn!(
-                octets = outbox.len(),
-                "limits.queues_total is reached: the largest queue's session is closed"
+                octets,
+                "limits.queues_total is reached: the session with the most waiting is closed"
             );
             outbox.shed();
             if let Some((realm, session)) = outbox.session() {

@@ -3,7 +3,7 @@
 //! A bound on payloads alone is none: the topic, the six lists of an audience and the `ppt_*` texts come from the same
 //! sender and may be as long.
 
-use super::message::{Audience, Event, Invocation, Message, Passthru};
+use super::message::{Audience, Call, Event, Invocation, Message, Passthru, Publish};
 
 /// Octets of a message beside everything of variable length.
 const FIXED: usize = 256;
@@ -14,18 +14,8 @@ impl Message {
     /// Roughly the octets it takes in memory.
     pub fn weight(&self) -> usize {
         let (payload, texts) = match self {
-            Self::Publish(m) => {
-                let options = &m.options;
-                let audience = options.audience.as_deref().map_or(0, Audience::weight);
-                let texts = m.topic.len() + text(&options.rkey) + passthru(&options.passthru);
-                (m.payload.len(), texts + audience)
-            }
-            Self::Call(m) => {
-                let options = &m.options;
-                let texts = text(&options.rkey) + text(&options.runmode);
-                let texts = texts + m.procedure.len() + passthru(&options.passthru);
-                (m.payload.len(), texts)
-            }
+            Self::Publish(m) => (m.weight(), 0),
+            Self::Call(m) => (m.weight(), 0),
             Self::Yield(m) => (m.payload.len(), passthru(&m.passthru)),
             Self::Result(m) => (m.payload.len(), passthru(&m.passthru)),
             Self::Error(m) => (m.payload.len(), m.error.len() + passthru(&m.passthru)),
@@ -53,6 +43,25 @@ impl Message {
     }
 }
 
+impl Publish {
+    /// The octets of payload, texts and lists.
+    pub fn weight(&self) -> usize {
+        let options = &self.options;
+        let audience = options.audience.as_deref().map_or(0, Audience::weight);
+        let texts = self.topic.len() + text(&options.rkey) + passthru(&options.passthru);
+        self.payload.len() + texts + audience
+    }
+}
+
+impl Call {
+    /// The octets of payload and texts.
+    pub fn weight(&self) -> usize {
+        let options = &self.options;
+        let texts = text(&options.rkey) + text(&options.runmode);
+        self.payload.len() + texts + self.procedure.len() + passthru(&options.passthru)
+    }
+}
+
 impl Invocation {
     /// The octets of payload and texts.
     pub fn weight(&self) -> usize {
@@ -70,7 +79,7 @@ impl Event {
 }
 
 impl Audience {
-    fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         let ids = [&self.exclude, &self.eligible].into_iter().flatten();
         let texts = [
             &self.exclude_authid,
@@ -89,7 +98,12 @@ fn text(text: &Option<String>) -> usize {
 }
 
 fn passthru(passthru: &Option<Box<Passthru>>) -> usize {
-    passthru.as_ref().map_or(0, |it| {
-        it.scheme.len() + text(&it.serializer) + text(&it.cipher) + text(&it.keyid)
-    })
+    passthru.as_deref().map_or(0, Passthru::weight)
+}
+
+impl Passthru {
+    pub fn weight(&self) -> usize {
+        let more = text(&self.serializer) + text(&self.cipher) + text(&self.keyid);
+        self.scheme.len() + more
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use perilune::core::policy::{Actions, RolePolicy, SlowPolicy};
+use perilune::core::policy::{Actions, HistoryPlace, HistoryPolicy, RolePolicy, SlowPolicy};
 use perilune::core::{CacheFor, Report, Then, Undelivered};
 use perilune::words::MatchPolicy;
 
@@ -82,6 +82,210 @@ fn limit_pending_verdicts_pauses_the_reader() {
     assert_eq!(realm.paused, [(joe, true)], "still two");
     realm.verdict(tickets[1], allow(CacheFor::Never));
     assert_eq!(realm.paused, [(joe, true), (joe, false)]);
+}
+
+/// What a realm keeps for sessions counts for them until it is gone, however it goes.
+fn waiting(limit: usize) -> Conversation {
+    Conversation::with(|policy| policy.limits.waiting = limit)
+}
+
+fn big() -> Json {
+    json!(["x".repeat(10_000)])
+}
+
+#[test]
+fn limit_waiting_calls_that_wait_for_a_callee() {
+    let mut realm = waiting(25_000);
+    let (callee, caller) = (realm.join("callee"), realm.join("caller"));
+    realm.register_with(callee, json!({"concurrency": 1}), "a");
+    let mut requests: Vec<u64> = (0..3)
+        .map(|_| realm.call(caller, json!({}), "a", big()))
+        .collect();
+    let first = realm.invoked(callee).request;
+    assert!(realm.realm.kept_octets() > 20_000);
+    let refused = realm.call(caller, json!({}), "a", big());
+    realm.hears(caller, json!([8, 48, refused, {}, UNAVAILABLE]));
+    let small = realm.call(caller, json!({}), "a", json!([]));
+    let other = realm.join("other");
+    realm.call(other, json!({}), "a", big());
+    realm.cancel(caller, requests.remove(1), "skip");
+    realm.heard(caller);
+    realm.yields(callee, first, json!([]));
+    realm.hears(caller, json!([50, requests[0], {}]));
+    let second = realm.invoked(callee).request;
+    assert!(realm.realm.kept_octets_of(caller) < 2_000);
+    realm.loses(other);
+    realm.yields(callee, second, json!([]));
+    realm.hears(caller, json!([50, requests[1], {}]));
+    let third = realm.invoked(callee).request;
+    realm.yields(callee, third, json!([]));
+    realm.hears(caller, json!([50, small, {}]));
+    assert_eq!(realm.realm.kept_octets(), 0);
+}
+
+#[test]
+fn limit_waiting_chunks_and_calls_that_may_be_rerouted() {
+    let mut realm = waiting(25_000);
+    let features = [
+        "progressive_call_invocations",
+        "call_canceling",
+        "call_reroute",
+    ];
+    let (callee, next) = (
+        realm.join_with("callee", &features),
+        realm.join_with("next", &features),
+    );
+    let caller = realm.join_with("caller", &features);
+    for peer in [callee, next] {
+        realm.register_with(peer, json!({"concurrency": 1, "invoke": "first"}), "a");
+    }
+    let request = realm.call(caller, json!({}), "a", big());
+    assert!(realm.realm.kept_octets() > 10_000, "for the next callee");
+    let streamed = realm.call(caller, json!({"progress": true}), "a", big());
+    realm.invoked(next);
+    assert!(realm.realm.kept_octets() > 20_000);
+    // The third is not kept for another callee, and goes on all the same.
+    realm.says(
+        caller,
+        json!([48, streamed, {"progress": true}, "a", big()]),
+    );
+    realm.invoked(next);
+    let invoked = realm.invoked(callee).request;
+    realm.says(
+        callee,
+        json!([8, 68, invoked, {}, "wamp.error.unavailable"]),
+    );
+    assert!(realm.realm.kept_octets() > 10_000, "waits for the other");
+    let waits = realm.call(caller, json!({"progress": true}), "a", json!([]));
+    realm.invoked(callee);
+    realm.loses(caller);
+    assert_eq!(realm.realm.kept_octets(), 0);
+    let _ = (request, waits);
+}
+
+#[test]
+fn limit_waiting_results_of_a_call_to_all_nodes() {
+    let mut realm = waiting(25_000);
+    let caller = realm.join("caller");
+    let callees: Vec<_> = (0..4)
+        .map(|number| realm.join(&number.to_string()))
+        .collect();
+    for (number, callee) in callees.iter().enumerate() {
+        let options = json!({"invoke": "sharded", "nkey": number.to_string()});
+        realm.register_with(*callee, options, "a");
+    }
+    let request = realm.call(caller, json!({"runmode": "all"}), "a", json!([]));
+    for callee in &callees[..3] {
+        let invoked = realm.invoked(*callee).request;
+        realm.yields(*callee, invoked, big());
+    }
+    realm.hears(caller, json!([8, 48, request, {}, UNAVAILABLE]));
+    assert_eq!(realm.realm.kept_octets(), 0);
+}
+
+#[test]
+fn limit_waiting_requests_behind_an_authorizer_pause_the_reader() {
+    let mut realm = Conversation::with(|policy| {
+        policy.authorizer = true;
+        policy.roles.insert(USER.into(), role(vec![]));
+        policy.limits.waiting = 15_000;
+    });
+    let joe = realm.join("joe");
+    realm.publish(joe, json!({}), "a", big());
+    assert_eq!(realm.paused, []);
+    realm.publish(joe, json!({}), "b", big());
+    assert_eq!(realm.paused, [(joe, true)]);
+    let audience: Vec<String> = (0..1_000).map(|number| format!("user {number}")).collect();
+    let before = realm.realm.kept_octets();
+    realm.publish(joe, json!({"eligible_authid": audience}), "c", json!([]));
+    assert!(
+        realm.realm.kept_octets() > before + 10_000,
+        "lists count, too"
+    );
+    for _ in 0..3 {
+        let ticket = realm.asked().ticket;
+        realm.verdict(ticket, allow(CacheFor::Never));
+    }
+    assert_eq!(realm.paused, [(joe, true), (joe, false)]);
+    assert_eq!(realm.realm.kept_octets(), 0);
+}
+
+/// What waits for a callee does not keep the reader paused once nothing waits for the authorizer.
+#[test]
+fn limit_waiting_a_paused_reader_goes_on_when_it_has_nothing_pending() {
+    let mut realm = Conversation::with(|policy| {
+        policy.authorizer = true;
+        policy.roles.insert(USER.into(), role(vec![]));
+        policy.limits.waiting = 15_000;
+    });
+    let (callee, caller) = (realm.join("callee"), realm.join("caller"));
+    let decide = |realm: &mut Conversation| {
+        let ticket = realm.asked().ticket;
+        realm.verdict(ticket, allow(CacheFor::Never));
+    };
+    realm.says(callee, json!([64, 1, {"concurrency": 1}, "a"]));
+    decide(&mut realm);
+    realm.heard(callee);
+    for _ in 0..3 {
+        realm.call(caller, json!({}), "a", big());
+    }
+    for _ in 0..3 {
+        decide(&mut realm);
+    }
+    realm.invoked(callee);
+    let refused = realm.heard(caller);
+    assert_eq!(refused[4], UNAVAILABLE);
+    assert_eq!(realm.paused, [(caller, true), (caller, false)]);
+    assert!(realm.realm.kept_octets() > 10_000);
+    realm.loses(callee);
+    assert_eq!(realm.realm.kept_octets(), 0);
+}
+
+#[test]
+fn limit_waiting_a_script_that_cannot_be_paused_is_refused() {
+    let mut realm = Conversation::with(|policy| {
+        let disk = HistoryPolicy::new(MatchPolicy::Exact, "a".into());
+        policy.history.push(HistoryPolicy {
+            store: HistoryPlace::Disk,
+            ..disk
+        });
+        policy.limits.waiting = 15_000;
+    });
+    let script = realm.join_raw("a.lua", "script", &[], true);
+    let acknowledged = json!({"acknowledge": true});
+    let first = realm.publish(script, acknowledged.clone(), "a", big());
+    let ticket = realm.written().1.expect("somebody waits");
+    let second = realm.publish(script, acknowledged, "a", big());
+    realm.hears(script, json!([8, 16, second, {}, UNAVAILABLE]));
+    realm.publish(script, json!({}), "b", big());
+    realm.stored(ticket, Ok(()));
+    let published = realm.heard(script);
+    assert_eq!((&published[0], &published[1]), (&json!(17), &json!(first)));
+    realm.nothing_written();
+    assert_eq!(realm.realm.kept_octets(), 0);
+}
+
+#[test]
+fn limit_waiting_testaments() {
+    const ADD: &str = "wamp.session.add_testament";
+    let mut realm = waiting(25_000);
+    let joe = realm.join("joe");
+    for _ in 0..2 {
+        let request = realm.call(joe, json!({}), ADD, json!(["a", big()]));
+        realm.hears(joe, json!([50, request, {}]));
+    }
+    let request = realm.call(joe, json!({}), ADD, json!(["a", big()]));
+    realm.hears(
+        joe,
+        json!([8, 48, request, {}, "wamp.error.option_not_allowed"]),
+    );
+    let request = realm.call(joe, json!({}), "wamp.session.flush_testaments", json!([]));
+    realm.hears(joe, json!([50, request, {}]));
+    assert_eq!(realm.realm.kept_octets(), 0);
+    let request = realm.call(joe, json!({}), ADD, json!(["a", big()]));
+    realm.hears(joe, json!([50, request, {}]));
+    realm.loses(joe);
+    assert_eq!(realm.realm.kept_octets(), 0);
 }
 
 #[test]

@@ -328,8 +328,12 @@ impl Client {
     }
 
     pub async fn register(&mut self, procedure: &str) {
-        let request = self.request();
-        let (options, procedure) = (RegisterOptions::default(), uri(procedure));
+        self.register_with(procedure, RegisterOptions::default())
+            .await;
+    }
+
+    pub async fn register_with(&mut self, procedure: &str, options: RegisterOptions) {
+        let (request, procedure) = (self.request(), uri(procedure));
         self.send(&Message::Register(Register {
             request,
             options,

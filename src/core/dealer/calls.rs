@@ -188,7 +188,7 @@ impl Dealer {
             call.deadline = deadline;
         }
         if features.call_reroute && seat.others {
-            call.rare().kept = Some(parcel.detached());
+            call.rare().kept = parcel.kept(call.caller, context.sessions);
         }
         let details = InvocationDetails {
             receive_progress: call.progress,
@@ -219,7 +219,7 @@ impl Dealer {
                 payload: parcel.payload,
             }),
         );
-        for (progress, payload) in chunks {
+        for (progress, payload, _) in chunks {
             self.send_chunk(key, progress, payload, context.out);
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct FanOut {
     /// Legs without a final answer.
     pub(super) legs: Vec<CallKey>,
     /// By node, in the order of their keys.
-    results: BTreeMap<Arc<str>, Payload>,
+    results: BTreeMap<Arc<str>, (Payload, Hold)>,
     /// The serializer to collect them in: the caller's, as far as its arguments tell.
     serializer: Option<Serializer>,
     /// INTERRUPTs are out and the caller still waits (mode kill).
@@ -116,7 +116,21 @@ impl Dealer {
             }
             return;
         }
-        whole.results.insert(node, answer.payload.detached());
+        let caller = sessions.get(&whole.caller);
+        let payload = answer.payload.detached();
+        let hold = caller.and_then(|caller| caller.holdings.hold(payload.len()));
+        let Some(hold) = hold else {
+            let text = caller.map(|caller| caller.holdings.refusal());
+            let error = Error {
+                request_type: code::CALL,
+                request: whole.request,
+                passthru: None,
+                error: uris::UNAVAILABLE,
+                payload: text_payload(&text.unwrap_or_default()),
+            };
+            return self.fail_fan_out(fan_out, error, sessions, out);
+        };
+        whole.results.insert(node, (payload, hold));
         if over {
             self.complete(fan_out, sessions, out);
         }
@@ -134,13 +148,16 @@ impl Dealer {
         let whole = self.forget_fan_out(fan_out, sessions);
         let results = &whole.results;
         let serializer = whole.serializer.or_else(|| {
-            let mut given = results.values().filter(|payload| !payload.is_empty());
+            let payloads = results.values().map(|(payload, _)| payload);
+            let mut given = payloads.filter(|payload| !payload.is_empty());
             given.next().map(Payload::serializer)
         });
         let payload = if whole.progressive {
             Ok(Payload::none())
         } else {
-            let answers = results.iter().map(|(node, payload)| (&**node, payload));
+            let answers = results
+                .iter()
+                .map(|(node, (payload, _))| (&**node, payload));
             Payload::by_node(serializer.unwrap_or(Serializer::Json), answers)
         };
         match payload {

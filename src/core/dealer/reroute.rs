@@ -11,7 +11,7 @@ impl Dealer {
         let kept = call.rare.as_mut().and_then(|rare| rare.kept.take());
         let text = "no callee of the procedure is available";
         match kept.filter(|_| !begun) {
-            Some(parcel) => {
+            Some(Kept { parcel, .. }) => {
                 let failure = (uris::NO_AVAILABLE_CALLEE, text);
                 self.try_next(key, parcel, failure, context);
             }

@@ -14,12 +14,15 @@ impl Dealer {
         let limit = context.limits.call_queue;
         let queue = self.registrations.get_mut(&call.registration);
         let Some(registration) = queue.filter(|queue| queue.backlog < limit) else {
-            return self.no_room(key, limit, context);
+            return self.no_place(key, limit, context);
+        };
+        let Some(kept) = parcel.kept(call.caller, context.sessions) else {
+            return self.no_room(key, context);
         };
         registration.waiting.push_back(key);
         registration.backlog += 1;
         call.waiting = true;
-        call.rare().kept = Some(parcel.detached());
+        call.rare().kept = Some(kept);
         // Nobody else can keep the time of a call that is with no callee.
         if let (None, Some(timeout)) = (call.deadline, call.timeout) {
             call.deadline = Some(call.received + timeout);
@@ -37,17 +40,29 @@ impl Dealer {
     ) {
         let call = &mut self.calls[key];
         let limit = context.limits.call_queue;
+        let caller = context.sessions.get(&call.caller);
+        let Some(hold) = caller.and_then(|caller| caller.holdings.hold(payload.len())) else {
+            return self.no_room(key, context);
+        };
         let queue = self.registrations.get_mut(&call.registration);
         match (queue.filter(|queue| queue.backlog < limit), call.stream()) {
             (Some(registration), Some(stream)) => {
                 registration.backlog += 1;
-                stream.waiting.push((progress, payload.detached()));
+                stream.waiting.push((progress, payload.detached(), hold));
             }
-            _ => self.no_room(key, limit, context),
+            _ => self.no_place(key, limit, context),
         }
     }
 
-    fn no_room(&mut self, key: CallKey, limit: usize, context: &mut CallContext<'_>) {
+    /// The caller has too much waiting.
+    fn no_room(&mut self, key: CallKey, context: &mut CallContext<'_>) {
+        let caller = context.sessions.get(&self.calls[key].caller);
+        let text = caller.map(|caller| caller.holdings.refusal());
+        let (uri, text) = (uris::UNAVAILABLE, text.unwrap_or_default());
+        self.fail(key, uri, &text, context.sessions, context.out);
+    }
+
+    fn no_place(&mut self, key: CallKey, limit: usize, context: &mut CallContext<'_>) {
         let text = format!("all callees are busy and {limit} calls wait (limits.call_queue)");
         let uri = uris::UNAVAILABLE;
         self.fail(key, uri, &text, context.sessions, context.out);
@@ -110,7 +125,7 @@ impl Dealer {
                     call.waiting = false;
                     registration.waiting.remove(at);
                     registration.backlog -= 1 + chunks;
-                    if let Some(parcel) = kept {
+                    if let Some(Kept { parcel, .. }) = kept {
                         self.issue(key, seat, parcel, context);
                     }
                 }

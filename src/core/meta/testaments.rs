@@ -10,6 +10,7 @@ use super::{
     Answer, Dict, Effects, Kind, MetaCall, OnBehalf, Payload, Realm, Refusal, Reply, SessionId,
     Uri, Value, nothing, uris,
 };
+use crate::core::holdings::Hold;
 use crate::core::permissions::Decision;
 use crate::core::policy::{Action, Disclosure};
 use crate::core::session::Session;
@@ -27,6 +28,8 @@ pub(in crate::core) struct Testaments {
 struct Testament {
     publish: Publish,
     disclosure: Disclosure,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    hold: Hold,
 }
 
 /// When a testament is due. Sessions cannot be resumed, so both are at the end, detached first (`TST-05`).
@@ -116,9 +119,14 @@ impl Realm {
                 let text = format!("a session may have {most} testaments (limits.testaments)");
                 return Err(Refusal::new(uris::OPTION_NOT_ALLOWED, text)); // TST-10
             }
+            let Some(hold) = session.holdings.hold(publish.weight()) else {
+                let text = session.holdings.refusal();
+                return Err(Refusal::new(uris::OPTION_NOT_ALLOWED, text));
+            };
             let testament = Testament {
                 publish,
                 disclosure,
+                hold,
             };
             session.testaments.bucket(scope).push(testament);
         }

@@ -23,7 +23,8 @@ impl Realm {
             .expires
             .map(|at| at.duration_since(self.now.wall).unwrap_or_default())
             .filter(|lives| *lives < LONGEST_LIFE);
-        let mut session = Session::new(join, role, slow);
+        let holdings = Holdings::new(&self.kept, self.policy.limits.waiting);
+        let mut session = Session::new(join, role, slow, holdings);
         session.expires = lives.map(|lives| self.now.mono + lives);
         self.expiries.extend(session.expires.map(|at| (at, id)));
         session.trustlevel = self.policy.trustlevel(&session.principal.authrole);
@@ -199,6 +200,7 @@ impl Realm {
             let role = &principal.authrole;
             session.role = self.permissions.role(&principal, session.id);
             session.trustlevel = self.policy.trustlevel(role);
+            session.holdings.limit = self.policy.limits.waiting;
             session.slow = self
                 .policy
                 .roles

@@ -28,8 +28,10 @@ impl Realm {
                 self.perform(now.mono, id, request, outcome, out)
             }
             Some(outcome) => {
-                self.queue(now, id, request, PendingState::Decided(outcome), out);
-                self.store_head(id, out);
+                if self.has_place(id, &request, out) {
+                    self.queue(now, id, request, PendingState::Decided(outcome), out);
+                    self.store_head(id, out);
+                }
             }
             None => self.ask(now, id, request, out),
         }
@@ -153,7 +155,7 @@ impl Realm {
                 let (dealer, mut context) = self.dealing(received, out);
                 dealer.proceed(id, chunk, &mut context);
             }
-            Request::OnBehalf(request, deed) => {
+            Request::OnBehalf { request, deed, .. } => {
                 self.act_on_behalf(id, request, *deed, disclosure, out);
             }
             Request::Publish(publish) => {
@@ -224,7 +226,10 @@ impl Realm {
             }
             Request::Unsubscribe(m) => self.broker.unsubscribe(session, m, out),
             Request::Unregister(m) => self.dealer.unregister(session, m, out),
-            Request::Call(_) | Request::Chunk(_) | Request::Publish(_) | Request::OnBehalf(..) => {}
+            Request::Call(_)
+            | Request::Chunk(_)
+            | Request::Publish(_)
+            | Request::OnBehalf { .. } => {}
         }
         self.tell_if(told, out);
     }

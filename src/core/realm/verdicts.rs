@@ -21,6 +21,9 @@ impl Realm {
                 false => self.queue(now, id, request, PendingState::Decided(allowed), out),
             };
         }
+        if !self.has_place(id, &request, out) {
+            return;
+        }
         let question = AuthorizeRequest {
             ticket: Ticket(self.last_ticket + 1), // the one `queue` gives out
             session: id,
@@ -61,6 +64,20 @@ impl Realm {
             .any(|id| self.dealer.pattern_of(*id) == Some((&procedure.uri, MatchPolicy::Exact)))
     }
 
+    /// Who has a transport is not read on when too much of it waits. All others are refused.
+    pub(super) fn has_place(&self, id: SessionId, request: &Request, out: &mut Effects) -> bool {
+        let Some(session) = self.sessions.get(&id) else {
+            return false;
+        };
+        let place =
+            session.kind == SessionKind::Peer || session.holdings.has_room(request.octets());
+        if !place && !request.is_silent() {
+            let refusal = Refusal::new(uris::UNAVAILABLE, session.holdings.refusal());
+            out.refuse(id, request.code(), request.id(), refusal);
+        }
+        place
+    }
+
     /// Puts a request at the end of its session's queue.
     pub(super) fn queue(
         &mut self,
@@ -80,7 +97,8 @@ impl Realm {
         };
         let pending = Pending {
             ticket: Ticket(self.last_ticket),
-            request,
+            hold: session.holdings.hold_anyway(request.octets()),
+            request: request.detached(),
             received: now.mono,
             call_timeout_at: timeout.map(|timeout| now.mono + timeout),
             state,
@@ -227,6 +245,7 @@ impl Realm {
         {
             self.forget_ticket(&pending);
             let (request, received) = (pending.request, pending.received);
+            drop(pending.hold); // What is kept of it from here on counts anew.
             match pending.state {
                 PendingState::Decided(outcome) | PendingState::Unfit(outcome) => {
                     self.perform(received, id, request, outcome, out);
@@ -299,7 +318,7 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if !session.paused && session.pending.len() >= limit {
+        if !session.paused && (session.pending.len() >= limit || session.holdings.is_full()) {
             session.paused = true;
             out.list.push(Effect::Pause { session: id });
         }
@@ -310,7 +329,9 @@ impl Realm {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if session.paused && session.pending.len() < limit {
+        let room = session.pending.len() < limit && !session.holdings.is_full();
+        // What else is kept of it goes without anybody looking here.
+        if session.paused && (room || session.pending.is_empty()) {
             session.paused = false;
             out.list.push(Effect::Resume { session: id });
         }

@@ -148,7 +148,8 @@ const ROUTER: &[Key<Limits>] = &[
     Key {
         name: "queues_total",
         reads: Reads::Into(|l| Slot::Size(&mut l.router.queues_total, 1)),
-        doc: "Octets waiting for all sessions; beyond, the sessions with the largest queues are closed.",
+        doc: "Memory of what waits for all sessions, and of what waits of theirs (`waiting`); beyond, the sessions with the \
+              most are closed.",
     },
 ];
 
@@ -180,6 +181,12 @@ const REALM: &[Key<Limits>] = &[
         name: "pending_verdicts",
         reads: Reads::Into(|l| Slot::Count(&mut l.realm.pending_verdicts)),
         doc: "Actions of one session that wait for an authorizer; beyond, the session is not read.",
+    },
+    Key {
+        name: "waiting",
+        reads: Reads::Into(|l| Slot::Size(&mut l.realm.waiting, 1)),
+        doc: "Octets of one session that wait for an authorizer, the disk or a callee, testaments and results of a call to \
+              all nodes among them; beyond, the session is not read, and calls and testaments that would wait are refused.",
     },
     Key {
         name: "subscriptions",
