@@ -565,7 +565,8 @@ async fn ses_15_rs_06_slow_drips_end_with_the_handshake_time() {
     let router = Router::new(&settings);
     let mut addresses = Vec::new();
     for listener in &settings.listeners {
-        let listener = perilune::server::Listener::bind(listener).await.unwrap();
+        let mut bound = perilune::server::Listener::bind(listener).await.unwrap();
+        let listener = bound.remove(0);
         let perilune::server::BoundAddress::Tcp { address, .. } = *listener.address() else {
             panic!("TCP")
         };

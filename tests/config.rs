@@ -20,7 +20,7 @@ use perilune::lua::vm::{ErrorKind, Slice, Vm, spawn_vm_thread};
 use perilune::lua::watch::Fingerprints;
 use perilune::server::settings::{
     Address, ClientCertificates, Compat, HttpSettings, ListenerSettings, RealmHostLimits,
-    RealmSettings, RouterLimits, ScriptSettings, Settings, TlsSettings,
+    RealmSettings, RouterLimits, ScriptSettings, Settings, SocketFile, TlsSettings,
 };
 use perilune::wire::Serializer;
 use perilune::words::{MatchPolicy, Uri, UriRules};
@@ -428,7 +428,7 @@ fn listeners_that_cannot_be() {
         ),
         (
             "return { listen = { addr = ':0', mode = '0600' } }",
-            "perilune.lua:1: `listen.mode` is for unix sockets only",
+            "perilune.lua:1: `listen.mode` is for unix sockets with a file only",
         ),
         (
             "return { listen = { addr = 'unix:x', mode = 600 } }",
@@ -1170,7 +1170,7 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
         plain(Address::Tcp("127.0.0.1:8080".into())),
         plain(Address::Unix {
             path: folder.join("run/p.sock"),
-            mode: 0o600,
+            file: SocketFile::default(),
         }),
         ListenerSettings {
             address: Address::Tcp("0.0.0.0:8443".into()),
@@ -1193,7 +1193,10 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
         },
         plain(Address::Unix {
             path: "/run/x.sock".into(),
-            mode: 0o660,
+            file: SocketFile {
+                mode: 0o660,
+                ..SocketFile::default()
+            },
         }),
     ]
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use perilune::core::credentials::AuthMethod;
 use perilune::core::{AuthFailure, AuthorizeRequest, Granted, Login};
-use perilune::server::settings::{Address, ListenerSettings, Settings, TlsSettings};
+use perilune::server::settings::{Address, ListenerSettings, Settings, SocketFile, TlsSettings};
 use perilune::server::{Hooks, RealmHandle, Router, SessionChange, TransportInfo};
 use perilune::wire::{Message, Serializer};
 use support::{BoxedIo, Client, Kind, REALM, settings, soon, start, tcp, unix};
@@ -84,7 +84,7 @@ async fn the_conveyed_address_is_the_peers() {
     let mut settings = proxied();
     let address = Address::Unix {
         path: path.clone(),
-        mode: 0o600,
+        file: SocketFile::default(),
     };
     settings.listeners.push(ListenerSettings {
         proxy: true,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use perilune::core::cryptosign::{CryptosignPolicy, KeyOwner, PublicKey};
 use perilune::core::hex;
 use perilune::core::policy::SlowPolicy;
-use perilune::server::settings::{Address, ListenerSettings, RealmSettings, Settings, TlsSettings};
+use perilune::server::settings::{
+    Address, ListenerSettings, RealmSettings, Settings, SocketFile, TlsSettings,
+};
 use perilune::server::{ListenError, Listener};
 use perilune::wire::{
     Call, CallOptions, Goodbye, Invocation, Message, Payload, Serializer, Subscribe,
@@ -346,7 +348,8 @@ async fn ws_04_ws_05_wrong_frames_end_with_their_code() {
     let (router, address) = start(&settings()).await;
     let mut settings = settings();
     settings.listeners[0].message = 1000;
-    let small = Listener::bind(&settings.listeners[0]).await.unwrap();
+    let mut small = Listener::bind(&settings.listeners[0]).await.unwrap();
+    let small = small.remove(0);
     let perilune::server::BoundAddress::Tcp {
         address: small_address,
         ..
@@ -493,7 +496,7 @@ async fn tls_02_unix_sockets_with_mode_and_stale_file() {
     let mut settings = settings();
     settings.listeners = vec![ListenerSettings::at(Address::Unix {
         path: path.clone(),
-        mode: 0o600,
+        file: SocketFile::default(),
     })];
     let (router, _) = start(&settings).await;
     let mode =

@@ -26,7 +26,8 @@ pub(super) struct ServeArgs {
     /// A folder with perilune.lua, or such a file [default: ./perilune.lua, else ./scripts/smart-home, else a
     /// built-in application]
     app: Option<PathBuf>,
-    /// Listen here instead of where the configuration says: host:port or unix:/path; repeatable
+    /// Listen here instead of where the configuration says: host:port, unix:/path or unix:@name; repeatable. An address
+    /// that is not configured is plain (no TLS, no PROXY), else as the first configured listener
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     listen: Vec<Address>,
     /// Do not reload when files change (SIGHUP still reloads)
@@ -105,12 +106,25 @@ async fn serve(
     let mut listeners = Vec::new();
     for settings in &configuration.settings.listeners {
         match Listener::bind(settings).await {
-            Ok(listener) => listeners.push(listener),
+            Ok(bound) => listeners.extend(bound),
             Err(error) => {
                 error!("{error}");
                 return Ok(ExitCode::from(NOT_STARTED));
             }
         }
+    }
+    if app.is_none()
+        && let Some(open) = listeners
+            .iter()
+            .find(|listener| !listener.address().is_local())
+    {
+        error!(
+            "the built-in application gives everybody every right, so only this machine may reach it, but {} can be \
+             reached from elsewhere: write a perilune.lua, `return {{ realms = {{ NAME = {{ auth = {{ … }}, roles = \
+             {{ … }} }} }} }}`, and serve that",
+            open.address()
+        );
+        return Ok(ExitCode::from(NOT_STARTED));
     }
     let router = match Router::with_data(&configuration.settings) {
         Ok(router) => Arc::new(router),

@@ -1,22 +1,19 @@
-//! Listening: binding addresses, accepting connections, telling by the first octet what a connection speaks.
+//! Listening: accepting connections, telling by the first octet what a connection speaks.
 
-use std::fmt;
-use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::bind::{self, BoundAddress, ListenError, Socket};
 use super::connection::{self, MISSED_PONGS, Parts};
 use super::frames::Framing;
 use super::hooks::TransportInfo;
@@ -29,7 +26,8 @@ use super::router::Shared;
 use super::seats::{Seat, TooMany};
 use super::settings::{Address, ListenerSettings};
 use super::stream::{Io, Stream};
-use super::tls::{ClientCertificate, Tls, TlsError};
+use super::timer;
+use super::tls::{ClientCertificate, Tls};
 
 /// Idle time after which the system probes a TCP peer where `idle_ping` is off.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -43,33 +41,6 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
 /// How long a refused connection has to say what it speaks.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
-/// Why a listener could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    #[error(
-        "{address} is in use by another program (perhaps another router): stop that one, or choose another \
-         address with --listen or `listen` in the configuration"
-    )]
-    InUse { address: String },
-    #[error(
-        "{address} cannot be used, as this user may not: choose a port above 1023 or another path"
-    )]
-    Denied { address: String },
-    #[error(
-        "{address} is not an address of this machine: use host:port, for example 127.0.0.1:8080"
-    )]
-    NoSuchAddress { address: String },
-    #[error("{} exists and is not a socket: remove it, or choose another path", .path.display())]
-    NotASocket { path: PathBuf },
-    #[error("TLS on {address}: {error}")]
-    Tls {
-        address: String,
-        error: Box<TlsError>,
-    },
-    #[error("listening on {address} failed: {error}")]
-    Other { address: String, error: io::Error },
-}
-
 /// A bound listener that does not accept yet. Dropping it removes a unix socket's file (`TLS-02`).
 pub struct Listener {
     socket: Socket,
@@ -78,76 +49,51 @@ pub struct Listener {
     address: BoundAddress,
 }
 
-enum Socket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-/// Where a listener can be reached; `Display` gives `ws://127.0.0.1:8080/ws` or `unix:/path`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BoundAddress {
-    Tcp {
-        address: SocketAddr,
-        tls: bool,
-        path: String,
-    },
-    Unix(PathBuf),
-}
-
-impl fmt::Display for BoundAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { address, tls, path } => {
-                write!(f, "{}://{address}{path}", if *tls { "wss" } else { "ws" })
-            }
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
 impl Listener {
-    /// Binds the address; port 0 lets the system choose one.
-    pub async fn bind(settings: &ListenerSettings) -> Result<Self, ListenError> {
+    /// Binds the address; port 0 lets the system choose one. A name of several addresses gives as many listeners.
+    pub async fn bind(settings: &ListenerSettings) -> Result<Vec<Self>, ListenError> {
+        // Needed by every connection: who cannot have it need not begin.
+        timer::start().map_err(ListenError::Timers)?;
         let settings = Arc::new(settings.clone());
-        match &settings.address {
-            Address::Tcp(address) => {
-                let tls = settings.tls.as_ref().map(Tls::load).transpose();
-                let tls = tls
-                    .map_err(|error| ListenError::Tls {
-                        address: address.clone(),
-                        error: Box::new(error),
-                    })?
-                    .map(Arc::new);
-                let socket = TcpListener::bind(address)
-                    .await
-                    .map_err(|error| refusal(address, error))?;
-                let bound = socket
-                    .local_addr()
-                    .map_err(|error| refusal(address, error))?;
-                let path = shown_path(&settings.paths);
-                let address = BoundAddress::Tcp {
-                    address: bound,
-                    tls: tls.is_some(),
-                    path,
-                };
-                Ok(Self {
-                    socket: Socket::Tcp(socket),
-                    settings,
-                    tls,
-                    address,
-                })
+        let (socket, address) = match &settings.address {
+            Address::Tcp(address) => return Self::bind_tcp(address, &settings).await,
+            Address::Unix { path, file } => {
+                (bind::unix(path, file)?, BoundAddress::Unix(path.clone()))
             }
-            Address::Unix { path, mode } => {
-                let socket = bind_unix(path, *mode)?;
-                let address = BoundAddress::Unix(path.clone());
-                Ok(Self {
-                    socket: Socket::Unix(socket),
-                    settings,
-                    tls: None,
-                    address,
-                })
+            Address::Abstract(name) => {
+                (bind::nameless(name)?, BoundAddress::Abstract(name.clone()))
             }
-        }
+        };
+        Ok(vec![Self {
+            socket,
+            settings,
+            tls: None,
+            address,
+        }])
+    }
+
+    async fn bind_tcp(
+        address: &str,
+        settings: &Arc<ListenerSettings>,
+    ) -> Result<Vec<Self>, ListenError> {
+        let tls = settings.tls.as_ref().map(Tls::load).transpose();
+        let tls = tls.map_err(|error| ListenError::Tls {
+            address: address.to_owned(),
+            error: Box::new(error),
+        })?;
+        let tls = tls.map(Arc::new);
+        let listener = |(socket, address)| Self {
+            socket: Socket::Tcp(socket),
+            settings: settings.clone(),
+            tls: tls.clone(),
+            address: BoundAddress::Tcp {
+                address,
+                tls: tls.is_some(),
+                path: shown_path(&settings.paths),
+            },
+        };
+        let sockets = bind::tcp(address).await?;
+        Ok(sockets.into_iter().map(listener).collect())
     }
 
     pub fn address(&self) -> &BoundAddress {
@@ -232,18 +178,10 @@ impl Listener {
                 tune(&stream, self.settings.idle_ping);
                 Ok((Io::Tcp(stream), Some(peer)))
             }
-            Socket::Unix(socket) => {
+            Socket::Unix { socket, .. } => {
                 let (stream, _) = socket.accept().await?;
                 Ok((Io::Unix(stream), None))
             }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let BoundAddress::Unix(path) = &self.address {
-            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -271,58 +209,6 @@ fn shown_path(paths: &[String]) -> String {
         Some(path) => path.clone(),
         None => paths.first().cloned().unwrap_or_default(),
     }
-}
-
-fn refusal(address: &str, error: io::Error) -> ListenError {
-    let address = address.to_owned();
-    match error.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse { address },
-        io::ErrorKind::PermissionDenied => ListenError::Denied { address },
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => {
-            ListenError::NoSuchAddress { address }
-        }
-        _ => ListenError::Other { address, error },
-    }
-}
-
-/// Replaces the file of a socket nobody listens on any more.
-fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
-    let address = format!("unix:{}", path.display());
-    if let Ok(found) = std::fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(ListenError::NotASocket {
-                path: path.to_owned(),
-            });
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ListenError::InUse { address });
-        }
-        std::fs::remove_file(path).map_err(|error| refusal(&address, error))?;
-    }
-    bind_with_mode(path, mode).map_err(|error| refusal(&address, error))
-}
-
-/// The socket appears at `path` with its mode: it is bound in a folder nobody else may enter, then moved. (A process's
-/// umask would do, but all threads share it.)
-fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let folder = folder.unwrap_or(Path::new("."));
-    // Short, since the length of a socket's path is limited.
-    let closed = folder.join(format!(".{:x}", rand::random::<u32>()));
-    DirBuilder::new().mode(0o700).create(&closed)?;
-    let inside = closed.join("s");
-    let bound = UnixListener::bind(&inside).and_then(|socket| {
-        std::fs::set_permissions(&inside, Permissions::from_mode(mode))?;
-        std::fs::rename(&inside, path)?;
-        Ok(socket)
-    });
-    if bound.is_err() {
-        // It may not have come to be.
-        let _ = std::fs::remove_file(&inside);
-    }
-    // An empty folder left behind harms nobody.
-    let _ = std::fs::remove_dir(&closed);
-    bound
 }
 
 /// A connection that has not said what it speaks.

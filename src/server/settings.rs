@@ -87,10 +87,45 @@ impl ListenerSettings {
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// `host:port`; port 0 lets the system choose.
+    /// `host:port`, all addresses of the host; port 0 lets the system choose.
     Tcp(String),
-    /// `unix:/path`; mode 0600 unless `mode` says otherwise. A stale socket file is replaced (`TLS-02`).
-    Unix { path: PathBuf, mode: u32 },
+    /// `unix:/path`. A stale socket file is replaced (`TLS-02`).
+    Unix { path: PathBuf, file: SocketFile },
+    /// `unix:@name`: a unix socket without a file, for everybody on this machine.
+    Abstract(String),
+}
+
+impl Address {
+    /// Whether both name the same socket. (Port 0 is another one each time.)
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) => one == other && !one.ends_with(":0"),
+            (Self::Unix { path: one, .. }, Self::Unix { path: other, .. }) => one == other,
+            (Self::Abstract(one), Self::Abstract(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+/// Who may connect to a unix socket: whoever may write to its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketFile {
+    pub mode: u32,
+    /// `None`: the router's own user.
+    pub owner: Option<u32>,
+    /// `None`: the router's own group, or the folder's.
+    pub group: Option<u32>,
+}
+
+impl Default for SocketFile {
+    /// For the router's own user only.
+    fn default() -> Self {
+        Self {
+            mode: 0o600,
+            owner: None,
+            group: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

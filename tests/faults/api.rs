@@ -112,7 +112,8 @@ p.register("a.version", function() while not id do p.sleep(0.001) end return id 
     );
     let _reloader = Reloader::start(&host, Some(path), Vec::new(), &configuration, false).unwrap();
     let settings = crate::support::settings();
-    let listener = Listener::bind(&settings.listeners[0]).await.unwrap();
+    let mut bound = Listener::bind(&settings.listeners[0]).await.unwrap();
+    let listener = bound.remove(0);
     let BoundAddress::Tcp { address, .. } = *listener.address() else {
         panic!("{:?}", listener.address());
     };

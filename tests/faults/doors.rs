@@ -1,4 +1,5 @@
 //! Connections that are frozen, half closed, or come by an unexpected way.
 
 mod certificates;
+mod listening;
 mod peers;

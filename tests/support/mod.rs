@@ -79,11 +79,12 @@ pub async fn start(settings: &Settings) -> (Router, SocketAddr) {
     let router = Router::new(settings);
     let mut first = None;
     for listener in &settings.listeners {
-        let listener = Listener::bind(listener).await.expect("binds");
-        if let BoundAddress::Tcp { address, .. } = listener.address() {
-            first.get_or_insert(*address);
+        for listener in Listener::bind(listener).await.expect("binds") {
+            if let BoundAddress::Tcp { address, .. } = listener.address() {
+                first.get_or_insert(*address);
+            }
+            router.serve(listener);
         }
-        router.serve(listener);
     }
     (
         router,

@@ -17,8 +17,14 @@ pub(super) struct Address {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Socket {
-    Tcp { host: String, port: u16, tls: bool },
+    Tcp {
+        host: String,
+        port: u16,
+        tls: bool,
+    },
     Unix(PathBuf),
+    /// A unix socket without a file.
+    Abstract(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,11 +66,14 @@ impl FromStr for Address {
     }
 }
 
-/// `unix:/path` and `unix:///path` are the same; `unix:path` is relative.
+/// `unix:/path` and `unix:///path` are the same; `unix:path` is relative, `unix:@name` no file.
 fn unix(path: &str) -> Result<Socket, String> {
     let path = path.strip_prefix("//").unwrap_or(path);
+    if let Some(name) = path.strip_prefix('@').filter(|name| !name.is_empty()) {
+        return Ok(Socket::Abstract(name.to_owned()));
+    }
     match path {
-        "" => Err("expected unix:/path/of/the/socket".into()),
+        "" | "@" => Err("expected unix:/path/of/the/socket".into()),
         path => Ok(Socket::Unix(path.into())),
     }
 }
@@ -72,7 +81,7 @@ fn unix(path: &str) -> Result<Socket, String> {
 fn tcp(text: &str) -> Result<Address, String> {
     let form = || {
         format!(
-            "expected ws://, wss://, tcp:// or rs:// (RawSocket), rss:// (RawSocket with TLS) or unix:/path, not {text}"
+            "expected ws://, wss://, tcp:// or rs:// (RawSocket), rss:// (RawSocket with TLS), unix:/path or unix:@name, not {text}"
         )
     };
     let uri: Uri = text.parse().map_err(|_| form())?;
@@ -143,6 +152,7 @@ mod tests {
             ("unix:/run/p.sock", Socket::Unix("/run/p.sock".into())),
             ("unix:///run/p.sock", Socket::Unix("/run/p.sock".into())),
             ("unix:p.sock", Socket::Unix("p.sock".into())),
+            ("unix:@p", Socket::Abstract("p".into())),
         ] {
             let address = parsed(text);
             assert_eq!(
@@ -170,6 +180,7 @@ mod tests {
             "ws:///ws",
             "tcp://localhost",
             "unix:",
+            "unix:@",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::{self, Message as Frame, Utf8Bytes};
 
 use super::address::{Address, Socket, Speak};
+use crate::server::abstract_address;
 use crate::server::frames::Incoming;
 use crate::server::rawsocket;
 use crate::wire::Serializer;
@@ -102,6 +103,15 @@ async fn connect(socket: &Socket, ca: Option<&Path>) -> Result<BoxedIo> {
             Ok(Box::new(stream.with_context(|| {
                 format!("cannot connect to {}", path.display())
             })?))
+        }
+        Socket::Abstract(name) => {
+            let stream = abstract_address(name).and_then(|address| {
+                let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+                stream.set_nonblocking(true)?;
+                UnixStream::from_std(stream)
+            });
+            let stream = stream.with_context(|| format!("cannot connect to unix:@{name}"))?;
+            Ok(Box::new(stream))
         }
         Socket::Tcp { host, port, tls } => {
             let stream = TcpStream::connect((host.as_str(), *port))

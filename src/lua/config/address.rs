@@ -3,21 +3,22 @@
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use crate::server::settings::Address;
+use crate::server::settings::{Address, SocketFile};
 
-/// The mode of a unix socket's file unless the configuration says otherwise: its owner only.
-pub(super) const SOCKET_MODE: u32 = 0o600;
-
-/// Reads `127.0.0.1:8080`, `[::1]:0`, `localhost:8080`, `:8080` (all IPv4 addresses) or `unix:/path`.
+/// Reads `127.0.0.1:8080`, `[::1]:0`, `localhost:8080`, `:8080` (all IPv4 addresses), `unix:/path` or `unix:@name`.
 pub fn parse_address(text: &str) -> Result<Address, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() {
             return Err(format!("{text:?} lacks the path: unix:/run/perilune.sock"));
         }
-        return Ok(Address::Unix {
-            path: PathBuf::from(path),
-            mode: SOCKET_MODE,
-        });
+        return match path.strip_prefix('@') {
+            Some("") => Err(format!("{text:?} lacks the name: unix:@perilune")),
+            Some(name) => Ok(Address::Abstract(name.to_owned())),
+            None => Ok(Address::Unix {
+                path: PathBuf::from(path),
+                file: SocketFile::default(),
+            }),
+        };
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(format!(
@@ -66,9 +67,11 @@ mod tests {
         }
         let unix = Address::Unix {
             path: "/run/p.sock".into(),
-            mode: 0o600,
+            file: SocketFile::default(),
         };
         assert_eq!(parse_address("unix:/run/p.sock"), Ok(unix));
+        let nameless = Address::Abstract("p".into());
+        assert_eq!(parse_address("unix:@p"), Ok(nameless));
         for bad in [
             "",
             "8080",
@@ -81,6 +84,7 @@ mod tests {
             "a b:1",
             "[zz]:1",
             "unix:",
+            "unix:@",
             "http://h:1",
         ] {
             assert!(parse_address(bad).is_err(), "{bad}");

@@ -24,11 +24,16 @@ pub fn changes_needing_restart(
                 for key in changed_keys(listener, twin) {
                     changes.push(format!("`{key}` of {address} has changed"));
                 }
-                if let (Address::Unix { mode: old, .. }, Address::Unix { mode: new, .. }) =
+                if let (Address::Unix { file: old, .. }, Address::Unix { file: new, .. }) =
                     (&listener.address, &twin.address)
-                    && old != new
                 {
-                    changes.push(format!("`mode` of {address}: {old:04o} is now {new:04o}"));
+                    if old.mode != new.mode {
+                        let (old, new) = (old.mode, new.mode);
+                        changes.push(format!("`mode` of {address}: {old:04o} is now {new:04o}"));
+                    }
+                    if (old.owner, old.group) != (new.owner, new.group) {
+                        changes.push(format!("`owner` or `group` of {address} has changed"));
+                    }
                 }
             }
         }

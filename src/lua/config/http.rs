@@ -176,7 +176,7 @@ fn check(settings: &Settings, path: &HttpPath, place: &Node) {
 /// Only this machine can connect there.
 fn is_local(address: &Address) -> bool {
     match address {
-        Address::Unix { .. } => true,
+        Address::Unix { .. } | Address::Abstract(_) => true,
         Address::Tcp(address) => {
             let host = address
                 .rsplit_once(':')

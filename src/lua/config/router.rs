@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use mlua::Value;
+use nix::unistd::{Group, User};
 
 use crate::core::credentials::AuthPolicy;
 use crate::server::check_tls;
 use crate::server::settings::{
-    Address, ClientCertificates, ListenerSettings, OnDemand, Settings, TlsSettings,
+    Address, ClientCertificates, ListenerSettings, OnDemand, Settings, SocketFile, TlsSettings,
 };
 use crate::wire::Serializer;
 use crate::words::{MatchPolicy, Uri, UriRules};
@@ -250,6 +251,8 @@ pub(super) struct ListenerDraft {
     settings: ListenerSettings,
     addr: Option<String>,
     mode: Option<u32>,
+    owner: Option<u32>,
+    group: Option<u32>,
 }
 
 impl ListenerDraft {
@@ -260,6 +263,8 @@ impl ListenerDraft {
             settings,
             addr: None,
             mode: None,
+            owner: None,
+            group: None,
         }
     }
 }
@@ -276,7 +281,8 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     Key {
         name: "addr",
         reads: Reads::Into(|l| Slot::Text(&mut l.addr)),
-        doc: "`127.0.0.1:8080`, `[::1]:0` (any free port), `:8080` (every IPv4 address) or `unix:/path`.",
+        doc: "`127.0.0.1:8080`, `[::1]:0` (any free port), `:8080` (every IPv4 address), `unix:/path` or `unix:@name` \
+              (no file; everybody on this machine may connect). A name stands for all its addresses.",
     },
     Key {
         name: "tls",
@@ -341,7 +347,51 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
         }),
         doc: "Permissions of a unix socket's file; `\"0600\"` unless given.",
     },
+    Key {
+        name: "owner",
+        reads: Reads::With("name or number", |l: &mut ListenerDraft, node| {
+            l.owner = account(node, "user", |name| {
+                Ok(User::from_name(name)?.map(|user| user.uid.as_raw()))
+            });
+        }),
+        doc: "The user whom a unix socket's file is given to (only root can); the router's own unless given.",
+    },
+    Key {
+        name: "group",
+        reads: Reads::With("name or number", |l: &mut ListenerDraft, node| {
+            l.group = account(node, "group", |name| {
+                Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
+            });
+        }),
+        doc: "The group of a unix socket's file, together with `mode = \"0660\"`.",
+    },
 ];
+
+/// A user or group of this machine, by name or number.
+fn account(
+    node: &Node,
+    what: &str,
+    find: impl Fn(&str) -> nix::Result<Option<u32>>,
+) -> Option<u32> {
+    if let Value::Integer(id) = node.value {
+        let id = u32::try_from(id).ok();
+        if id.is_none() {
+            node.problem(format!("is no number of a {what}"));
+        }
+        return id;
+    }
+    let name = node.text()?;
+    match find(&name) {
+        Ok(Some(id)) => return Some(id),
+        Ok(None) => node.problem(format!(
+            "names {name:?}, which is no {what} of this machine"
+        )),
+        Err(error) => node.problem(format!(
+            "names {name:?}, which cannot be looked up: {error}"
+        )),
+    }
+    None
+}
 
 fn socket_mode(node: &Node) -> Option<u32> {
     if !matches!(node.value, Value::String(_)) {
@@ -501,7 +551,7 @@ fn listeners(node: &Node, limits: &Limits) -> Vec<ListenerSettings> {
         };
         if listeners
             .iter()
-            .any(|other| same_place(&other.address, &listener.address))
+            .any(|other| other.address.is_same_place(&listener.address))
         {
             item.say(format!(
                 "a second listener on {}",
@@ -536,27 +586,29 @@ fn listener(node: &Node, limits: &Limits) -> Option<ListenerSettings> {
     let address = parse_address(&draft.addr?)
         .map_err(|problem| place.problem(format!("is wrong: {problem}")))
         .ok()?;
-    draft.settings.address = match (address, draft.mode) {
-        (Address::Unix { path, mode }, own) => Address::Unix {
+    let given = [
+        ("mode", draft.mode.is_some()),
+        ("owner", draft.owner.is_some()),
+        ("group", draft.group.is_some()),
+    ];
+    draft.settings.address = match address {
+        Address::Unix { path, file } => Address::Unix {
             path: node.source.folder.join(path),
-            mode: own.unwrap_or(mode),
+            file: SocketFile {
+                mode: draft.mode.unwrap_or(file.mode),
+                owner: draft.owner,
+                group: draft.group,
+            },
         },
-        (tcp, None) => tcp,
-        (tcp, Some(_)) => {
-            node.at("mode").problem("is for unix sockets only");
-            tcp
+        other => {
+            for (name, _) in given.iter().filter(|(_, given)| *given) {
+                node.at(*name)
+                    .problem("is for unix sockets with a file only");
+            }
+            other
         }
     };
     Some(draft.settings)
-}
-
-/// Port 0 is another port each time.
-fn same_place(one: &Address, other: &Address) -> bool {
-    match (one, other) {
-        (Address::Tcp(one), Address::Tcp(other)) => one == other && !one.ends_with(":0"),
-        (Address::Unix { path: one, .. }, Address::Unix { path: other, .. }) => one == other,
-        _ => false,
-    }
 }
 
 /// An address as it is written in the configuration.
@@ -564,5 +616,6 @@ pub(super) fn show_address(address: &Address) -> String {
     match address {
         Address::Tcp(address) => address.clone(),
         Address::Unix { path, .. } => format!("unix:{}", path.display()),
+        Address::Abstract(name) => format!("unix:@{name}"),
     }
 }

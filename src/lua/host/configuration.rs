@@ -42,15 +42,29 @@ impl Configuration {
         }
     }
 
-    /// The same, listening at `addresses` instead, if there are any.
+    /// The same, listening at `addresses` instead, if there are any. One that is configured is as configured; the others
+    /// are as the first listener of the configuration, but plain.
     pub fn listening_on(mut self, addresses: &[Address]) -> Self {
-        if !addresses.is_empty() {
-            self.settings.listeners = addresses
-                .iter()
-                .cloned()
-                .map(ListenerSettings::at)
-                .collect();
+        if addresses.is_empty() {
+            return self;
         }
+        let configured = std::mem::take(&mut self.settings.listeners);
+        let listener = |address: &Address| {
+            let same = configured
+                .iter()
+                .find(|listener| listener.address.is_same_place(address));
+            match (same, configured.first()) {
+                (Some(same), _) => same.clone(),
+                (None, Some(first)) => ListenerSettings {
+                    address: address.clone(),
+                    tls: None,
+                    proxy: false,
+                    ..first.clone()
+                },
+                (None, None) => ListenerSettings::at(address.clone()),
+            }
+        };
+        self.settings.listeners = addresses.iter().map(listener).collect();
         self
     }
 

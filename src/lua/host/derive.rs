@@ -2,10 +2,10 @@
 //! neither the script waits nor many derivations hold their memory at once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::granted::{Asked, granted};
@@ -33,20 +33,30 @@ impl Job {
 
 /// Works on it soon, elsewhere.
 pub(super) fn enqueue(job: Job) {
-    static QUEUE: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
-    let queue = QUEUE.get_or_init(|| {
+    static QUEUE: Mutex<Option<SyncSender<Job>>> = Mutex::new(None);
+    let mut queue = QUEUE.lock();
+    if queue.is_none() {
         let (send, receive) = sync_channel(WAITING);
         let thread = thread::Builder::new().name("perilune-keys".into());
-        thread.spawn(move || serve(&receive)).ok().map(|_| send)
-    });
-    let left = match queue {
+        match thread.spawn(move || serve(&receive)) {
+            Ok(_) => *queue = Some(send),
+            // The next login is another try.
+            Err(error) => tracing::error!("no thread to derive keys of logins: {error}"),
+        }
+    }
+    let sent = match queue.as_ref() {
         Some(queue) => queue.try_send(job),
         None => Err(TrySendError::Disconnected(job)),
     };
-    if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = left {
-        let text = "too many logins wait for keys to be derived";
-        let _ = job.reply.send(Err(AuthFailure::Failed(text.into())));
-    }
+    let (job, text) = match sent {
+        Ok(()) => return,
+        Err(TrySendError::Full(job)) => (job, "too many logins wait for keys to be derived"),
+        Err(TrySendError::Disconnected(job)) => {
+            *queue = None;
+            (job, "nobody is there to derive keys of logins")
+        }
+    };
+    let _ = job.reply.send(Err(AuthFailure::Failed(text.into())));
 }
 
 fn serve(jobs: &Receiver<Job>) {
