@@ -4,6 +4,9 @@
 //! [`words`] (ids, URIs, values) <- [`wire`] (messages, serializers, framing) <- [`core`] (session, realm, broker,
 //! dealer, credentials; no I/O) <- [`server`] (tasks, transports) <- [`lua`] (script host) <- [`cli`].
 
+// `eprintln!` panics where stderr cannot be written: `cli::tell`, or the log.
+#![warn(clippy::print_stderr)]
+
 pub mod cli;
 pub mod core;
 pub mod lua;

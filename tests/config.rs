@@ -519,7 +519,7 @@ fn rules_that_cannot_be() {
     for (rule, problem) in [
         (
             "{ uri = 'a b', allow = {} }",
-            "`realms.home.roles.r[1].uri` with match \"exact\": \"a b\" is not a valid URI (no whitespace, no '#', no U+0000)",
+            "`realms.home.roles.r[1].uri` with match \"exact\": \"a b\" is not a valid URI (no whitespace, no '#', no control characters)",
         ),
         (
             "{ uri = 'a.', allow = {} }",

@@ -168,6 +168,7 @@ p.env = {}
 function p.env.get(name) end
 
 ---Lines in the router's log, with the script's name; texts are cut at 16 KB. `print` is `info`.
+---More than 50 lines a second of one script and level (200 at once) are counted, not shown.
 ---@class perilune.log
 p.log = {}
 

@@ -65,10 +65,10 @@ pub(super) fn run(args: AuthzArgs) -> anyhow::Result<ExitCode> {
     let Command::Explain(args) = args.command;
     guard::self_test()?;
     let Some(action) = Action::parse(&args.action) else {
-        eprintln!(
+        super::tell(format_args!(
             "{:?} is no action: call, register, publish, subscribe",
             args.action
-        );
+        ));
         return Ok(ExitCode::from(2));
     };
     let configuration = match app::load(Some(&args.app), &[]) {

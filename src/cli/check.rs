@@ -22,10 +22,12 @@ pub(super) struct CheckArgs {
 /// Exit code 1 if there is any problem; warnings are printed and are none.
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     // What the configuration and the scripts print while they load, too.
-    logging::start(LogLevel::Info, LogFormat::Text);
+    let _log = logging::start(LogLevel::Info, LogFormat::Text)?;
     guard::self_test()?;
     let Some(app) = app::find(args.app.clone()) else {
-        eprintln!("no perilune.lua here and no application named: nothing to check");
+        super::tell(format_args!(
+            "no perilune.lua here and no application named: nothing to check"
+        ));
         return Ok(ExitCode::from(1));
     };
     let mut stdout = io::stdout().lock();
@@ -37,7 +39,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
     };
     for warning in &configuration.warnings {
-        eprintln!("warning: {warning}");
+        super::tell(format_args!("warning: {warning}"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

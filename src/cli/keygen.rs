@@ -145,7 +145,7 @@ fn password() -> anyhow::Result<String> {
         Ok(password) => password,
         Err(_) => {
             if io::stdin().is_terminal() {
-                eprint!("password: ");
+                let _ = write!(io::stderr(), "password: ");
             }
             let mut line = String::new();
             io::stdin().read_line(&mut line)?;

@@ -10,6 +10,8 @@ mod logging;
 mod serve;
 mod version;
 
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -61,12 +63,17 @@ pub fn main() -> ExitCode {
         Some(Command::Keygen(args)) => keygen::run(&args),
         Some(Command::Bench(args)) => bench::run(args),
         None => {
-            eprintln!("{}", Cli::command().render_help());
+            tell(format_args!("{}", Cli::command().render_help()));
             return ExitCode::from(2);
         }
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("perilune: {error:#}");
+        tell(format_args!("perilune: {error:#}"));
         ExitCode::from(3)
     })
+}
+
+/// A line to stderr, if it can be written: `eprintln!` panics where it cannot.
+fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

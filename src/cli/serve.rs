@@ -49,7 +49,7 @@ const NOT_STARTED: u8 = 3;
 const SHUTDOWN_DRAIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    logging::start(args.log_level, args.log_format);
+    let _log = logging::start(args.log_level, args.log_format)?;
     if let Err(error) = raise_open_files() {
         warn!(%error, "the limit on open files was not raised");
     }
@@ -62,7 +62,8 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let configuration = match app::load(app.as_deref(), &args.listen) {
         Ok(configuration) => configuration,
         Err(error) => {
-            app::print(&error.findings, &mut io::stderr())?;
+            // Whether it can be shown or not: it does not start.
+            let _ = app::print(&error.findings, &mut io::stderr());
             return Ok(ExitCode::from(NOT_STARTED));
         }
     };
@@ -164,13 +165,11 @@ async fn serve(
     )?;
     // Before anybody is told that it runs: a signal from then on is heard.
     let signals = Signals::listen()?;
-    {
-        let mut stdout = io::stdout().lock();
-        for listener in &listeners {
-            writeln!(stdout, "listening on {}", listener.address())?;
-        }
-        stdout.flush()?;
+    for listener in &listeners {
+        // To whoever reads it; a router serves without.
+        let _ = writeln!(io::stdout(), "listening on {}", listener.address());
     }
+    let _ = io::stdout().flush();
     for listener in listeners {
         router.serve(listener);
     }

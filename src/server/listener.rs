@@ -267,6 +267,10 @@ impl Newcomer {
                     self.certificate = certificate;
                     Stream::new(Io::Tls(Box::new(io)))
                 }
+                // A balancer's check, most likely.
+                Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return debug!(%peer, "closed without a TLS handshake");
+                }
                 Some(Err(error)) => return info!(%peer, "closed: no TLS handshake: {error}"),
                 None => return,
             },

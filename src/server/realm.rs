@@ -26,7 +26,7 @@ use crate::core::{
     Undelivered, Verdict, uris,
 };
 use crate::wire::{self, Event, Message, Serializer};
-use crate::words::{SessionId, Uri};
+use crate::words::{SessionId, Uri, Visible};
 
 /// A session inside this process: the script host's end of it.
 ///
@@ -635,6 +635,7 @@ fn log(realm: &Realm, report: &Report) {
     let realm = realm.uri();
     match report {
         Report::Violation { session, text } => {
+            let text = Visible(text).to_string();
             info!(%session, %realm, "protocol violation: {text:.500}")
         }
         Report::AuthorizerFailed {

@@ -190,7 +190,7 @@ const LONGEST: usize = 2_048;
 /// The realm option `uris`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UriRules {
-    /// `URI-02`: no empty component, no whitespace, no `#`.
+    /// `URI-02`: no empty component, no whitespace, no control characters, no `#`.
     #[default]
     Loose,
     /// `URI-03`: components of `0-9 a-z _` only.
@@ -223,7 +223,7 @@ impl UriRules {
             }
             if !component.chars().all(|c| self.allows(c)) {
                 let expected = match self {
-                    Self::Loose => "no whitespace, no '#', no U+0000",
+                    Self::Loose => "no whitespace, no '#', no control characters",
                     Self::Strict => "only 0-9, a-z, _ and dots",
                 };
                 return Err(InvalidUri {
@@ -237,8 +237,9 @@ impl UriRules {
 
     fn allows(self, c: char) -> bool {
         match self {
-            // A string in JSON that begins with U+0000 is binary: other peers could not be told of such a URI.
-            Self::Loose => !matches!(c, '#' | '\0') && !c.is_whitespace(),
+            // Control characters do something to whoever is shown them, and a string in JSON that begins with U+0000 is
+            // binary: other peers could not be told of such a URI.
+            Self::Loose => c != '#' && !c.is_control() && !c.is_whitespace(),
             Self::Strict => matches!(c, '0'..='9' | 'a'..='z' | '_'),
         }
     }
@@ -279,6 +280,9 @@ mod tests {
             "a.\u{a0}b",
             "a.b\n",
             "\0.b",
+            "a.\u{1b}[2J",
+            "a.\u{7f}",
+            "a.\u{9b}2J",
         ] {
             assert!(UriRules::Loose.check(bad, Exact).is_err(), "{bad:?}");
             assert!(UriRules::Strict.check(bad, Exact).is_err(), "{bad:?}");

@@ -9,7 +9,7 @@ use crate::support::*;
 
 const GOOD: [&str; 3] = ["com.myapp.topic1", "a", "1.2"];
 const LOOSE_ONLY: [&str; 3] = ["Com.MyApp", "com.my-app", "de.straße"];
-const BAD: [&str; 9] = [
+const BAD: [&str; 12] = [
     "",
     ".",
     "a.",
@@ -19,6 +19,9 @@ const BAD: [&str; 9] = [
     "a.#",
     "a.\u{a0}b",
     "a.b\n",
+    "a.\u{1b}[2J",
+    "a.\u{7f}",
+    "a.\u{9b}2J",
 ];
 
 /// The error URI that SUBSCRIBE, REGISTER, CALL and acknowledged PUBLISH of this URI get, `None` if the URI is fine.

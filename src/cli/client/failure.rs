@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::json;
+use crate::cli::tell;
 use crate::wire::{self, DecodeError, Message};
-use crate::words::{Dict, Uri, Value};
+use crate::words::{Dict, Uri, Value, Visible};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -62,8 +63,9 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
-            Self::Wamp(error) => eprintln!("{error}"),
-            other => eprintln!("perilune: {other}"),
+            // Most of it was written by others.
+            Self::Wamp(error) => tell(format_args!("{}", Visible(&error.to_string()))),
+            other => tell(format_args!("perilune: {}", Visible(&other.to_string()))),
         }
         ExitCode::from(match self {
             Self::Wamp(_) | Self::Output(_) => 1,

@@ -1,8 +1,9 @@
 //! JSON from the command line and to standard output. Integers are exact over 64 bits; binary is a string of U+0000
 //! and Base64, as WAMP has it in JSON.
 
+use crate::cli::tell;
 use crate::wire::{JsonReader, JsonWriter, NESTING, TokenReader, read_value, write_value};
-use crate::words::{Dict, Value};
+use crate::words::{Dict, Value, visible_json};
 
 /// One JSON document.
 pub(super) fn parse(text: &str) -> Option<Value> {
@@ -19,7 +20,9 @@ pub(super) fn parse_or_text(text: &str) -> Value {
         return value;
     }
     if text.starts_with(['{', '[']) {
-        eprintln!("perilune: note: {text} is not JSON, it is sent as text");
+        tell(format_args!(
+            "perilune: note: {text} is not JSON, it is sent as text"
+        ));
     }
     Value::from(text)
 }
@@ -32,11 +35,11 @@ pub(super) fn entry(text: &str) -> Result<(String, Value), String> {
     }
 }
 
-/// The value on one line.
+/// The value on one line. Nothing in it speaks to the terminal it is shown on.
 pub(super) fn text(value: &Value) -> String {
     let mut octets = Vec::new();
     write_value(&mut JsonWriter::new(&mut octets), value);
-    String::from_utf8(octets).expect("JSON is UTF-8")
+    visible_json(String::from_utf8(octets).expect("JSON is UTF-8"))
 }
 
 /// `{"args": […], "kwargs": {…}}`, whatever is in them.

@@ -16,6 +16,7 @@ use super::flags::{Contents, OptionFlags, RouterFlags};
 use super::json;
 use super::session::{Session, Stop};
 use super::subscribe::{disclose, match_policy};
+use crate::cli::tell;
 use crate::wire::{
     self, Invocation, InvocationPolicy, Message, Payload, Serializer, Unregistered, Yield, code,
 };
@@ -140,7 +141,7 @@ pub(super) async fn run(args: RegisterArgs) -> Result<(), Failure> {
     let none = Contents::default();
     let outcome = match session.ask(code::REGISTER, &options, &uri, &none).await {
         Ok(Message::Registered(_)) => {
-            eprintln!("perilune: registered {uri}");
+            tell(format_args!("perilune: registered {uri}"));
             let mut callee = Callee {
                 uri,
                 answer,

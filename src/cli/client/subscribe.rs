@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::flags::{Contents, OptionFlags, RouterFlags};
 use super::json;
 use super::session::{Session, Stop};
+use crate::cli::tell;
 use crate::wire::{Disclosed, Event, Message, Unsubscribed, code};
 use crate::words::{Dict, Id, MatchPolicy, Value};
 
@@ -81,7 +82,7 @@ pub(super) async fn run(args: SubscribeArgs) -> Result<(), Failure> {
     let none = Contents::default();
     let outcome = match session.ask(code::SUBSCRIBE, &options, &uri, &none).await {
         Ok(Message::Subscribed(_)) => {
-            eprintln!("perilune: subscribed to {uri}");
+            tell(format_args!("perilune: subscribed to {uri}"));
             let wanted = subscribe.count;
             let events = print_events(&mut session, &uri, wanted, subscribe.details);
             tokio::select! {

@@ -23,7 +23,7 @@ use crate::server::outbox::Room;
 use crate::server::realm::Link;
 use crate::server::router::Shared;
 use crate::wire::{self, Message};
-use crate::words::{SessionId, Uri};
+use crate::words::{SessionId, Uri, Visible};
 
 /// How long opening a realm on demand may take, its scripts included.
 const OPENING: Duration = Duration::from_secs(30);
@@ -134,6 +134,12 @@ impl Connection {
             return self.refuse(&Refusal::NoSuchRealm(realm.clone()));
         };
         let (session, principal, expires) = (join.session, join.principal.clone(), join.expires);
+        // Whatever happens from here on, the end of this connection is the end of the session.
+        let open = Stage::Open {
+            realm: handle.clone(),
+            session,
+        };
+        self.enter(open, self.idle.every);
         let link = Link::Remote {
             outbox: self.outbox.clone(),
             format: self.format,
@@ -162,13 +168,6 @@ impl Connection {
             %session, realm = %realm, authid = principal.authid, role = principal.authrole,
             method = principal.authmethod, peer = %self.transport.peer_name(), "login"
         );
-        self.enter(
-            Stage::Open {
-                realm: handle,
-                session,
-            },
-            self.idle.every,
-        );
     }
 
     /// The router has ended their session: a cookie does not bring them back.
@@ -181,7 +180,8 @@ impl Connection {
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
         metrics::counter!("perilune_logins_refused_total").increment(1);
         // It may quote the peer, and who is not logged in must not fill the log.
-        info!(peer = %self.transport.peer_name(), "refused: {:.500}", refusal.to_string());
+        let text = Visible(&refusal.to_string()).to_string();
+        info!(peer = %self.transport.peer_name(), "refused: {text:.500}");
         self.send(&Message::Abort(refusal.abort()));
         self.close(if refusal.is_violation() { 1002 } else { 1000 });
     }

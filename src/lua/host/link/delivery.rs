@@ -49,7 +49,7 @@ impl LocalSession for Link {
             }
             Message::Error(ref m) => routing.answer(m.request, message),
             Message::Abort(abort) => {
-                tracing::error!(script = %self.script, reason = %abort.reason, message = ?abort.message,
+                tracing::error!(script = %self.script, reason = %abort.reason, text = ?abort.message,
                     "the script's session was aborted");
             }
             // Only clients send these, or they are for log-in.

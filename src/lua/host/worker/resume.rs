@@ -44,7 +44,7 @@ impl Worker {
             Message::Subscribed(m) => self.declared(m.request, m.subscription.value()),
             // Withdrawals are not waited for, and nothing else answers a request.
             other => {
-                tracing::debug!(script = %self.script, message = other.name(), "an answer nobody waits for")
+                tracing::debug!(script = %self.script, kind = other.name(), "an answer nobody waits for")
             }
         }
     }
