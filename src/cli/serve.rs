@@ -45,9 +45,6 @@ pub(super) struct ServeArgs {
 /// Exit code for "could not start".
 const NOT_STARTED: u8 = 3;
 
-/// How long handlers in flight may go on at shutdown.
-const SHUTDOWN_DRAIN: Duration = Duration::from_secs(2);
-
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let _log = logging::start(args.log_level, args.log_format)?;
     if let Err(error) = raise_open_files() {
@@ -164,7 +161,7 @@ async fn serve(
         !args.no_watch,
     )?;
     // Before anybody is told that it runs: a signal from then on is heard.
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
     for listener in &listeners {
         // To whoever reads it; a router serves without.
         let _ = writeln!(io::stdout(), "listening on {}", listener.address());
@@ -176,7 +173,11 @@ async fn serve(
     signals.until_stopped(&reloader).await;
     info!("shutting down");
     router.stop_admitting();
-    spawn_blocking(move || host.shutdown(SHUTDOWN_DRAIN)).await?;
+    // GOODBYE comes last: whoever waits for an answer gets it.
+    tokio::select! {
+        () = host.shutdown() => {}
+        () = signals.until_stopped(&reloader) => info!("told once more: nobody is waited for"),
+    }
     router.shutdown().await;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
@@ -198,7 +199,7 @@ impl Signals {
         })
     }
 
-    async fn until_stopped(mut self, reloader: &Reloader) {
+    async fn until_stopped(&mut self, reloader: &Reloader) {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => {

@@ -124,6 +124,11 @@ impl Realm {
         self.dealer.open_call_count()
     }
 
+    /// Whether a call that came before this time, on the clock of [`Now::mono`], still has no final answer.
+    pub fn owes_since(&self, time: Duration) -> bool {
+        self.dealer.owes_since(time)
+    }
+
     /// Requests that wait for a verdict, or behind one that does.
     pub fn pending_count(&self) -> usize {
         self.tickets.len() + self.rechecks.len()

@@ -210,6 +210,11 @@ impl RealmHandle {
         }
     }
 
+    /// Whether a call that came before this time, on the router's monotonic clock, still has no final answer.
+    pub fn owes_since(&self, time: Duration) -> bool {
+        self.state.lock().core.owes_since(time)
+    }
+
     /// Feeds one input.
     pub fn input(self: &Arc<Self>, input: Input) {
         self.step(|step| step.input(input));

@@ -23,7 +23,7 @@ use super::outbox::Queues;
 use super::realm::RealmHandle;
 use super::seats::Seats;
 use super::session_ids::SessionIds;
-use super::settings::{HttpSettings, RealmSettings, RouterLimits, Settings};
+use super::settings::{HttpSettings, RealmHostLimits, RealmSettings, RouterLimits, Settings};
 use super::tls::{Tls, TlsError};
 use crate::core::credentials::Secret;
 use crate::core::lockout::Lockout;
@@ -155,6 +155,16 @@ impl Router {
 
     pub fn realms(&self) -> Vec<Arc<RealmHandle>> {
         self.shared.realms.read().values().cloned().collect()
+    }
+
+    /// For how long what goes on in a realm may go on while it ends.
+    pub fn drain(&self, realm: &Uri) -> Duration {
+        let settings = self.shared.settings.lock();
+        let realm = settings.realms.get(realm);
+        realm.map_or_else(
+            || RealmHostLimits::default().drain,
+            |realm| realm.host.drain,
+        )
     }
 
     /// An id for a session of this process; the realm gives it back when the session ends.

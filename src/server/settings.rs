@@ -259,7 +259,7 @@ pub struct RolePlaces {
 /// Realm limits that the script host enforces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealmHostLimits {
-    /// How long handlers of a replaced version may go on.
+    /// How long handlers of a replaced version may go on, and calls in flight when the router stops.
     pub drain: Duration,
     /// Octets in the realm's `p.shared` dictionaries.
     pub shared: usize,

@@ -3,3 +3,4 @@
 mod certificates;
 mod listening;
 mod peers;
+mod stopping;

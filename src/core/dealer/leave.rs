@@ -16,6 +16,11 @@ impl Dealer {
         self.calls.len() - legs + self.fan_outs.len()
     }
 
+    /// Whether a call that came before this time still has no final answer.
+    pub(in crate::core) fn owes_since(&self, time: Duration) -> bool {
+        self.calls.iter().any(|(_, call)| call.received <= time)
+    }
+
     pub(in crate::core) fn deadline_count(&self) -> usize {
         self.deadlines.len()
     }

@@ -226,7 +226,7 @@ const REALM: &[Key<Limits>] = &[
     Key {
         name: "drain",
         reads: Reads::Into(|l| Slot::Time(&mut l.host.drain)),
-        doc: "How long handlers of a replaced script may go on.",
+        doc: "How long handlers of a replaced script, and calls in flight when the router stops, may go on.",
     },
     Key {
         name: "shared",

@@ -602,7 +602,7 @@ fn listener(node: &Node, limits: &Limits) -> Option<ListenerSettings> {
         },
         other => {
             for (name, _) in given.iter().filter(|(_, given)| *given) {
-                node.at(*name)
+                node.at(name)
                     .problem("is for unix sockets with a file only");
             }
             other

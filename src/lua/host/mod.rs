@@ -58,6 +58,9 @@ pub struct HostOptions {
     pub dry: bool,
 }
 
+/// How long a reload that is just going on is waited for when the router stops.
+const RELOADING: Duration = Duration::from_secs(2);
+
 /// See the module.
 pub struct Host {
     router: Arc<Router>,
@@ -695,13 +698,38 @@ impl Host {
         }
     }
 
-    /// Runs the `p.on("shutdown")` handlers and waits for them and for calls in flight, at most `most`.
-    pub fn shutdown(&self, most: Duration) {
-        let until = Instant::now() + most;
-        // A reload that is just going on is waited for, but not for ever.
-        let Some(inner) = self.inner.try_lock_until(until) else {
-            return;
-        };
+    /// Runs the `p.on("shutdown")` handlers, and waits for them and for what goes on in the realms: handlers, and calls
+    /// that are open now, scripts' and clients' alike. In each realm at most for its `limits.drain`.
+    pub async fn shutdown(&self) {
+        let (begun, asked) = (Instant::now(), self.router.clock().now().mono);
+        let may_go_on = |realm: &Uri| begun.elapsed() < self.router.drain(realm);
+        let mut busy = None;
+        loop {
+            if busy.is_none() && begun.elapsed() < RELOADING {
+                busy = self.say_shutdown();
+            }
+            if let Some(links) = &mut busy {
+                links.retain(|link| link.load() > 0 && may_go_on(link.realm.uri()));
+            }
+            // Looked at after the scripts: one of them may just have allowed a call.
+            let is_over = busy
+                .as_ref()
+                .map_or(begun.elapsed() >= RELOADING, Vec::is_empty)
+                && !self
+                    .router
+                    .realms()
+                    .iter()
+                    .any(|realm| realm.owes_since(asked) && may_go_on(realm.uri()));
+            if is_over {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Has the `p.on("shutdown")` handlers run. `None` while a reload is going on.
+    fn say_shutdown(&self) -> Option<Vec<Arc<Link>>> {
+        let inner = self.inner.try_lock()?;
         let links: Vec<Arc<Link>> = inner
             .scripts
             .values()
@@ -717,8 +745,6 @@ impl Host {
                 });
             }
         }
-        while links.iter().any(|link| link.load() > 0) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        Some(links)
     }
 }
