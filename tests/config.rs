@@ -445,6 +445,10 @@ fn listeners_that_cannot_be() {
              did you mean \"json\"?",
         ),
         (
+            "return { listen = { addr = ':0', no_subprotocol = 'jsn' } }",
+            "perilune.lua:1: `listen.no_subprotocol` must be \"json\" or \"msgpack\" or \"cbor\", not \"jsn\", did you mean \"json\"?",
+        ),
+        (
             "return { listen = { addr = ':0', serializers = {} } }",
             "perilune.lua:1: `listen.serializers` names no serializer",
         ),
@@ -1112,7 +1116,7 @@ return {
     "unix:run/p.sock",
     { addr = ":8443", tls = { cert = "tls/cert.pem", key = "tls/key.pem", client_ca = "tls/ca.pem", client_cert = "optional" },
       proxy = true, origins = { "https://*.example.com" },
-      serializers = { "json", "cbor", "cbor.batched" }, path = "/wamp", message = "2MB", idle_ping = false },
+      serializers = { "json", "cbor", "cbor.batched" }, no_subprotocol = "cbor", path = "/wamp", message = "2MB", idle_ping = false },
     { addr = "unix:/run/x.sock", mode = "0660" },
   },
   trusted_proxies = { "10.1.0.0/16", "2001:db8::7" },
@@ -1186,6 +1190,7 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
             proxy: true,
             paths: vec!["/wamp".into()],
             origins: Some(vec!["https://*.example.com".into()]),
+            no_subprotocol: Some(Serializer::Cbor),
             serializers: vec![Serializer::Json, Serializer::Cbor],
             batched: vec![Serializer::Cbor],
             message: 2 << 20,

@@ -23,7 +23,7 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
 
-use super::frames::FrameReader;
+use super::frames::{FrameError, FrameReader};
 use super::hooks::TransportInfo;
 use super::outbox::{Flags, Outbox, Room, Stop};
 use super::realm::{Format, RealmHandle};
@@ -100,8 +100,8 @@ struct Connection {
     /// The deadline is new: the timer has not been asked yet.
     rearmed: bool,
     idle: Idle,
-    /// The close code that a broken frame asks for.
-    close_code: Option<u16>,
+    /// What is wrong with the peer's frames: the close frame says it.
+    failed: Option<FrameError>,
 }
 
 /// Where the connection stands.
@@ -180,7 +180,7 @@ impl Connection {
                 missed: 0,
                 pinged: parts.format.framing.is_websocket(),
             },
-            close_code: None,
+            failed: None,
             io,
             outbox: parts.outbox,
             seat: parts.seat,
@@ -271,7 +271,9 @@ impl Connection {
         };
         let next = match closing {
             Closing::Flush(code) => {
-                self.push(&self.format.framing.close(code));
+                let reason = self.failed.as_ref().map(FrameError::to_string);
+                let reason = reason.unwrap_or_default();
+                self.push(&self.format.framing.close(code, &reason));
                 Stage::Closing(Closing::Said)
             }
             Closing::Said if self.awaits_close_frame() => return Ok(false),
@@ -365,7 +367,7 @@ impl Connection {
         if matches!(self.stage, Stage::Closing(_) | Stage::Over) {
             return;
         }
-        let code = match self.close_code.unwrap_or(code) {
+        let code = match self.failed.as_ref().map_or(code, FrameError::close_code) {
             1000 if self.shared.is_shutting_down() => 1001,
             code => code,
         };

@@ -118,12 +118,10 @@ impl Framing {
         }
     }
 
-    /// The close frame; RawSocket just ends.
-    pub(crate) fn close(self, code: u16) -> Vec<u8> {
+    /// The close frame, with a reason for people, cut to what has room; RawSocket just ends.
+    pub(crate) fn close(self, code: u16, reason: &str) -> Vec<u8> {
         match self {
-            Self::WebSocket { .. } | Self::Batched { .. } => {
-                websocket::control(websocket::CLOSE, &code.to_be_bytes())
-            }
+            Self::WebSocket { .. } | Self::Batched { .. } => websocket::close(code, reason),
             Self::RawSocket => Vec::new(),
         }
     }

@@ -50,7 +50,7 @@ use crate::core::{Refusal as LoginRefusal, uris};
 
 pub(crate) use self::login::METHODS;
 pub(crate) use self::longpoll::LongPolls;
-pub(crate) use self::reply::unavailable;
+pub(crate) use self::reply::{lacks_tls, unavailable};
 
 /// Serves HTTP until the connection is closed, becomes a WebSocket, or its time is up.
 pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {

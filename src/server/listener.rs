@@ -38,6 +38,12 @@ const MOST_PATIENCE: Duration = Duration::from_secs(8 * 3600);
 const REFUSALS: usize = 64;
 /// For durations beyond what the clock can count.
 const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+/// The first octet of a client that speaks TLS.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// An alert of TLS that every version understands: fatal, handshake_failure.
+const NO_TLS_HERE: [u8; 7] = [0x15, 3, 1, 0, 2, 2, 40];
+
 /// How long a refused connection has to say what it speaks.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
@@ -242,6 +248,16 @@ async fn turn_away(mut stream: Stream, limit: TooMany) -> io::Result<()> {
     stream.shutdown().await
 }
 
+/// A last word to whoever speaks something else.
+async fn say_and_close(mut stream: Stream, octets: &[u8]) {
+    let last = async {
+        stream.write_all(octets).await?;
+        stream.shutdown().await
+    };
+    // They may be gone.
+    let _ = tokio::time::timeout(REFUSAL_TIME, last).await;
+}
+
 fn name(peer: Option<SocketAddr>) -> String {
     TransportInfo {
         peer,
@@ -262,16 +278,8 @@ impl Newcomer {
         };
         let peer = name(self.peer);
         let mut stream = match (&self.tls, io) {
-            (Some(tls), Io::Tcp(io)) => match self.patiently(tls.accept(io)).await {
-                Some(Ok((io, certificate))) => {
-                    self.certificate = certificate;
-                    Stream::new(Io::Tls(Box::new(io)))
-                }
-                // A balancer's check, most likely.
-                Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return debug!(%peer, "closed without a TLS handshake");
-                }
-                Some(Err(error)) => return info!(%peer, "closed: no TLS handshake: {error}"),
+            (Some(tls), Io::Tcp(io)) => match self.tls_handshake(tls.clone(), io).await {
+                Some(stream) => stream,
                 None => return,
             },
             (_, io) => Stream::new(io),
@@ -285,10 +293,47 @@ impl Newcomer {
                 http::serve(self, stream).await;
             }
             Some(Ok(octets)) if octets.is_empty() => debug!(%peer, "closed without a word"),
+            Some(Ok(octets)) if octets.first() == Some(&TLS_HANDSHAKE) => {
+                info!(%peer, "closed: speaks TLS, which this port does not: connect with ws:// or tcp://, or give the \
+                              listener its key `tls`");
+                say_and_close(stream, &NO_TLS_HERE).await;
+            }
             Some(Ok(_)) => info!(%peer, "closed: speaks neither WebSocket nor RawSocket nor HTTP"),
             Some(Err(error)) => debug!(%peer, "connection lost: {error}"),
             None => {}
         }
+    }
+
+    /// `None`: there was none. Whoever speaks without TLS is told what is missing.
+    async fn tls_handshake(&mut self, tls: Arc<Tls>, io: TcpStream) -> Option<Stream> {
+        let peer = name(self.peer);
+        let mut first = [0];
+        match self.patiently(io.peek(&mut first)).await? {
+            Ok(count) if count > 0 && first[0] != TLS_HANDSHAKE => {
+                info!(%peer, "closed: speaks without TLS, and this port speaks TLS: connect with wss://, rss:// or https://");
+                let mut stream = Stream::new(Io::Tcp(io));
+                // What was not read would have the system throw the answer away.
+                self.patiently(first_octets(&mut stream)).await?.ok()?;
+                if first[0].is_ascii_uppercase() {
+                    say_and_close(stream, http::lacks_tls().as_bytes()).await;
+                }
+                return None;
+            }
+            // A lost connection fails below, too.
+            Ok(_) | Err(_) => {}
+        }
+        match self.patiently(tls.accept(io)).await? {
+            Ok((io, certificate)) => {
+                self.certificate = certificate;
+                return Some(Stream::new(Io::Tls(Box::new(io))));
+            }
+            // A balancer's check, most likely.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                debug!(%peer, "closed without a TLS handshake");
+            }
+            Err(error) => info!(%peer, "closed: no TLS handshake: {error}"),
+        }
+        None
     }
 
     /// Learns from a trusted proxy whose connection this is. `None`: it is not to be served.

@@ -61,6 +61,8 @@ pub struct ListenerSettings {
     pub serializers: Vec<Serializer>,
     /// Those that WebSocket clients may also use in batches.
     pub batched: Vec<Serializer>,
+    /// What WebSocket clients speak that offer no subprotocol; `None`: they are refused.
+    pub no_subprotocol: Option<Serializer>,
     /// Largest message in octets, either direction; `limits.message`.
     pub message: usize,
     /// Idle time after which a peer is pinged; three missed pongs close it. `None`: never.
@@ -78,6 +80,7 @@ impl ListenerSettings {
             origins: None,
             serializers: Serializer::ALL.to_vec(),
             batched: Serializer::ALL.to_vec(),
+            no_subprotocol: None,
             message: 1 << 20,
             idle_ping: Some(Duration::from_secs(20)),
         }

@@ -45,6 +45,13 @@ pub(crate) fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A whole close frame; of the reason as many characters as have room.
+pub(crate) fn close(code: u16, reason: &str) -> Vec<u8> {
+    let room = CONTROL_LIMIT as usize - 2;
+    let reason = &reason[..reason.floor_char_boundary(room)];
+    control(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
+}
+
 /// The state of the incoming side between two reads.
 #[derive(Debug)]
 pub(crate) struct Reader {

@@ -4,3 +4,4 @@ mod certificates;
 mod listening;
 mod peers;
 mod stopping;
+mod words;

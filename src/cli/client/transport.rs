@@ -125,7 +125,10 @@ async fn connect(socket: &Socket, ca: Option<&Path>) -> Result<BoxedIo> {
                 .with_context(|| format!("{host} is no name for a certificate"))?;
             let connector = TlsConnector::from(Arc::new(trust(ca)?));
             let stream = connector.connect(name, stream).await.with_context(|| {
-                format!("no TLS with {host}:{port} (--ca names a certificate authority to trust)")
+                format!(
+                    "no TLS with {host}:{port} (--ca names a certificate authority to trust; a port without TLS takes \
+                     ws:// or tcp://)"
+                )
             })?;
             Ok(Box::new(stream))
         }
@@ -173,9 +176,12 @@ async fn upgrade(io: BoxedIo, url: &str, serializer: Serializer) -> Result<Trans
     match tokio_tungstenite::client_async(request, io).await {
         Ok((stream, _)) => Ok(Transport::WebSocket(Box::new(stream))),
         Err(tungstenite::Error::Http(response)) => {
+            let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default());
+            let said = body.lines().next().unwrap_or_default();
             bail!(
-                "{url} is no WebSocket, it answers {} (is the path right? Perilune's is /ws)",
-                response.status()
+                "{url} is no WebSocket, it answers {} {} (is the path right? Perilune's is /ws)",
+                response.status(),
+                said.escape_debug()
             )
         }
         Err(error) => Err(error).with_context(|| format!("no WebSocket at {url}")),

@@ -60,6 +60,7 @@ fn changed_keys(old: &ListenerSettings, new: &ListenerSettings) -> Vec<&'static 
             "serializers",
             (&old.serializers, &old.batched) != (&new.serializers, &new.batched),
         ),
+        ("no_subprotocol", old.no_subprotocol != new.no_subprotocol),
         ("path", old.paths != new.paths),
         ("message", old.message != new.message),
         ("idle_ping", old.idle_ping != new.idle_ping),

@@ -319,6 +319,21 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
         doc: "Serializers on offer, `.batched` for several messages in one of WebSocket; all unless given.",
     },
     Key {
+        name: "no_subprotocol",
+        reads: Reads::With(
+            "`\"json\"`, `\"msgpack\"` or `\"cbor\"`",
+            |l: &mut ListenerDraft, node| {
+                let names = Serializer::ALL.map(Serializer::name);
+                let parse = |text: &str| {
+                    let named = |serializer: &Serializer| serializer.name() == text;
+                    Serializer::ALL.into_iter().find(named)
+                };
+                l.settings.no_subprotocol = node.word(&names, parse);
+            },
+        ),
+        doc: "What WebSocket clients speak that offer no subprotocol; unless given they are refused.",
+    },
+    Key {
         name: "path",
         reads: Reads::With("string or list", |l: &mut ListenerDraft, node| {
             let paths = node

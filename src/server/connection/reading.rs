@@ -180,7 +180,7 @@ impl Connection {
     /// The frames of the peer make no sense.
     fn broken(&mut self, error: &FrameError) {
         self.deaf = true;
-        self.close_code = Some(error.close_code());
+        self.failed = Some(error.clone());
         match (&self.stage, error.is_violation()) {
             (Stage::Open { realm, session }, true) => {
                 realm.clone().input(Input::Violation {

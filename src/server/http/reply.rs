@@ -129,10 +129,24 @@ pub(super) fn text(status: StatusCode, body: String) -> Reply {
 
 /// The whole answer to a connection for which there is no room.
 pub(crate) fn unavailable(reason: &str) -> String {
-    let body = format!("The router is full: {reason}.\n");
+    whole(
+        "503 Service Unavailable",
+        &format!("The router is full: {reason}.\n"),
+    )
+}
+
+/// The whole answer to whoever speaks HTTP where TLS is spoken.
+pub(crate) fn lacks_tls() -> String {
+    whole(
+        "400 Bad Request",
+        "This port speaks TLS: connect with wss:// (or https://).\n",
+    )
+}
+
+fn whole(status: &str, body: &str) -> String {
     format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: \
-         {}\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: \
+         close\r\n\r\n{body}",
         body.len()
     )
 }

@@ -94,17 +94,27 @@ pub(super) fn route<B>(
             "Sec-WebSocket-Key is missing or not 16 octets in Base64.",
         ))?;
     check_origin(settings, local, headers)?;
-    let subprotocol = choose(headers, settings)?;
+    let offers = tokens(headers, SEC_WEBSOCKET_PROTOCOL).next().is_some();
+    let subprotocol = match settings.no_subprotocol {
+        Some(serializer) if !offers => Subprotocol {
+            serializer,
+            batched: false,
+        },
+        _ => choose(headers, settings)?,
+    };
 
     let mut reply = Response::new(body_of(""));
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let answer = reply.headers_mut();
     answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    answer.insert(
-        SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(subprotocol.name()),
-    );
+    // Whoever offered none may have none (RFC 6455, 4.2.2).
+    if offers {
+        answer.insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(subprotocol.name()),
+        );
+    }
     if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
@@ -221,6 +231,20 @@ mod tests {
             let refusal = decide(&only_json, &request).err().unwrap();
             assert!(matches!(refusal, Refusal::NoSubprotocol { .. }), "{other}");
         }
+    }
+
+    #[test]
+    fn a_listener_may_take_clients_without_a_subprotocol() {
+        let settings = ListenerSettings {
+            no_subprotocol: Some(Serializer::Json),
+            ..settings(None)
+        };
+        let (reply, chosen) = decide(&settings, &upgrade(&[])).unwrap();
+        assert_eq!(chosen.name(), "wamp.2.json");
+        assert!(!reply.headers().contains_key("sec-websocket-protocol"));
+        let other = upgrade(&[("sec-websocket-protocol", "chat")]);
+        let refusal = decide(&settings, &other).err().unwrap();
+        assert!(matches!(refusal, Refusal::NoSubprotocol { .. }));
     }
 
     #[test]

@@ -214,3 +214,29 @@ async fn a07_the_timers_thread_is_there_before_anybody_connects() {
     });
     assert!(names.into_iter().any(|name| name.trim() == "timers"));
 }
+
+#[tokio::test]
+async fn clients_without_a_subprotocol_speak_what_the_listener_names() {
+    use tokio_tungstenite::tungstenite::Message as Frame;
+    let config = open_realm("").replacen(
+        "return {",
+        "return { listen = { addr = '127.0.0.1:0', no_subprotocol = 'json' },",
+        1,
+    );
+    let folder = app(&[("perilune.lua", &config)]);
+    let program = Program::serve(folder.path(), &[]);
+    let address = program.address().await;
+    let io = tcp(address).await;
+    let url = format!("ws://{address}/ws");
+    let (mut client, _) = soon(tokio_tungstenite::client_async(url, io))
+        .await
+        .unwrap();
+    let hello = r#"[1,"realm1",{"roles":{"caller":{}}}]"#;
+    let sent = futures_util::SinkExt::send(&mut client, Frame::text(hello));
+    soon(sent).await.unwrap();
+    let welcome = soon(futures_util::StreamExt::next(&mut client)).await;
+    let Some(Ok(Frame::Text(text))) = welcome else {
+        panic!("{welcome:?}")
+    };
+    assert!(text.starts_with("[2,"), "{text}");
+}
