@@ -1,10 +1,11 @@
 //! The disk of event histories: one embedded database per data folder, and one thread that writes it.
 //!
 //! What gathers while one commit reaches the disk goes with the next, so many publishers share one. Nothing that was
-//! answered is lost by a crash of the process or of the machine. When writing fails (the disk is full), whoever waits
-//! is told so, and the database is opened again for the next try.
+//! answered is lost by a crash of the process or of the machine. When writing fails (the disk is full, the file damaged
+//! or gone), whoever waits is told so, and the database is opened again ([`base`]). Nothing ends the thread.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -13,14 +14,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use redb::{Builder, Database, DatabaseError, TableDefinition, TableError};
+use redb::{Database, TableDefinition, TableError};
 use tracing::{error, info};
 
 use super::realm::RealmHandle;
 use crate::core::{HistoryKey, Input, Record, Ticket};
 use crate::words::{MatchPolicy, Uri};
 
+mod base;
+mod file;
 mod row;
+
+use base::{Base, Opener, PATIENCE};
+use file::{Fault, Known};
 
 /// Realm, match policy, topic or pattern, number.
 type Key<'a> = (&'a str, u8, &'a str, u64);
@@ -28,12 +34,12 @@ const EVENTS: TableDefinition<Key<'static>, &[u8]> = TableDefinition::new("event
 
 /// The file in the data folder.
 const FILE: &str = "history.redb";
-/// Octets the database keeps in memory.
-const CACHE: usize = 8 << 20;
 /// Changes of one commit.
 const BATCH: usize = 4_096;
 /// Octets that may wait to be written; beyond, events are not stored.
 const QUEUE: usize = 64 << 20;
+/// How long reading a realm's histories waits for a database that is being opened again.
+const READING: Duration = Duration::from_secs(10);
 
 /// Why histories cannot be kept on disk.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +51,8 @@ pub enum StoreError {
     },
     #[error("{} is in use: another router runs with this `data` folder", .path.display())]
     Locked { path: PathBuf },
-    #[error("{} cannot be opened: {error}", .path.display())]
-    Unopened { path: PathBuf, error: DatabaseError },
+    #[error("{} cannot be opened: {text}", .path.display())]
+    Unopened { path: PathBuf, text: String },
     #[error("the histories in {} cannot be read: {text}", .path.display())]
     Unreadable { path: PathBuf, text: String },
     #[error("no thread for the histories: {0}")]
@@ -80,34 +86,31 @@ struct Write {
     octets: usize,
 }
 
-type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
-
 impl HistoryStore {
     /// Opens or makes the database in this folder, and starts its thread. Blocks.
     pub fn open(folder: &Path) -> Result<Arc<Self>, StoreError> {
-        std::fs::create_dir_all(folder).map_err(|error| StoreError::Folder {
+        file::make_folder(folder).map_err(|error| StoreError::Folder {
             path: folder.into(),
             error,
         })?;
         let path = folder.join(FILE);
-        let file = path.clone();
-        let open = move || Builder::new().set_cache_size(CACHE).create(&file);
-        Self::start(path, Box::new(open))
+        let of_file = path.clone();
+        Self::start(path, Arc::new(move |known| file::open(&of_file, known)))
     }
 
     fn start(path: PathBuf, open: Opener) -> Result<Arc<Self>, StoreError> {
-        let database = open().map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::Locked { path: path.clone() },
-            error => StoreError::Unopened {
+        let opened = open(Known::Nothing).map_err(|fault| match fault {
+            Fault::Locked => StoreError::Locked { path: path.clone() },
+            Fault::Damaged(text) | Fault::Other(text) => StoreError::Unopened {
                 path: path.clone(),
-                error,
+                text,
             },
         })?;
         let (jobs, inbox) = channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut writer = Writer {
-            open,
-            database: Some(database),
+            path: path.clone(),
+            base: Base::new(open, opened),
             waiting: waiting.clone(),
             failed: 0,
             told: None,
@@ -202,9 +205,8 @@ impl Drop for HistoryStore {
 
 /// The thread.
 struct Writer {
-    open: Opener,
-    /// `None` after a failure.
-    database: Option<Database>,
+    path: PathBuf,
+    base: Base,
     waiting: Arc<AtomicUsize>,
     /// Events not written since that was last told.
     failed: usize,
@@ -241,18 +243,11 @@ impl Writer {
         }
     }
 
-    fn database(&mut self) -> Result<&Database, String> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => (self.open)().map_err(|error| error.to_string())?,
-        };
-        Ok(self.database.insert(database))
-    }
-
     /// One commit for all of them, then their answers.
     fn write(&mut self, writes: Vec<Write>) {
-        let database = self.database();
-        let result = database.and_then(|db| commit(db, &writes).map_err(|error| error.to_string()));
+        let result = self
+            .base
+            .attempt(PATIENCE, |db| commit(db, &writes).map_err(Box::new));
         let count: usize = writes.iter().map(|write| write.records.len()).sum();
         self.waiting
             .fetch_sub(writes.iter().map(|write| write.octets).sum(), Relaxed);
@@ -262,8 +257,6 @@ impl Writer {
                 metrics::counter!("perilune_history_failed_total").increment(count as u64);
                 self.failed += count;
                 self.tell(text);
-                // After a failed write the database takes no other.
-                self.database = None;
             }
         }
         let mut answers: BTreeMap<Uri, (Weak<RealmHandle>, Vec<Ticket>)> = BTreeMap::new();
@@ -278,12 +271,15 @@ impl Writer {
             let Some(handle) = handle.upgrade() else {
                 continue;
             };
-            handle.step(|step| {
-                for ticket in tickets {
-                    let result = result.clone();
-                    step.input(Input::Stored { ticket, result });
-                }
-            });
+            // Should one realm fail, the others are told.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                handle.step(|step| {
+                    for ticket in tickets {
+                        let result = result.clone();
+                        step.input(Input::Stored { ticket, result });
+                    }
+                });
+            }));
         }
     }
 
@@ -294,14 +290,26 @@ impl Writer {
             .is_none_or(|last| last.elapsed() >= Duration::from_secs(1));
         if due {
             let failed = std::mem::take(&mut self.failed);
-            error!(events = failed, "history not stored: {text}");
+            let path = self.path.display();
+            error!(events = failed, "history not stored: {path}: {text}");
             self.told = Some(Instant::now());
         }
     }
 
     fn load(&mut self, realm: &Uri) -> Result<Vec<Record>, String> {
-        let database = self.database()?;
-        let records = read(database, realm).map_err(|error| error.to_string())?;
+        let read = |database: &Database| read(database, realm).map_err(Box::new);
+        // What cannot be read twice is put aside, and read as nothing then.
+        let mut tries = 0..3;
+        let records = loop {
+            match self.base.attempt(READING, read) {
+                Ok(records) => break records,
+                Err(text) if tries.next().is_none() => return Err(text),
+                Err(text) => {
+                    error!(%realm, "histories not read: {}: {text}", self.path.display());
+                    std::thread::sleep(PATIENCE);
+                }
+            }
+        };
         info!(%realm, events = records.len(), "histories read from disk");
         Ok(records)
     }
@@ -384,8 +392,8 @@ mod tests {
 
     use rand::SeedableRng;
     use rand::rngs::StdRng;
-    use redb::StorageBackend;
     use redb::backends::InMemoryBackend;
+    use redb::{Builder, StorageBackend};
 
     use super::*;
     use crate::core::KeptEvent;
@@ -503,11 +511,13 @@ mod tests {
         let inner = Arc::new(InMemoryBackend::new());
         let full = Arc::new(AtomicBool::new(false));
         let disk = (inner.clone(), full.clone());
-        let open = move || {
+        let open = move |_| {
             let (inner, full) = disk.clone();
-            Builder::new().create_with_backend(Disk { inner, full })
+            let database = Builder::new().create_with_backend(Disk { inner, full });
+            let opened = database.map(file::Opened::without_file);
+            opened.map_err(|error| Fault::Other(error.to_string()))
         };
-        let store = HistoryStore::start("test".into(), Box::new(open)).expect("opens");
+        let store = HistoryStore::start("test".into(), Arc::new(open)).expect("opens");
         let realm = realm("one");
         let write = |number| store.write(&realm, vec![record(number, 0)], Some(Ticket(number)));
         write(0).expect("room");
@@ -518,6 +528,8 @@ mod tests {
         }
         store.flush(Duration::from_secs(10));
         full.store(false, Relaxed);
+        // Reading waits until it is open again.
+        assert_eq!(numbers(&store, "one"), [0]);
         write(4).expect("room");
         assert_eq!(numbers(&store, "one"), [0, 4]);
         assert_eq!(store.waiting.load(Relaxed), 0);
