@@ -1188,6 +1188,7 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
                 }),
             }),
             proxy: true,
+            forwarded: false,
             paths: vec!["/wamp".into()],
             origins: Some(vec!["https://*.example.com".into()]),
             no_subprotocol: Some(Serializer::Cbor),

@@ -20,6 +20,7 @@ use serde_json::{Value as Json, json};
 use sha2::Sha256;
 use support::{BoxedIo, Client, Kind, REALM, batch_of, only, settings, soon, start, tcp, uri};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 /// A connection that speaks HTTP/1.1.
 struct Http {
@@ -285,17 +286,25 @@ async fn a_call_without_an_answer_in_time_is_504_and_canceled() {
     assert_eq!(router.realm(REALM).unwrap().counts().open_calls, 0);
 }
 
+/// One that has only said all it will may still wait for the answer.
 #[tokio::test]
-async fn a_peer_that_goes_away_takes_its_call_along() {
+async fn a_peer_that_breaks_off_takes_its_call_along() {
     let (router, address) = start(&bridged()).await;
     let mut callee = json_client(address).await;
     callee.register("slow").await;
-    let mut http = Http::open(address).await;
-    http.send("POST", "/call", JSON, br#"{"procedure":"slow"}"#)
-        .await;
+    let mut io = TcpStream::connect(address).await.expect("connects");
+    socket2::SockRef::from(&io)
+        .set_linger(Some(Duration::ZERO))
+        .expect("resets at its end");
+    let body = r#"{"procedure":"slow"}"#;
+    let request = format!(
+        "POST /call HTTP/1.1\r\nHost: localhost\r\n{JSON}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    soon(io.write_all(request.as_bytes())).await.expect("sends");
     assert!(matches!(callee.message().await, Message::Invocation(_)));
     assert_eq!(router.realm(REALM).unwrap().session_count(), 2);
-    drop(http);
+    drop(io);
     only_sessions(&router, 1).await;
 }
 

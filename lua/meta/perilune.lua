@@ -501,12 +501,12 @@ function p.publish(topic, args, kwargs, options) end
 ---@field transport perilune.login.transport
 
 ---@class perilune.login.transport
----@field peer string address and port, or "unix"
+---@field peer string address and port (no port where a proxy names none), or "unix"
 ---@field kind "websocket"|"rawsocket"|"longpoll"|"http"
 ---@field tls boolean
 ---@field certificate? perilune.login.certificate the client's, signed by one of the listener's `client_ca`
----@field http { path: string, headers: table<string, string> } the upgrade request; header names in lower case
----@field cookies table<string, string>
+---@field http { path: string, headers: table<string, string> } the upgrade request; header names in lower case, a repeated header's values joined by commas; a procedure gets the headers that `headers` of its method names
+---@field cookies table<string, string> not for a procedure, unless `headers` of its method names `cookie`
 
 ---@class perilune.login.certificate
 ---@field common_name? string of the subject

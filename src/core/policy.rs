@@ -185,6 +185,8 @@ pub struct Procedure {
     pub uri: Uri,
     /// Where it is registered; `None`: in the realm that asks.
     pub realm: Option<Uri>,
+    /// HTTP headers that it is told at a login, in lower case.
+    pub headers: Vec<String>,
 }
 
 /// A role: rules first, then perhaps a function.

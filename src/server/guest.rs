@@ -29,6 +29,9 @@ pub enum Unanswered {
     /// The answer was ERROR.
     #[error("{}", .0.error)]
     Error(wire::Error),
+    /// The request broke the protocol, which has ended the session.
+    #[error("{0}")]
+    Violation(String),
     /// The session has ended: it was killed, or the realm was closed.
     #[error("the session has ended")]
     Left,
@@ -194,6 +197,9 @@ impl Guest {
         });
         match answer.ok_or(Unanswered::Left)?.await {
             Ok(Message::Error(error)) => Err(Unanswered::Error(error)),
+            Ok(Message::Abort(abort)) => {
+                Err(Unanswered::Violation(abort.message.unwrap_or_default()))
+            }
             Ok(message) => Ok(message),
             Err(_) => Err(Unanswered::Left),
         }
@@ -245,6 +251,13 @@ impl LocalSession for Ear {
                 let waker = state.waker.take();
                 drop(state);
                 waker.into_iter().for_each(Waker::wake);
+                return Ok(());
+            }
+            // Whoever has broken the protocol is one of those who ask.
+            Message::Abort(_) => {
+                for (_, answer) in state.asked.drain() {
+                    let _ = answer.send(message.clone());
+                }
                 return Ok(());
             }
             // A guest has no procedures: nobody is there to answer.

@@ -96,8 +96,16 @@ impl TransportInfo {
 
     /// The peer's address for humans.
     pub fn peer_name(&self) -> String {
-        self.peer
-            .map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
+        peer_name(self.peer)
+    }
+}
+
+/// A proxy may name an address without a port.
+pub(crate) fn peer_name(peer: Option<SocketAddr>) -> String {
+    match peer {
+        None => "unix".to_owned(),
+        Some(peer) if peer.port() == 0 => peer.ip().to_string(),
+        Some(peer) => peer.to_string(),
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod bridge;
 mod events;
+mod forwarded;
+mod half_closed;
 mod login;
 mod longpoll;
 mod origin;
@@ -23,24 +25,27 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap,
+    HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, VARY,
 };
 use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tracing::{debug, info};
 
 use self::bridge::Kind;
+use self::forwarded::Sender;
+use self::half_closed::{Debt, Debts, Owing};
 use self::login::Credentials;
 use self::patience::{Held, Patience};
 use self::reply::{Failure, Refusal, Reply, body_of};
 use self::upgrade::Upgrade;
 use super::frames::Framing;
 use super::guest::Guest;
-use super::hooks::TransportInfo;
+use super::hooks::{TransportInfo, peer_name};
 use super::listener::{Newcomer, RawParts};
 use super::outbox::Stop;
 use super::settings::{HttpPath, HttpSettings, LongPollSettings};
@@ -57,6 +62,7 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
     let exchange = Exchange {
         newcomer: &newcomer,
         patience: Patience::new(newcomer.hello_by),
+        debts: Arc::default(),
         upgrade: Mutex::new(None),
     };
     if !exchange.run(stream).await {
@@ -75,7 +81,7 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
     match on.await {
         Ok(upgraded) => {
             // Down to the stream itself, so that hyper's buffers are freed.
-            let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
+            let Ok(parts) = upgraded.downcast::<TokioIo<Owing>>() else {
                 return debug!(%peer, "upgraded connection is not ours");
             };
             let agreed = RawParts {
@@ -85,7 +91,12 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
                 limit: newcomer.settings.message.min(u32::MAX as usize),
             };
             newcomer
-                .wamp(parts.io.into_inner(), parts.read_buf, agreed, transport)
+                .wamp(
+                    parts.io.into_inner().into_inner(),
+                    parts.read_buf,
+                    agreed,
+                    transport,
+                )
                 .await;
         }
         Err(error) => debug!(%peer, "upgrade failed: {error}"),
@@ -96,6 +107,7 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
 struct Exchange<'a> {
     newcomer: &'a Newcomer,
     patience: Arc<Patience>,
+    debts: Arc<Debts>,
     upgrade: Mutex<Option<Upgrade>>,
 }
 
@@ -143,13 +155,21 @@ impl Exchange<'_> {
     /// Serves requests. True: to the end, and not longer than allowed.
     async fn run(&self, stream: Stream) -> bool {
         let peer = self.peer();
-        let service =
-            service_fn(|request| async { Ok::<_, Infallible>(self.answer(request).await) });
+        let service = service_fn(|request| {
+            // Before hyper looks for what comes behind the request.
+            let debt = self.debt(&request);
+            async move {
+                let answer = self.answer(request).await;
+                drop(debt);
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let owing = Owing::new(stream, self.debts.clone());
         // The time is watched here: hyper needs no timer of its own.
         let exchange = http1::Builder::new()
             .header_read_timeout(None)
             .max_buf_size(16 << 10)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(owing), service)
             .with_upgrades();
         let mut exchange = pin!(exchange);
         let mut ending = false;
@@ -187,30 +207,51 @@ impl Exchange<'_> {
         }
     }
 
+    /// An answer is owed also to who has closed their sending side, but not where somebody only listens: what they are
+    /// sent would be lost if they are gone.
+    fn debt(&self, request: &Request<Incoming>) -> Option<Debt> {
+        let http = self.newcomer.shared.http();
+        let listens = match Place::find(&http, request.uri().path()) {
+            Some(Place::Events(_)) => true,
+            Some(Place::LongPoll(_, rest)) => rest.ends_with("/receive"),
+            Some(Place::Bridge(..)) | None => false,
+        };
+        (!listens).then(|| self.debts.owe())
+    }
+
     async fn answer(&self, mut request: Request<Incoming>) -> Reply {
         let http = self.newcomer.shared.http();
+        if upgrade::asks_for_health(&http, &request) {
+            // Told to anybody, however they ask.
+            return Refusal::Healthy.reply(&self.peer());
+        }
+        let sender = match self.sender(&request) {
+            Ok(sender) => sender,
+            Err(refusal) => return refusal.reply(&self.peer()),
+        };
+        request.extensions_mut().insert(sender);
+        let peer = peer_name(sender.peer);
         let path = request.uri().path().to_owned();
         if let Some(place) = Place::find(&http, &path) {
             let origin = request.headers().get(ORIGIN).cloned();
             // As with a WebSocket, the page may have the browser show who it is; autobahn-js asks for that.
             let credentials = matches!(place, Place::LongPoll(..));
-            return match self.admit(&request, &place) {
+            return match self.admit(&request, &place, &sender) {
                 Ok(None) => {
                     let reply = self.at(place, request).await;
                     for_page(reply, origin, credentials)
                 }
                 Ok(Some(preflight)) => for_page(preflight, origin, credentials),
-                Err(refusal) => refusal.reply(&self.peer()),
+                Err(refusal) => refusal.reply(&peer),
             };
         }
-        let settings = &self.newcomer.settings;
-        match upgrade::route(settings, &http, self.newcomer.local, &request) {
+        match upgrade::route(&self.newcomer.settings, &sender, &request) {
             Ok((mut reply, subprotocol)) => {
                 let mut transport = self.transport("websocket", &request);
                 let shared = &self.newcomer.shared;
-                let (now, tls) = (shared.clock().now().mono, transport.tls);
+                let now = shared.clock().now().mono;
                 let cookies = shared.cookies();
-                cookies.issue(now, &mut transport, tls, reply.headers_mut());
+                cookies.issue(now, &mut transport, sender.secure, reply.headers_mut());
                 *self.upgrade.lock() = Some(Upgrade {
                     on: hyper::upgrade::on(&mut request),
                     subprotocol,
@@ -218,8 +259,23 @@ impl Exchange<'_> {
                 });
                 reply
             }
-            Err(refusal) => refusal.reply(&self.peer()),
+            Err(refusal) => refusal.reply(&peer),
         }
+    }
+
+    /// Who sent the request. Behind a proxy that is somebody else with each, and is counted as they.
+    fn sender(&self, request: &Request<Incoming>) -> Result<Sender, Refusal> {
+        check_head(request)?;
+        let newcomer = self.newcomer;
+        let limits = newcomer.shared.limits();
+        let sender = Sender::of(newcomer, &limits, request.headers())?;
+        if newcomer.settings.forwarded
+            && let Some(peer) = sender.peer
+        {
+            let seat = &newcomer.seat;
+            seat.comes_from(&limits, peer.ip()).map_err(Refusal::Full)?;
+        }
+        Ok(sender)
     }
 
     async fn at(&self, place: Place<'_>, request: Request<Incoming>) -> Reply {
@@ -231,9 +287,18 @@ impl Exchange<'_> {
     }
 
     /// What is decided before the body is looked at; a preflight of a browser is answered here.
-    fn admit<B>(&self, request: &Request<B>, place: &Place<'_>) -> Result<Option<Reply>, Refusal> {
-        let newcomer = self.newcomer;
-        origin::check_origin(&newcomer.settings, newcomer.local, request.headers())?;
+    fn admit(
+        &self,
+        request: &Request<Incoming>,
+        place: &Place<'_>,
+        sender: &Sender,
+    ) -> Result<Option<Reply>, Refusal> {
+        let settings = &self.newcomer.settings;
+        origin::check_origin(settings, sender, request.headers())?;
+        let login = place.path().map(|path| path.auth);
+        if matches!(login, Some(None | Some(AuthMethod::Anonymous))) {
+            origin::check_host(settings, sender, request)?;
+        }
         let (method, allow) = place.methods();
         if request.method() == Method::OPTIONS {
             let mut reply = Response::new(body_of(""));
@@ -253,10 +318,7 @@ impl Exchange<'_> {
         if request.method() != method {
             return Err(Refusal::Method { allow });
         }
-        let local = newcomer
-            .local
-            .is_none_or(|local| local.to_canonical().is_loopback());
-        if place.path().is_some_and(|path| path.auth.is_none()) && !local {
+        if login == Some(None) && !sender.local {
             let path = request.uri().path().to_owned();
             return Err(Refusal::NotLocal { path });
         }
@@ -264,9 +326,7 @@ impl Exchange<'_> {
     }
 
     fn peer(&self) -> String {
-        self.newcomer
-            .peer
-            .map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
+        peer_name(self.newcomer.peer)
     }
 
     /// The whole body of somebody known, up to `limits.message`.
@@ -318,7 +378,8 @@ impl Exchange<'_> {
             let realm = path.realm.clone();
             return Err(refused(&LoginRefusal::AuthenticationRequired { realm }));
         };
-        let transport = self.transport_of("http", head.uri.path(), &head.headers);
+        let sender = head.extensions.get().copied();
+        let transport = self.transport_of("http", head.uri.path(), &head.headers, sender);
         let shared = &self.newcomer.shared;
         let guest = login::log_in(shared, &Arc::new(transport), &path.realm, credentials).await;
         let guest = guest.map_err(|refusal| refused(&refusal))?;
@@ -330,28 +391,65 @@ impl Exchange<'_> {
     fn transport<B>(&self, kind: &'static str, request: &Request<B>) -> TransportInfo {
         let path = request.uri().path_and_query();
         let path = path.map_or("/", |path| path.as_str());
-        self.transport_of(kind, path, request.headers())
+        let sender = request.extensions().get().copied();
+        self.transport_of(kind, path, request.headers(), sender)
     }
 
     fn transport_of(
         &self,
         kind: &'static str,
         path: &str,
-        headers: &hyper::HeaderMap,
+        headers: &HeaderMap,
+        sender: Option<Sender>,
     ) -> TransportInfo {
-        let headers = headers.iter().map(|(name, value)| {
-            (
-                name.as_str().to_owned(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
-        });
+        let connection = self.newcomer.transport();
         TransportInfo {
             kind,
             path: path.to_owned(),
-            headers: headers.collect(),
-            ..self.newcomer.transport()
+            headers: joined(headers),
+            peer: sender.map_or(connection.peer, |sender| sender.peer),
+            ..connection
         }
     }
+}
+
+/// Headers that mean something once: who decides by one of two, and we by the other, would be deceived.
+const SINGLE: [HeaderName; 7] = [
+    HOST,
+    ORIGIN,
+    AUTHORIZATION,
+    CONTENT_TYPE,
+    SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION,
+    HeaderName::from_static("sec-fetch-site"),
+];
+
+/// What holds for the head of any request (RFC 9112, 3.2).
+fn check_head<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if SINGLE
+        .iter()
+        .any(|name| headers.get_all(name).iter().nth(1).is_some())
+    {
+        let says = "Host, Origin, Authorization, Content-Type and the like stand once.";
+        return Err(Refusal::Malformed(says));
+    }
+    if request.version() >= Version::HTTP_11 && !headers.contains_key(HOST) {
+        return Err(Refusal::Malformed("A request of HTTP/1.1 has a Host."));
+    }
+    Ok(())
+}
+
+/// By name, the values of one that is repeated in a list, as RFC 9110 (5.3) has it.
+fn joined(headers: &HeaderMap) -> Vec<(String, String)> {
+    let joined = |name: &HeaderName| {
+        let separator = if *name == COOKIE { "; " } else { ", " };
+        let values = headers.get_all(name).iter();
+        let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let text = values.collect::<Vec<_>>().join(separator);
+        (name.as_str().to_owned(), text)
+    };
+    headers.keys().map(joined).collect()
 }
 
 /// Lets a page that was let in read the answer.

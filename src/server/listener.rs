@@ -182,7 +182,7 @@ impl Listener {
             Socket::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
                 tune(&stream, self.settings.idle_ping);
-                Ok((Io::Tcp(stream), Some(peer)))
+                Ok((Io::Tcp(stream), Some(canonical(peer))))
             }
             Socket::Unix { socket, .. } => {
                 let (stream, _) = socket.accept().await?;
@@ -190,6 +190,11 @@ impl Listener {
             }
         }
     }
+}
+
+/// As what it is known elsewhere: a listener of IPv6 sees IPv4 as `::ffff:192.0.2.7`.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Has the system end a connection whose peer is unplugged or frozen within the time that four pings take, whatever is
@@ -221,7 +226,7 @@ fn shown_path(paths: &[String]) -> String {
 pub(crate) struct Newcomer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) settings: Arc<ListenerSettings>,
-    tls: Option<Arc<Tls>>,
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Verified by TLS.
     pub(crate) certificate: Option<Arc<ClientCertificate>>,
     pub(crate) peer: Option<SocketAddr>,
@@ -360,6 +365,7 @@ impl Newcomer {
         let Some(Conveyed { peer, local }) = conveyed else {
             return Some(io);
         };
+        let peer = canonical(peer);
         (self.peer, self.local) = (Some(peer), Some(local.ip()));
         let Err(limit) = self.seat.comes_from(&limits, peer.ip()) else {
             return Some(io);
@@ -415,7 +421,7 @@ impl Newcomer {
                 let limit = offer.limit.min(self.settings.message);
                 let transport = TransportInfo {
                     kind: "rawsocket",
-                    ..TransportInfo::default()
+                    ..self.transport()
                 };
                 let parts = RawParts {
                     framing: Framing::RawSocket,
@@ -458,20 +464,9 @@ impl Newcomer {
             Framing::WebSocket { .. } | Framing::Batched { .. } => self.settings.message,
         };
         let queue = self.shared.limits().queue;
-        let TransportInfo {
-            kind,
-            path,
-            headers,
-            issued,
-            ..
-        } = transport;
         let transport = TransportInfo {
-            kind,
-            path,
-            headers,
-            issued,
             channel_binding: io.channel_binding(),
-            ..self.transport()
+            ..transport
         };
         let parts = Parts {
             io,

@@ -83,7 +83,7 @@ impl Seats {
         inner.next += 1;
         inner.waiting.insert(number);
         inner.taken.insert(number, Taken { address, outbox });
-        inner.arrives(address);
+        inner.arrives(address, true);
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
@@ -132,12 +132,23 @@ impl Inner {
             .unwrap_or_default()
     }
 
-    /// Counts one more that has not logged in.
-    fn arrives(&mut self, address: Option<IpAddr>) {
+    /// Counts one more, which may not have logged in.
+    fn arrives(&mut self, address: Option<IpAddr>, waits: bool) {
         if let Some(address) = address {
             let count = self.addresses.entry(address).or_default();
             count.all += 1;
-            count.waiting += 1;
+            count.waiting += usize::from(waits);
+        }
+    }
+
+    fn leaves(&mut self, address: Option<IpAddr>, waits: bool) {
+        let Some(address) = address else { return };
+        if let Some(count) = self.addresses.get_mut(&address) {
+            count.all -= 1;
+            count.waiting -= usize::from(waits);
+            if count.all == 0 {
+                self.addresses.remove(&address);
+            }
         }
     }
 
@@ -168,26 +179,31 @@ impl Inner {
 }
 
 impl Seat {
-    /// The connection, which has not logged in, turns out to come from there: a trusted proxy, counted for no address,
-    /// says so.
+    /// The connection, or what comes over it now, turns out to be of that address: a trusted proxy, counted for no
+    /// address, says so.
     pub(crate) fn comes_from(&self, limits: &RouterLimits, address: IpAddr) -> Result<(), TooMany> {
         let mut inner = self.seats.inner.lock();
-        if limits.trusts(Some(address)) || !inner.waiting.contains(&self.number) {
+        let address = Some(address)
+            .filter(|address| !limits.trusts(Some(*address)))
+            .map(network);
+        let before = inner.taken.get(&self.number).map(|taken| taken.address);
+        if before == Some(address) {
             return Ok(());
         }
-        let address = Some(network(address));
+        let waits = inner.waiting.contains(&self.number);
         let count = inner.count(address);
         if count.all >= limits.connections_per_address {
             return Err(TooMany::PerAddress(limits.connections_per_address));
         }
         let mut waker = None;
-        if count.waiting >= limits.unauthenticated_per_address {
+        if waits && address.is_some() && count.waiting >= limits.unauthenticated_per_address {
             let evicted = inner.oldest_waiting(|taken| taken.address == address);
             waker = evicted.and_then(|oldest| inner.evict(oldest));
         }
         if let Some(taken) = inner.taken.get_mut(&self.number) {
-            taken.address = address;
-            inner.arrives(address);
+            let before = std::mem::replace(&mut taken.address, address);
+            inner.leaves(before, waits);
+            inner.arrives(address, waits);
         }
         drop(inner);
         if let Some(waker) = waker {
@@ -209,14 +225,7 @@ impl Drop for Seat {
         let Some(taken) = inner.taken.remove(&self.number) else {
             return;
         };
-        if let Some(address) = taken.address
-            && let Some(count) = inner.addresses.get_mut(&address)
-        {
-            count.all -= 1;
-            if count.all == 0 {
-                inner.addresses.remove(&address);
-            }
-        }
+        inner.leaves(taken.address, false);
         if inner.taken.is_empty() {
             self.seats.emptied.notify_waiters();
         }

@@ -53,6 +53,8 @@ pub struct ListenerSettings {
     pub tls: Option<TlsSettings>,
     /// Connections begin with a PROXY header, and come from [`RouterLimits::trusted_proxies`] only.
     pub proxy: bool,
+    /// Whom an HTTP request comes from is what [`RouterLimits::trusted_proxies`] say in its headers.
+    pub forwarded: bool,
     /// Paths that accept WebSocket upgrades.
     pub paths: Vec<String>,
     /// Allowed `Origin` patterns (`*` matches any run of characters); `None`: own host and loopback pages only.
@@ -76,6 +78,7 @@ impl ListenerSettings {
             address,
             tls: None,
             proxy: false,
+            forwarded: false,
             paths: vec!["/".into(), "/ws".into(), "/ws/".into()],
             origins: None,
             serializers: Serializer::ALL.to_vec(),

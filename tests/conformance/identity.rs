@@ -35,6 +35,7 @@ fn by_procedure(method: AuthMethod) -> AuthPolicy {
     let procedure = Procedure {
         uri: "com.auth".into(),
         realm: None,
+        headers: Vec::new(),
     };
     AuthPolicy {
         procedures: BTreeMap::from([(method, procedure)]),
@@ -363,6 +364,7 @@ fn az_10_who_registered_the_authorizer_is_not_asked_about() {
         policy.authorize = Some(Procedure {
             uri: "com.authz".into(),
             realm: None,
+            headers: Vec::new(),
         });
     });
     let judge = realm.join("judge");

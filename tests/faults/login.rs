@@ -2,3 +2,4 @@
 
 mod before_login;
 mod ends;
+mod http;

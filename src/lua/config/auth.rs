@@ -23,7 +23,7 @@ use super::node::Node;
 use super::realm::RealmDraft;
 use super::{HookKind, UndecidedRole};
 
-use dynamic::Dynamic;
+use dynamic::{Dynamic, DynamicLogin};
 
 pub(super) use cookie::COOKIE;
 pub(super) use cryptosign::{CRYPTOSIGN, KEY_OWNER};
@@ -181,6 +181,7 @@ pub(super) const ANONYMOUS: Fields<AnonymousDraft> = Fields::of(
             doc: "The role of them all.",
         }],
         Dynamic::<AnonymousDraft>::KEYS,
+        DynamicLogin::<AnonymousDraft>::KEYS,
     ],
     &[],
 );
@@ -205,6 +206,7 @@ pub(super) const METHOD: Fields<()> = Fields::of(
             doc: "The users.",
         }],
         Dynamic::<()>::KEYS,
+        DynamicLogin::<()>::KEYS,
     ],
     &[],
 );

@@ -90,7 +90,7 @@ const TOP_KEYS: &[Key<Draft>] = &[
         reads: Reads::With("address, network, or a list of them", |draft, node| {
             draft.limits.router.trusted_proxies = networks(node);
         }),
-        doc: "Proxies in front, beside this machine: believed by listeners with `proxy`, and exempt from limits per \
+        doc: "Proxies in front, beside this machine: believed by listeners with `proxy` or `forwarded`, and exempt from limits per \
               address. For example `\"10.1.0.0/16\"`.",
     },
     Key {
@@ -301,12 +301,21 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
               address; whoever sends none, or is not of `trusted_proxies`, is closed.",
     },
     Key {
+        name: "forwarded",
+        reads: Reads::Into(|l| Slot::Flag(&mut l.settings.forwarded)),
+        doc: "HTTP requests and WebSockets come through a proxy, of this machine or `trusted_proxies`, that writes the \
+              client's address into `X-Forwarded-For`, `Forwarded` or `X-Real-IP`: limits, lock-out, log and login \
+              functions go by it. Such headers must agree; the proxy must set or remove each.",
+    },
+    Key {
         name: "origins",
         reads: Reads::With("string or list", |l: &mut ListenerDraft, node| {
             l.settings.origins = Some(node.texts().into_iter().map(|(origin, _)| origin).collect());
         }),
         doc: "Origins whose pages may connect, `*` for any run of characters; unless given, own host and \
-              loopback (at a loopback address only pages of loopback, by such a `Host`).",
+              loopback (at a loopback address only pages of loopback, by such a `Host`). Without TLS, own host is an \
+              address, a name of one label, or one below `.local`, `.internal` or `.home.arpa`: any other could be \
+              pointed here by anybody.",
     },
     Key {
         name: "serializers",

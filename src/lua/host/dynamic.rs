@@ -93,7 +93,9 @@ async fn call(
     procedure: &Procedure,
     arguments: &[Value],
 ) -> Result<Payload, NoAnswer> {
-    let Procedure { uri, realm: named } = procedure;
+    let Procedure {
+        uri, realm: named, ..
+    } = procedure;
     let failed = |why: &str| NoAnswer::Failed(format!("the procedure {uri}: {why}"));
     let place = named.as_ref().unwrap_or(realm);
     let realm = router
@@ -123,6 +125,7 @@ async fn call(
     match answer.await {
         Ok(result) => Ok(result.payload),
         Err(Unanswered::Left) => Err(failed("the realm was closed")),
+        Err(Unanswered::Violation(text)) => Err(failed(&text)),
         Err(Unanswered::Error(error)) => {
             let values = error.payload.values();
             let first = values.ok().and_then(|(args, _)| args.into_iter().next());

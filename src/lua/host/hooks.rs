@@ -196,7 +196,12 @@ fn certificate(shown: &ClientCertificate) -> Dict {
 
 /// `(realm, authid, details)` for a procedure (`DYN-01`).
 pub(super) fn authenticator_arguments(login: &Login, transport: &TransportInfo) -> Vec<Value> {
-    let Some(Value::Map(mut details)) = login_arguments(login, transport).into_iter().next() else {
+    let told = |name: &str| {
+        let procedure = login.procedure.iter();
+        let mut listed = procedure.flat_map(|procedure| &procedure.headers);
+        listed.any(|header| header == name)
+    };
+    let Some(Value::Map(mut details)) = arguments(login, transport, told).into_iter().next() else {
         return Vec::new();
     };
     let mut own = |key: &str| {
@@ -214,9 +219,15 @@ pub(super) fn authenticator_arguments(login: &Login, transport: &TransportInfo) 
 
 /// `(login)`
 pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<Value> {
+    arguments(login, transport, |_| true)
+}
+
+/// With those headers that may be told.
+fn arguments(login: &Login, transport: &TransportInfo, told: impl Fn(&str) -> bool) -> Vec<Value> {
     let headers = transport
         .headers
         .iter()
+        .filter(|(name, _)| told(name))
         .map(|(name, value)| (name.clone(), value.as_str().into()))
         .collect();
     let http = Dict::new()
@@ -224,6 +235,7 @@ pub(super) fn login_arguments(login: &Login, transport: &TransportInfo) -> Vec<V
         .with("headers", Dict(headers));
     let cookies = transport
         .cookies()
+        .filter(|_| told("cookie"))
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
     let connection = Dict::new()

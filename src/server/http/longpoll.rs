@@ -159,7 +159,7 @@ async fn open(
     }
     let limits = shared.limits();
     let outbox = Arc::new(Outbox::new(shared.queues()));
-    let address = newcomer.peer.map(|peer| peer.ip());
+    let address = transport.peer.map(|peer| peer.ip());
     let seat = shared.seats().take(&limits, address, outbox.clone());
     let seat = seat.map_err(|limit| {
         metrics::counter!("perilune_connections_refused_total").increment(1);

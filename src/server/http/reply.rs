@@ -13,6 +13,7 @@ use tracing::{debug, info};
 
 use crate::core::uris;
 use crate::server::guest::Unanswered;
+use crate::server::seats::TooMany;
 use crate::wire::{DecodeError, JsonWriter, Payload, Serializer, TokenWriter};
 use crate::words::{Dict, Uri};
 
@@ -34,6 +35,14 @@ pub(super) enum Refusal {
     Malformed(&'static str),
     Version,
     Origin(String),
+    /// A page elsewhere asks, without saying which.
+    CrossSite,
+    /// The name by which somebody reached us is none of ours.
+    Host(String),
+    /// What a trusted proxy says of its client makes no sense.
+    Forwarded(&'static str),
+    /// There is no room for the client behind a proxy.
+    Full(TooMany),
     /// The path takes other methods.
     Method {
         allow: &'static str,
@@ -56,6 +65,18 @@ impl Refusal {
                 peer,
                 "refused: Origin {origin:?} is not allowed; the listener's key `origins` would allow it"
             ),
+            Self::Host(host) => info!(
+                peer,
+                "refused: Host {host:?} is no name of ours; the listener's key `origins` would make it one"
+            ),
+            Self::Forwarded(problem) => info!(
+                peer,
+                "refused: {problem}; the listener's key `forwarded` has them believed, so the proxy must set them"
+            ),
+            Self::Full(limit) => {
+                metrics::counter!("perilune_connections_refused_total").increment(1);
+                info!(peer, "request refused: {limit}");
+            }
             Self::NotLocal { path } => info!(
                 peer,
                 "refused: {path:?} has no `auth`, so it is for loopback and unix sockets only"
@@ -94,6 +115,19 @@ impl Refusal {
             Self::Origin(_) => text(
                 StatusCode::FORBIDDEN,
                 "Pages of this origin may not connect to this router.\n".into(),
+            ),
+            Self::CrossSite => text(
+                StatusCode::FORBIDDEN,
+                "Pages of other sites may not use this router.\n".into(),
+            ),
+            Self::Host(_) => text(
+                StatusCode::FORBIDDEN,
+                "This router is not known by this name.\n".into(),
+            ),
+            Self::Forwarded(problem) => text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+            Self::Full(limit) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("The router is full: {limit}.\n"),
             ),
             Self::Method { allow } => {
                 let mut reply = text(
@@ -202,6 +236,7 @@ impl From<Unanswered> for Failure {
                 payload: error.payload,
                 challenge: None,
             },
+            Unanswered::Violation(text) => Self::bad_request(&text),
             Unanswered::Left => Self::of_error(uris::CANCELED, "the session has ended"),
         }
     }

@@ -1,15 +1,16 @@
 //! The WebSocket upgrade (RFC 6455, `WS-02`, `WS-03`).
 
-use std::net::IpAddr;
-
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
     CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::forwarded::Sender;
 use super::origin::check_origin;
 use super::reply::{Refusal, Reply, body_of};
 use crate::server::hooks::TransportInfo;
@@ -53,19 +54,18 @@ pub(super) struct Upgrade {
     pub(super) transport: TransportInfo,
 }
 
+pub(super) fn asks_for_health<B>(http: &HttpSettings, request: &Request<B>) -> bool {
+    http.health.as_deref() == Some(request.uri().path())
+        && matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
 /// Decides about one request: the answer 101 and what was agreed on, or another answer.
 pub(super) fn route<B>(
     settings: &ListenerSettings,
-    http: &HttpSettings,
-    local: Option<IpAddr>,
+    sender: &Sender,
     request: &Request<B>,
 ) -> Result<(Reply, Subprotocol), Refusal> {
     let path = request.uri().path();
-    if http.health.as_deref() == Some(path)
-        && matches!(*request.method(), Method::GET | Method::HEAD)
-    {
-        return Err(Refusal::Healthy);
-    }
     if !settings.paths.iter().any(|served| served == path) {
         return Err(Refusal::NotFound {
             paths: settings.paths.join(" "),
@@ -74,6 +74,11 @@ pub(super) fn route<B>(
     let headers = request.headers();
     if request.method() != Method::GET || !has_token(headers, UPGRADE, "websocket") {
         return Err(Refusal::NoWebSocket);
+    }
+    if request.version() < Version::HTTP_11 {
+        return Err(Refusal::Malformed(
+            "A WebSocket request is one of HTTP/1.1 (RFC 6455, 4.1).",
+        ));
     }
     if !has_token(headers, CONNECTION, "upgrade") {
         return Err(Refusal::Malformed(
@@ -89,11 +94,11 @@ pub(super) fn route<B>(
     }
     let key = headers
         .get(SEC_WEBSOCKET_KEY)
-        .filter(|key| key.len() == 24)
+        .filter(|key| STANDARD.decode(key).is_ok_and(|octets| octets.len() == 16))
         .ok_or(Refusal::Malformed(
             "Sec-WebSocket-Key is missing or not 16 octets in Base64.",
         ))?;
-    check_origin(settings, local, headers)?;
+    check_origin(settings, sender, headers)?;
     let offers = tokens(headers, SEC_WEBSOCKET_PROTOCOL).next().is_some();
     let subprotocol = match settings.no_subprotocol {
         Some(serializer) if !offers => Subprotocol {
@@ -177,7 +182,7 @@ mod tests {
     fn upgrade(headers: &[(&str, &str)]) -> Request<()> {
         let mut builder = Request::builder()
             .uri("/ws?x=1")
-            .header("host", "router.example:8080")
+            .header("host", "router:8080")
             .header("upgrade", "WebSocket")
             .header("connection", "keep-alive, Upgrade")
             .header("sec-websocket-version", "13")
@@ -192,7 +197,17 @@ mod tests {
         settings: &ListenerSettings,
         request: &Request<()>,
     ) -> Result<(Reply, Subprotocol), Refusal> {
-        route(settings, &HttpSettings::default(), None, request)
+        route(settings, &at("unix"), request)
+    }
+
+    /// Of a request that came in there.
+    fn at(place: &str) -> Sender {
+        Sender {
+            peer: (place != "unix").then(|| "192.0.2.7:4660".parse().unwrap()),
+            local: place != "elsewhere",
+            at_loopback: place == "loopback",
+            secure: false,
+        }
     }
 
     #[test]
@@ -279,16 +294,32 @@ mod tests {
                 .map_or_else(|no| no.reply("test").status(), |(yes, _)| yes.status())
         };
         for origin in [
-            "http://router.example:8080",
+            "http://router:8080",
             "http://localhost:3000",
             "https://127.0.0.1",
             "http://[::1]:9",
         ] {
             assert_eq!(status(None, origin), 101, "{origin}");
         }
+        let foreign = upgrade(&[
+            ("sec-websocket-protocol", "wamp.2.json"),
+            ("origin", "http://a.example"),
+        ]);
+        let rebound = |secure| {
+            let mut request = foreign.clone();
+            let headers = request.headers_mut();
+            headers.insert("host", HeaderValue::from_static("a.example"));
+            let sender = Sender {
+                secure,
+                ..at("elsewhere")
+            };
+            route(&settings(None), &sender, &request).is_ok()
+        };
+        assert!(!rebound(false), "anybody can have a name mean us");
+        assert!(rebound(true), "but has no certificate for it");
         for origin in [
             "http://evil.example",
-            "http://router.example",
+            "http://router",
             "null",
             "http://localhost.evil.example",
         ] {
@@ -307,7 +338,6 @@ mod tests {
 
     #[test]
     fn on_loopback_a_rebound_name_is_no_own_host() {
-        let local = Some(IpAddr::from([127, 0, 0, 1]));
         let allowed = |origins: Option<&[&str]>, host: &'static str, origin: &str| {
             let mut request = upgrade(&[
                 ("sec-websocket-protocol", "wamp.2.json"),
@@ -315,13 +345,7 @@ mod tests {
             ]);
             let headers = request.headers_mut();
             headers.insert("host", HeaderValue::from_static(host));
-            route(
-                &settings(origins),
-                &HttpSettings::default(),
-                local,
-                &request,
-            )
-            .is_ok()
+            route(&settings(origins), &at("loopback"), &request).is_ok()
         };
         assert!(allowed(None, "localhost:8080", "http://localhost:3000"));
         assert!(allowed(None, "[::1]:8080", "http://127.0.0.1"));
@@ -344,7 +368,7 @@ mod tests {
                 .status()
                 .as_u16()
         };
-        assert_eq!((get("/healthz"), get("/ws"), get("/nope")), (200, 426, 404));
+        assert_eq!((get("/ws"), get("/nope")), (426, 404));
         let mut old = upgrade(&[]);
         old.headers_mut()
             .insert("sec-websocket-version", HeaderValue::from_static("8"));

@@ -54,6 +54,7 @@ pub(super) async fn serve(
                 Err(error) => refused(StatusCode::FORBIDDEN, &error.to_string()),
             }
         }
+        Ok(Err(Unanswered::Violation(text))) => refused(StatusCode::BAD_REQUEST, &text),
         Ok(Err(Unanswered::Left)) => {
             refused(StatusCode::SERVICE_UNAVAILABLE, uris::CANCELED.as_str())
         }

@@ -2,7 +2,7 @@
 
 use mlua::Value;
 
-use super::dynamic::Dynamic;
+use super::dynamic::{Dynamic, DynamicLogin};
 use super::{Fields, Key, Node, Reads, RealmDraft, Slot, named, not_empty, role};
 use crate::core::cookies::{COOKIE_NAME, CookiePolicy, CookieUser, IssuePolicy, SameSite};
 use crate::core::credentials::{AuthMethod, Secret};
@@ -28,8 +28,15 @@ impl Default for CookieDraft {
     }
 }
 
-pub(in crate::lua::config) const COOKIE: Fields<CookieDraft> =
-    Fields::of(&[TAKEN, ISSUED, Dynamic::<CookieDraft>::KEYS], &[]);
+pub(in crate::lua::config) const COOKIE: Fields<CookieDraft> = Fields::of(
+    &[
+        TAKEN,
+        ISSUED,
+        Dynamic::<CookieDraft>::KEYS,
+        DynamicLogin::<CookieDraft>::KEYS,
+    ],
+    &[],
+);
 
 const TAKEN: &[Key<CookieDraft>] = &[
     Key {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::dynamic::Dynamic;
+use super::dynamic::{Dynamic, DynamicLogin};
 use super::{Fields, Key, Node, Reads, RealmDraft, Slot, role};
 use crate::core::cryptosign::{CryptosignPolicy, KeyOwner, PublicKey, RouterKey};
 
@@ -26,6 +26,7 @@ pub(in crate::lua::config) const CRYPTOSIGN: Fields<CryptosignDraft> = Fields::o
             },
         ],
         Dynamic::<CryptosignDraft>::KEYS,
+        DynamicLogin::<CryptosignDraft>::KEYS,
     ],
     &[],
 );

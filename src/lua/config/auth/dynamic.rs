@@ -26,6 +26,18 @@ impl<T: 'static> Dynamic<T> {
     ];
 }
 
+/// As [`Dynamic`], for a login method.
+pub(in crate::lua::config) struct DynamicLogin<T>(std::marker::PhantomData<T>);
+
+impl<T: 'static> DynamicLogin<T> {
+    pub(in crate::lua::config) const KEYS: &'static [Key<T>] = &[Key {
+        name: "headers",
+        reads: Reads::With("list of names", |_, _| {}),
+        doc: "HTTP headers that the procedure is told, in `transport.http.headers`; none unless given. With `\"cookie\"`, \
+              all cookies, too.",
+    }];
+}
+
 #[derive(Default)]
 struct Draft {
     procedure: Option<String>,
@@ -79,12 +91,41 @@ pub(in crate::lua::config) fn procedure(node: &Node) -> Option<Procedure> {
     Some(Procedure {
         uri: uri("procedure", name)?,
         realm,
+        headers: Vec::new(),
     })
+}
+
+/// What a login's procedure may be told of the HTTP request.
+const LOGIN_FIELDS: [&str; 3] = ["procedure", "realm", "headers"];
+
+fn headers(node: &Node) -> Vec<String> {
+    let Some(list) = node.child("headers") else {
+        return Vec::new();
+    };
+    if !node.has("procedure") {
+        list.problem("stands without `procedure`");
+    }
+    let names = list.texts().into_iter().map(|(name, place)| {
+        let name = name.to_ascii_lowercase();
+        let good = |octet: u8| octet.is_ascii_alphanumeric() || b"-_".contains(&octet);
+        if name.is_empty() || !name.bytes().all(good) {
+            place.problem(format!(
+                "must be a header's name like \"user-agent\", not {name:?}"
+            ));
+        }
+        name
+    });
+    names.collect()
 }
 
 /// Reads a login method's table. True: there is more in it than the procedure.
 pub(super) fn read(realm: &mut RealmDraft, node: &Node, method: AuthMethod) -> bool {
+    let headers = headers(node);
     if let Some(procedure) = procedure(node) {
+        let procedure = Procedure {
+            headers,
+            ..procedure
+        };
         realm
             .settings
             .policy
@@ -92,9 +133,8 @@ pub(super) fn read(realm: &mut RealmDraft, node: &Node, method: AuthMethod) -> b
             .procedures
             .insert(method, procedure);
     }
-    let named = ["procedure", "realm"];
     !node.has("procedure")
         || node
             .named("a key")
-            .any(|(key, _)| !named.contains(&key.as_str()))
+            .any(|(key, _)| !LOGIN_FIELDS.contains(&key.as_str()))
 }

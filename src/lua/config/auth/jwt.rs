@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mlua::Value;
 
-use super::dynamic::Dynamic;
+use super::dynamic::{Dynamic, DynamicLogin};
 use super::{Fields, Key, Node, Reads, RealmDraft, Slot, known_role};
 use crate::core::jwt::{JwtPolicy, RoleClaim};
 use crate::core::jwt_keys::{Algorithm, JwtKey, KeyError};
@@ -42,8 +42,15 @@ impl Default for JwtDraft {
     }
 }
 
-pub(in crate::lua::config) const JWT: Fields<JwtDraft> =
-    Fields::of(&[KEYS, CLAIMS, Dynamic::<JwtDraft>::KEYS], &[]);
+pub(in crate::lua::config) const JWT: Fields<JwtDraft> = Fields::of(
+    &[
+        KEYS,
+        CLAIMS,
+        Dynamic::<JwtDraft>::KEYS,
+        DynamicLogin::<JwtDraft>::KEYS,
+    ],
+    &[],
+);
 
 const KEYS: &[Key<JwtDraft>] = &[
     Key {

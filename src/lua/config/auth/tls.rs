@@ -1,6 +1,6 @@
 //! `auth.tls`: whom the certificates of clients stand for.
 
-use super::dynamic::Dynamic;
+use super::dynamic::{Dynamic, DynamicLogin};
 use super::{Fields, Key, Node, Reads, RealmDraft, Slot, known_role, named, role};
 use crate::core::certificates::{TlsPolicy, TlsUser};
 
@@ -25,6 +25,7 @@ pub(in crate::lua::config) const TLS_LOGIN: Fields<TlsDraft> = Fields::of(
             },
         ],
         Dynamic::<TlsDraft>::KEYS,
+        DynamicLogin::<TlsDraft>::KEYS,
     ],
     &[],
 );
