@@ -11,6 +11,7 @@ mod reading;
 pub(crate) use login::Surroundings;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -448,7 +449,8 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.outbox.attach(None);
-        self.leave();
+        // This may be the unwinding of a panic, and a second one would end the process.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.leave()));
         self.forget_login();
     }
 }

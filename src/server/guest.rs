@@ -5,6 +5,7 @@
 //! core, which decides as for any subscriber.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -209,9 +210,11 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         if !self.ear.state.lock().ended {
-            self.realm.input(Input::Leave {
-                session: self.session,
-            });
+            let session = self.session;
+            // This may be the unwinding of a panic, and a second one would end the process.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                self.realm.input(Input::Leave { session });
+            }));
         }
     }
 }

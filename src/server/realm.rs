@@ -4,6 +4,7 @@
 //! back to the core as [`Input::Undelivered`]. Tasks are woken and hooks asked once the lock is free again.
 
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
@@ -266,9 +267,9 @@ impl RealmHandle {
     }
 
     /// Tells and asks the hooks; without them whatever is asked is refused.
-    fn ask(self: &Arc<Self>, afterwards: Afterwards) {
+    fn ask(self: &Arc<Self>, mut afterwards: Afterwards) {
         let Some(hooks) = self.hooks.current() else {
-            for request in afterwards.questions {
+            for request in mem::take(&mut afterwards.questions) {
                 let verdict = Verdict::Failed("there is nobody to ask".into());
                 self.input(Input::Verdict {
                     ticket: request.ticket,
@@ -280,7 +281,7 @@ impl RealmHandle {
         for change in &afterwards.changes {
             hooks.session_changed(self, change);
         }
-        for request in afterwards.questions {
+        for request in mem::take(&mut afterwards.questions) {
             hooks.authorize(self, request);
         }
     }
@@ -355,10 +356,16 @@ impl RealmHandle {
     }
 }
 
+/// After a panic in a realm its time goes on.
+const PANICKED: Duration = Duration::from_secs(1);
+
 /// The timer of a realm; ends with its last handle.
 async fn keep_time(realm: Weak<RealmHandle>, rearmed: Arc<Notify>, clock: Clock) {
     loop {
-        let Some(next) = realm.upgrade().map(|realm| realm.tick()) else {
+        let ticked = catch_unwind(AssertUnwindSafe(|| {
+            realm.upgrade().map(|realm| realm.tick())
+        }));
+        let Some(next) = ticked.unwrap_or_else(|_| Some(Some(clock.now().mono + PANICKED))) else {
             return;
         };
         match next {
@@ -394,6 +401,13 @@ impl Afterwards {
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
+    }
+}
+
+impl Drop for Afterwards {
+    /// Only after a panic in the step is anything left: who has got something learns it all the same.
+    fn drop(&mut self) {
+        self.wake(false);
     }
 }
 

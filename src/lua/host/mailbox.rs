@@ -283,6 +283,11 @@ impl Mailbox {
         };
     }
 
+    /// Whether its VM has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lanes.lock().closed
+    }
+
     /// Refuses everything from now on; gives back the work nobody will do.
     pub(crate) fn close(&self) -> Vec<Work> {
         let mut lanes = self.lanes.lock();

@@ -17,6 +17,8 @@ mod link;
 mod mailbox;
 mod on_demand;
 mod ordered;
+#[cfg(test)]
+mod panics;
 mod reload;
 mod script;
 mod timers;

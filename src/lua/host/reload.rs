@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::boot::LoadError;
 use super::configuration::{Configuration, load_configuration};
+use super::script::Version;
 use super::{Entry, Host, HostOptions, Inner, effective_settings};
 use crate::lua::config::{Finding, changes_needing_restart};
 use crate::lua::watch::{Fingerprints, QUIET, Watcher};
@@ -130,6 +131,11 @@ impl Reloader {
                                 return;
                             };
                             host.sweep_overdue();
+                            let revived =
+                                catch_unwind(AssertUnwindSafe(|| reloading.revive(&host)));
+                            if revived.is_err() {
+                                tracing::error!("a fresh VM could not be made, which is a bug");
+                            }
                             reloading.watch(&host);
                         }
                     }
@@ -238,6 +244,18 @@ impl Reloading {
         }
     }
 
+    /// VMs whose threads have failed are replaced, also where nobody was there to be told. Once: what does not load then
+    /// is tried again when its files change.
+    fn revive(&mut self, host: &Arc<Host>) {
+        if host.take_dead_configuration() {
+            tracing::warn!("the configuration's functions get a fresh VM");
+            self.reload_configuration(host);
+        }
+        for (realm, script) in host.dead_scripts() {
+            self.recycle(host, &realm, &script);
+        }
+    }
+
     fn recycle(&mut self, host: &Arc<Host>, realm: &Uri, script: &str) {
         if host.router.realm(realm).is_none_or(|it| it.is_closed()) {
             return; // Its scripts end with it.
@@ -306,6 +324,25 @@ impl Host {
 
     fn has_changed(&self) -> bool {
         self.inner.lock().scripts.values().any(Entry::has_changed)
+    }
+
+    /// Scripts that are in, and have no VM any more.
+    fn dead_scripts(&self) -> Vec<ScriptKey> {
+        let inner = self.inner.lock();
+        let dead = inner.scripts.iter().filter(|(_, entry)| {
+            let current = entry.script.current.as_ref();
+            entry.broken.is_none() && current.is_some_and(Version::has_died)
+        });
+        dead.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether the configuration's VM is gone; from then on nobody is asked until there is another.
+    fn take_dead_configuration(&self) -> bool {
+        let mut answering = self.answering.write();
+        answering
+            .configuration
+            .take_if(|mailbox| mailbox.is_closed())
+            .is_some()
     }
 
     fn reload_scripts(&self, which: impl Fn(&ScriptKey, &Entry) -> bool) {

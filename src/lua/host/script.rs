@@ -336,6 +336,13 @@ impl Version {
         }
     }
 
+    /// A VM of it is gone, though it is in: nobody has told it to end.
+    pub(super) fn has_died(&self) -> bool {
+        self.instances
+            .iter()
+            .any(|instance| instance.mailbox.is_closed())
+    }
+
     /// A version that is not wanted after all.
     pub(super) fn discard(&self) {
         for instance in &self.instances {

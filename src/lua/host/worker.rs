@@ -21,7 +21,7 @@ use super::api;
 use super::boot::{Booted, files_of};
 use super::context::{Context, Phase};
 use super::granted::Asked;
-use super::mailbox::{Asker, Control, Mailbox};
+use super::mailbox::{Asker, Control, Mailbox, Work};
 use super::ordered::Ordered;
 use crate::core::{AuthFailure, Granted};
 use crate::lua::raw::objects::Classes;
@@ -48,6 +48,8 @@ pub(super) struct Worker {
     ready: VecDeque<(usize, Rc<Event>)>,
     /// Tickets of those who wait for chunks of calls that are over.
     deserted: Vec<u64>,
+    /// Work taken from the mailbox and not begun.
+    taken: VecDeque<Work>,
     /// Handlers in flight that count against `handlers`.
     in_flight: usize,
     files: Arc<Mutex<Fingerprints>>,
@@ -169,6 +171,7 @@ impl Worker {
             ordered: Ordered::default(),
             ready: VecDeque::new(),
             deserted: Vec::new(),
+            taken: VecDeque::new(),
             in_flight: 0,
             file_count,
             files,
@@ -179,13 +182,19 @@ impl Worker {
         }
     }
 
-    /// Runs until the VM is told to end. A panic of ours ends this VM too, but nobody waits for it in vain.
+    /// Runs until the VM is told to end. A panic of ours ends this VM too, but nobody waits for it in vain, and there
+    /// will be a fresh one.
     pub(super) fn serve(mut self) {
-        if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
-            tracing::error!(script = %self.script, "the script's thread failed: fresh VM");
-            (self.bounds.recycle)();
+        let failed = catch_unwind(AssertUnwindSafe(|| self.run())).is_err();
+        if failed {
+            tracing::error!(script = %self.script,
+                "the script's thread failed, which is a bug: its callers get errors, and it starts again");
         }
+        let recycle = self.bounds.recycle.clone();
         self.close();
+        if failed {
+            recycle();
+        }
     }
 
     fn run(&mut self) {
@@ -195,11 +204,12 @@ impl Worker {
             let room = self.room();
             self.mailbox
                 .take(&mut control, &mut work, room, self.wake_at());
+            self.taken.extend(work.drain(..));
             for message in control.drain(..) {
                 self.control(message);
             }
             self.now = self.context.clock.now().mono;
-            for piece in work.drain(..) {
+            while let Some(piece) = self.taken.pop_front() {
                 self.work(piece);
                 let now = self.context.clock.now().mono;
                 if now - self.now > HASTE {

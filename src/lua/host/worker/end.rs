@@ -1,5 +1,7 @@
 //! Handlers end: their results and failures go to whoever waits for them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::{Handler, Kind, Ordered, Suspended, Worker};
 use crate::core::Verdict;
 use crate::lua::host::mailbox::Work;
@@ -166,16 +168,37 @@ impl Worker {
         self.mailbox.done();
     }
 
-    /// Nobody waits in vain for a VM that is gone.
+    /// Nobody waits in vain for a VM that is gone. After a panic each step may fail in turn; the others are taken.
     pub(super) fn close(mut self) {
         self.ordered = Ordered::default();
+        self.step_of_end(Self::end_all_waiting);
+        self.step_of_end(Self::refuse_work);
+        self.step_of_end(Self::answer_open);
+        self.step_of_end(|worker| worker.context.flush());
+        if let Some(link) = &self.context.link {
+            link.remove(self.context.slot);
+        }
+    }
+
+    fn step_of_end(&mut self, step: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| step(self))).is_err() {
+            tracing::error!(script = %self.script, "a VM did not end in order");
+        }
+    }
+
+    fn end_all_waiting(&mut self) {
         let tickets: Vec<u64> = self.suspended.keys().copied().collect();
         for ticket in tickets {
             if let Some(handler) = self.give_up_waiting(ticket) {
                 self.finish_with(handler, answers::Failure::canceled());
             }
         }
-        for work in self.mailbox.close() {
+    }
+
+    /// From here on the mailbox takes nothing.
+    fn refuse_work(&mut self) {
+        let queued = self.mailbox.close();
+        for work in std::mem::take(&mut self.taken).into_iter().chain(queued) {
             match work {
                 Work::Invocation { invocation, .. } => {
                     self.context.send(answers::canceled(invocation.request))
@@ -183,20 +206,20 @@ impl Worker {
                 Work::Authorize { asker, .. } => {
                     asker.answer(Verdict::Failed("the script ended".into()));
                 }
+                // Whoever asked learns it from the reply that is dropped.
                 Work::Event(_)
                 | Work::Authenticate { .. }
                 | Work::Realm { .. }
                 | Work::Lifecycle { .. } => {}
             }
         }
-        // Only after a panic is any left.
+    }
+
+    /// Only after a panic is any left.
+    fn answer_open(&mut self) {
         let open: Vec<_> = self.context.invocations.borrow().keys().copied().collect();
         for request in open {
             self.context.send(answers::canceled(request));
-        }
-        self.context.flush();
-        if let Some(link) = &self.context.link {
-            link.remove(self.context.slot);
         }
     }
 }
