@@ -162,7 +162,8 @@ function p.crypto.unhex(digits) end
 ---@overload fun(name: string): string?
 p.env = {}
 
----The environment variable of the router's process, or nil. Anywhere.
+---The environment variable of the router's process, or nil. Anywhere. Raises if the script's entry in `perilune.lua` has
+---a key `env` that does not name it.
 ---@param name string
 ---@return string?
 function p.env.get(name) end

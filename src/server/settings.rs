@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -299,6 +300,8 @@ pub struct ScriptSettings {
     pub handlers: usize,
     /// Opens `io`, `os`, `debug`, `ffi`.
     pub trusted: bool,
+    /// The environment variables that `p.env` reads; `None`: all.
+    pub env: Option<Arc<[String]>>,
 }
 
 impl ScriptSettings {
@@ -313,6 +316,7 @@ impl ScriptSettings {
             deadline: Some(Duration::from_secs(30)),
             handlers: 1_000,
             trusted: false,
+            env: None,
         }
     }
 }

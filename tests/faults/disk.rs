@@ -4,3 +4,5 @@
 mod history;
 #[path = "disk/log.rs"]
 mod log;
+#[path = "disk/secrets.rs"]
+mod secrets;

@@ -267,4 +267,12 @@ const SCRIPT: &[Key<ScriptSettings>] = &[
         reads: Reads::Into(|s| Slot::Flag(&mut s.trusted)),
         doc: "Opens `io`, `os`, `debug` and `ffi` to the script.",
     },
+    Key {
+        name: "env",
+        reads: Reads::With("names", |s: &mut ScriptSettings, node| {
+            let names = node.texts().into_iter().map(|(name, _)| name);
+            s.env = Some(names.collect());
+        }),
+        doc: "The only environment variables that `p.env` reads; others raise an error. Without it, all. (`os.getenv` of a trusted script reads all.)",
+    },
 ];

@@ -251,7 +251,7 @@ fn libraries(lua: &Lua, spec: &BootSpec) -> mlua::Result<Table> {
     libraries.raw_set("cbor", lib::codec::open(lua, Serializer::Cbor)?)?;
     libraries.raw_set("base64", lib::base64::open(lua)?)?;
     libraries.raw_set("crypto", lib::crypto::open(lua)?)?;
-    libraries.raw_set("env", lib::env::open(lua)?)?;
+    libraries.raw_set("env", lib::env::open(lua, &spec.settings.env)?)?;
     libraries.raw_set("log", lib::log::open(lua, &spec.settings.name)?)?;
     libraries.raw_set("shared", lib::shared::open(lua, spec.space.clone())?)?;
     Ok(libraries)

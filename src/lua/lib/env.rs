@@ -1,22 +1,39 @@
 //! `p.env "NAME"`: environment variables.
 
+use std::sync::Arc;
+
 use mlua::{Lua, LuaString, Table};
 
 use super::{Args, Failure, function, method};
 
+/// The names that a script may read; `None`: all.
+pub type Open = Option<Arc<[String]>>;
+
 /// A table that can be called with a name, also as `env.get(name)`: the variable's value, or nil.
-pub fn open(lua: &Lua) -> mlua::Result<Table> {
+pub fn open(lua: &Lua, open: &Open) -> mlua::Result<Table> {
     let table = lua.create_table()?;
-    table.raw_set("get", function(lua, "get", variable)?)?;
+    let of_get = open.clone();
+    let get = move |lua: &Lua, args: &Args| variable(lua, args, &of_get);
+    table.raw_set("get", function(lua, "get", get)?)?;
     let metatable = lua.create_table()?;
-    metatable.raw_set("__call", method(lua, "env", 1, variable)?)?;
+    let of_call = open.clone();
+    let call = move |lua: &Lua, args: &Args| variable(lua, args, &of_call);
+    metatable.raw_set("__call", method(lua, "env", 1, call)?)?;
     metatable.raw_set("__metatable", false)?;
     table.set_metatable(Some(metatable))?;
     Ok(table)
 }
 
-fn variable(lua: &Lua, args: &Args) -> Result<Option<LuaString>, Failure> {
-    let value = std::env::var_os(args.text(1)?);
+fn variable(lua: &Lua, args: &Args, open: &Open) -> Result<Option<LuaString>, Failure> {
+    let name = args.text(1)?;
+    if let Some(names) = open
+        && !names.contains(&name)
+    {
+        return Err(Failure::Misuse(format!(
+            "the variable {name:?} is not in the script's `env` in perilune.lua"
+        )));
+    }
+    let value = std::env::var_os(name);
     Ok(value
         .map(|value| lua.create_string(value.as_encoded_bytes()))
         .transpose()?)
@@ -30,7 +47,7 @@ mod tests {
     fn reads_what_is_there() {
         let lua = Lua::new();
         lua.globals()
-            .set("env", super::open(&lua).unwrap())
+            .set("env", super::open(&lua, &None).unwrap())
             .unwrap();
         let path = std::env::var("PATH").unwrap();
         assert_eq!(
@@ -51,5 +68,26 @@ mod tests {
             text.ends_with("bad argument #1 to 'env' (string expected, got number)"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn b10_only_what_the_configuration_names_is_open() {
+        let lua = Lua::new();
+        let names = Some(["PATH".to_owned()].into());
+        let globals = lua.globals();
+        globals
+            .set("env", super::open(&lua, &names).unwrap())
+            .unwrap();
+        lua.load(r#"assert(env "PATH" == env.get("PATH"))"#)
+            .exec()
+            .unwrap();
+        for read in ["env", "env.get"] {
+            let text = format!("return select(2, pcall({read}, 'HOME'))");
+            let text: String = lua.load(text).eval().unwrap();
+            assert!(
+                text.contains("\"HOME\" is not in the script's `env`"),
+                "{text}"
+            );
+        }
     }
 }

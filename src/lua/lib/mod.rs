@@ -225,7 +225,7 @@ mod tests {
         let mut modules = vec![
             ("base64", base64::open(&lua).unwrap()),
             ("crypto", crypto::open(&lua).unwrap()),
-            ("env", env::open(&lua).unwrap()),
+            ("env", env::open(&lua, &None).unwrap()),
             ("log", log::open(&lua, "x.lua").unwrap()),
         ];
         modules.extend(Serializer::ALL.map(|it| (it.name(), codec::open(&lua, it).unwrap())));
