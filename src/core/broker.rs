@@ -8,6 +8,7 @@ mod lookup;
 mod nodes;
 mod publish;
 mod retained;
+mod share;
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
@@ -33,6 +34,7 @@ use history::{Histories, History};
 use nodes::Nodes;
 use publish::Publication;
 use retained::RetainedEvents;
+use share::{Share, Surplus};
 
 pub(super) use history::Query;
 pub(super) use publish::Stamp;
@@ -45,6 +47,9 @@ pub(super) struct Broker {
     /// `None`: retention is off.
     retained: Option<RetainedEvents>,
     histories: Histories,
+    /// `limits.matches`.
+    matches: usize,
+    surplus: Surplus,
 }
 
 /// One subscription object: (match policy, topic) and its members (`SUB-02`).
@@ -100,6 +105,7 @@ impl Broker {
             (Retention::On(policy), Some(retained)) => retained.adopt(policy),
             (Retention::On(policy), retained) => *retained = Some(RetainedEvents::new(policy)),
         }
+        self.matches = policy.limits.matches;
         self.adopt_histories(&policy.history, now, fresh_id, out);
     }
 

@@ -277,6 +277,23 @@ pub enum Report {
         reason: String,
         refused: bool,
     },
+    /// The subscriber could not be given an event: `too_large` or `not_convertible`; told once a second for each.
+    Missed {
+        session: SessionId,
+        topic: Uri,
+        reason: &'static str,
+    },
+    /// WELCOME did not fit: the session is over.
+    Unwelcome {
+        session: SessionId,
+    },
+    /// So many events were not sent: their receivers, this the last of them, have more subscriptions that match the
+    /// topic than `limits.matches`.
+    Surplus {
+        count: usize,
+        session: SessionId,
+        topic: Uri,
+    },
     /// The retained events have reached their bounds: so many more were not retained, this the last of them.
     NotRetained {
         count: usize,

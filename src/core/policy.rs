@@ -286,6 +286,8 @@ pub struct RealmLimits {
     /// Octets of one session that are kept until they can be dealt with.
     pub waiting: usize,
     pub subscriptions: usize,
+    /// Subscriptions of one session that hear one publication.
+    pub matches: usize,
     pub registrations: usize,
     /// Of one session.
     pub testaments: usize,
@@ -305,6 +307,7 @@ impl Default for RealmLimits {
             pending_verdicts: 256,
             waiting: 16 << 20,
             subscriptions: 10_000,
+            matches: 256,
             registrations: 10_000,
             testaments: 32,
             call_timeout: None,

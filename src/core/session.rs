@@ -68,6 +68,8 @@ pub(super) struct Session {
     pub(super) trustlevel: Option<u64>,
     /// When the world was last told that this subscriber is slow.
     told_slow: Option<Duration>,
+    /// … and that events are of no use to it.
+    told_missed: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -116,6 +118,7 @@ impl Session {
             learned: LearnedRules::default(),
             trustlevel: None,
             told_slow: None,
+            told_missed: None,
         }
     }
 
@@ -168,13 +171,12 @@ impl Session {
 
     /// Whether a full queue is to be reported now: at most once per second.
     pub(super) fn tells_slow(&mut self, now: Duration) -> bool {
-        let due = self
-            .told_slow
-            .is_none_or(|last| now >= last + Duration::from_secs(1));
-        if due {
-            self.told_slow = Some(now);
-        }
-        due
+        tells(&mut self.told_slow, now)
+    }
+
+    /// The same of an event that it cannot take.
+    pub(super) fn tells_missed(&mut self, now: Duration) -> bool {
+        tells(&mut self.told_missed, now)
     }
 
     pub(super) fn remember_skipped(&mut self, invocation: RequestId) {
@@ -261,6 +263,15 @@ impl Session {
                 .as_ref()
                 .is_none_or(|role| *role == self.principal.authrole)
     }
+}
+
+/// Whether something last told at `told` is due again, once a second.
+fn tells(told: &mut Option<Duration>, now: Duration) -> bool {
+    let due = told.is_none_or(|last| now >= last + Duration::from_secs(1));
+    if due {
+        *told = Some(now);
+    }
+    due
 }
 
 /// The id after `last` in session scope (`ID-06`, `ID-17`).

@@ -57,6 +57,7 @@ uris! {
     SCRIPT_TIME_LIMIT = "perilune.error.script_time_limit"
     SCRIPT_MEMORY_LIMIT = "perilune.error.script_memory_limit"
     SESSION_ON_SLOW = "perilune.session.on_slow"
+    SESSION_ON_MISSED = "perilune.session.on_missed"
     SCRIPT_ON_RELOAD = "perilune.script.on_reload"
     SCRIPT_ON_ERROR = "perilune.script.on_error"
 }

@@ -87,6 +87,15 @@ pub(crate) enum Room {
     Always,
 }
 
+impl Room {
+    fn holds(self, before: usize, octets: usize) -> bool {
+        match self {
+            Self::UpTo(limit) => before == 0 || before + octets <= limit,
+            Self::Always => true,
+        }
+    }
+}
+
 /// Why a connection without a session has to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -138,6 +147,13 @@ impl Outbox {
         }
     }
 
+    /// Whether [`Outbox::push`] would take so many octets now.
+    pub(crate) fn has_room(&self, octets: usize, room: Room) -> bool {
+        let inner = self.inner.lock();
+        let before = inner.waiting.len() + inner.in_flight;
+        room.holds(before, octets)
+    }
+
     /// Appends one frame. The waker, if any, is of the task that waits for this; call it once no lock is held.
     pub(crate) fn push(
         &self,
@@ -150,9 +166,8 @@ impl Outbox {
         let octets = header.len() + payload.len() + usize::from(end.is_some());
         let mut inner = self.inner.lock();
         let before = inner.waiting.len() + inner.in_flight;
-        match room {
-            Room::UpTo(limit) if before > 0 && before + octets > limit => return Err(Full),
-            Room::UpTo(_) | Room::Always => {}
+        if !room.holds(before, octets) {
+            return Err(Full);
         }
         inner.waiting.reserve(octets);
         inner.waiting.extend_from_slice(header);

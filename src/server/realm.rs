@@ -26,8 +26,11 @@ use crate::core::{
     AuthorizeRequest, Effect, Effects, Input, Join, Now, Realm, Record, Report, Then, Ticket,
     Undelivered, Verdict, uris,
 };
-use crate::wire::{self, Event, Message, Serializer};
+use crate::wire::{self, Event, Message, Payload, Serializer};
 use crate::words::{SessionId, Uri, Visible};
+
+/// A message with a payload of more octets than this is encoded only once there is room for it.
+const ASK_FIRST: usize = 4096;
 
 /// A session inside this process: the script host's end of it.
 ///
@@ -102,6 +105,7 @@ struct State {
     links: FxHashMap<SessionId, Link>,
     effects: Effects,
     encoded: Encoded,
+    conversions: Conversions,
     /// What of the core's [`Realm::kept_octets`] is counted in `queues`.
     kept: usize,
     /// When the timer task will look again.
@@ -114,6 +118,23 @@ struct State {
 struct Encoded {
     octets: [Vec<u8>; 3],
     done: [Option<bool>; 3],
+}
+
+/// A payload in other serializers. One publication may be many events, one for each matching subscription.
+#[derive(Default)]
+struct Conversions {
+    source: Option<Payload>,
+    to: [Conversion; 3],
+}
+
+#[derive(Default)]
+enum Conversion {
+    #[default]
+    Unneeded,
+    /// It was written straight into the first event.
+    Once,
+    Kept(Payload),
+    Impossible,
 }
 
 /// What is done once the lock is free.
@@ -155,6 +176,7 @@ impl RealmHandle {
             links: FxHashMap::default(),
             effects: Effects::default(),
             encoded: Encoded::default(),
+            conversions: Conversions::default(),
             kept: 0,
             armed: None,
             closed: None,
@@ -444,6 +466,11 @@ impl RealmStep<'_> {
         self.join(join, Link::Local(local))
     }
 
+    /// Whether the session is in the realm.
+    pub(crate) fn has(&self, session: SessionId) -> bool {
+        self.state.links.contains_key(&session)
+    }
+
     pub(crate) fn join(&mut self, join: Join, link: Link) -> Result<(), RealmClosed> {
         if let Some(reason) = self.state.closed.clone() {
             return Err(RealmClosed { reason });
@@ -489,6 +516,7 @@ impl RealmStep<'_> {
                 self.state.effects = effects;
             }
         }
+        self.state.conversions.forget();
     }
 
     fn send(&mut self, to: SessionId, message: Message) {
@@ -504,7 +532,7 @@ impl RealmStep<'_> {
                 let room = room(&message, format.queue);
                 let encode =
                     |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
-                match self.state.encoded.put(outbox, format, room, encode) {
+                match self.state.encoded.put(outbox, format, room, 0, encode) {
                     Ok(waker) => {
                         if self.own != Some(to) {
                             self.afterwards.received(outbox, waker);
@@ -525,7 +553,13 @@ impl RealmStep<'_> {
         self.state.encoded.forget();
         let message = Message::Event(event.clone());
         for &to in receivers {
-            let Some(link) = self.state.links.get(&to) else {
+            let State {
+                links,
+                encoded,
+                conversions,
+                ..
+            } = &mut *self.state;
+            let Some(link) = links.get(&to) else {
                 continue;
             };
             let outcome = match link {
@@ -533,12 +567,30 @@ impl RealmStep<'_> {
                     .deliver(message.clone())
                     .map_err(|_| Undelivered::QueueFull),
                 Link::Remote { outbox, format } => {
-                    let encode =
-                        |out: &mut Vec<u8>| wire::encode(format.serializer, &message, out).is_ok();
-                    let put =
-                        self.state
-                            .encoded
-                            .put(outbox, format, Room::UpTo(format.queue), encode);
+                    let room = Room::UpTo(format.queue);
+                    let kept = match encoded.has(format.serializer) {
+                        true => None,
+                        false => conversions.find(format.serializer, &event.payload),
+                    };
+                    let same = event.payload.serializer() == format.serializer;
+                    let least = match kept {
+                        Some(Conversion::Kept(payload)) => payload.len(),
+                        _ if same => event.payload.len(),
+                        _ => 0,
+                    };
+                    let encode = |out: &mut Vec<u8>| match kept {
+                        Some(Conversion::Kept(payload)) => {
+                            let payload = payload.clone();
+                            let event = Event {
+                                payload,
+                                ..event.clone()
+                            };
+                            wire::encode(format.serializer, &Message::Event(event), out).is_ok()
+                        }
+                        Some(Conversion::Impossible) => false,
+                        _ => wire::encode(format.serializer, &message, out).is_ok(),
+                    };
+                    let put = encoded.put(outbox, format, room, least, encode);
                     put.map(|waker| {
                         if self.own != Some(to) {
                             self.afterwards.received(outbox, waker);
@@ -611,15 +663,30 @@ impl Encoded {
         self.done = [None; 3];
     }
 
-    /// Puts the message into an outbox, encoding it if this serializer has not been needed for it yet.
+    /// Whether the message was needed in this serializer before.
+    fn has(&self, serializer: Serializer) -> bool {
+        self.done[serializer as usize].is_some()
+    }
+
+    /// Puts the message into an outbox, encoding it if this serializer has not been needed for it yet. It is known to
+    /// have at `least` so many octets: a large one is not encoded for whom it has no room.
     fn put(
         &mut self,
         outbox: &Outbox,
         format: &Format,
         room: Room,
+        least: usize,
         encode: impl FnOnce(&mut Vec<u8>) -> bool,
     ) -> Result<Option<Waker>, Undelivered> {
         let at = format.serializer as usize;
+        if least > ASK_FIRST && self.done[at].is_none() {
+            if least > format.limit {
+                return Err(Undelivered::TooLarge);
+            }
+            if !outbox.has_room(least, room) {
+                return Err(Undelivered::QueueFull);
+            }
+        }
         let octets = &mut self.octets[at];
         let encodable = *self.done[at].get_or_insert_with(|| {
             octets.clear();
@@ -637,6 +704,35 @@ impl Encoded {
         outbox
             .push(header, octets, room)
             .map_err(|_| Undelivered::QueueFull)
+    }
+}
+
+impl Conversions {
+    /// What there is for an event with this payload: nothing the first time, a copy from the second time on.
+    fn find(&mut self, to: Serializer, payload: &Payload) -> Option<&Conversion> {
+        if payload.serializer() == to || payload.is_empty() {
+            return None;
+        }
+        if !self.source.as_ref().is_some_and(|it| it.is(payload)) {
+            *self = Self::default();
+            self.source = Some(payload.clone());
+        }
+        let conversion = &mut self.to[to as usize];
+        *conversion = match std::mem::take(conversion) {
+            Conversion::Unneeded => Conversion::Once,
+            Conversion::Once => match payload.transcode(to) {
+                Ok(payload) => Conversion::Kept(payload),
+                Err(_) => Conversion::Impossible,
+            },
+            known => known,
+        };
+        Some(conversion)
+    }
+
+    fn forget(&mut self) {
+        if self.source.is_some() {
+            *self = Self::default();
+        }
     }
 }
 
@@ -679,6 +775,24 @@ fn log(realm: &Realm, report: &Report) {
             refused,
         } => {
             warn!(%realm, %uri, path, refused, "a payload does not fit its description: {reason}");
+        }
+        Report::Missed {
+            session,
+            topic,
+            reason,
+        } => {
+            info!(%session, %realm, %topic, reason, "a subscriber cannot take an event: not delivered");
+        }
+        Report::Unwelcome { session } => {
+            warn!(%session, %realm, "login failed: WELCOME is larger than the client accepts (limits.message, or its own)");
+        }
+        Report::Surplus {
+            count,
+            session,
+            topic,
+        } => {
+            metrics::counter!("perilune_undelivered_total").increment(*count as u64);
+            info!(%session, %realm, %topic, count, "more subscriptions of one session match the topic than limits.matches: events are dropped");
         }
         Report::NotRetained { count, topic } => {
             metrics::counter!("perilune_not_retained_total").increment(*count as u64);

@@ -119,6 +119,12 @@ impl Payload {
         self.tail.len()
     }
 
+    /// Whether both are the very same octets in memory.
+    pub fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(&*self.tail, &*other.tail)
+            && (self.args_end, self.serializer) == (other.args_end, other.serializer)
+    }
+
     /// A copy that does not keep the receive buffer alive; for payloads that are kept.
     pub fn detached(&self) -> Self {
         Self {

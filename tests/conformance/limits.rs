@@ -442,12 +442,95 @@ fn msg_17_msg_18_an_event_is_dropped_for_that_receiver_only() {
         );
         realm.subscribe(joe, "a");
         realm.subscribe(ann, "a");
+        let watcher = realm.join("watcher");
+        realm.subscribe(watcher, "perilune.session.on_missed");
         realm.refuses(joe, &[36], cause);
-        realm.publish(publisher, json!({}), "a", json!([]));
+        for _ in 0..2 {
+            realm.publish(publisher, json!({}), "a", json!([]));
+        }
         realm.hears_nothing(joe);
+        let publication = realm.event(ann).1;
         realm.event(ann);
         realm.lives(joe);
+        let reason = match cause {
+            Undelivered::TooLarge => "too_large",
+            _ => "not_convertible",
+        };
+        let told = json!([{
+            "session": id(joe), "topic": "a", "publication": publication, "reason": reason
+        }]);
+        assert_eq!(realm.event(watcher).3, told);
+        realm.hears_nothing(watcher);
+        let (session, topic) = (joe, "a".into());
+        let missed = Report::Missed {
+            session,
+            topic,
+            reason,
+        };
+        assert_eq!(realm.reports, [missed], "once a second");
     }
+}
+
+/// Who watches for missed events may miss those, too.
+#[test]
+fn msg_18_a_missed_event_about_missed_events_does_not_go_round() {
+    let mut realm = Conversation::new();
+    let (joe, publisher) = (realm.join("joe"), realm.join("publisher"));
+    realm.subscribe(joe, "perilune.session.on_missed");
+    realm.subscribe_with(joe, json!({"match": "prefix"}), "");
+    realm.all_heard(joe);
+    realm.refuses(joe, &[36], Undelivered::TooLarge);
+    realm.publish(publisher, json!({}), "a", json!([]));
+    assert_eq!(realm.reports.len(), 1);
+    realm.lives(joe);
+}
+
+#[test]
+fn msg_18_a_welcome_that_does_not_fit_is_an_abort() {
+    let mut realm = Conversation::new();
+    let watcher = realm.join("watcher");
+    realm.refuses_next(&[2], Undelivered::TooLarge);
+    let joe = realm.join_raw("joe", USER, &[], false);
+    let abort = realm.heard(joe);
+    assert_eq!((&abort[0], &abort[2]), (&json!(3), &json!(TOO_LARGE)));
+    assert_eq!(realm.ended(joe), Some(Then::Close));
+    assert_eq!(realm.reports, [Report::Unwelcome { session: joe }]);
+    realm.lives(watcher);
+}
+
+#[test]
+fn limit_matches_of_one_session_around_one_topic() {
+    let mut realm = Conversation::with(|policy| policy.limits.matches = 3);
+    let (joe, ann) = (realm.join("joe"), realm.join("ann"));
+    let publisher = realm.join("publisher");
+    for pattern in ["a", "a.", "a.b", "a.b.", "a.b.c"] {
+        realm.subscribe_with(joe, json!({"match": "prefix"}), pattern);
+    }
+    realm.subscribe_with(joe, json!({"match": "wildcard"}), "a..c");
+    let exact = realm.subscribe(joe, "a.b.c");
+    for pattern in ["a.b", "a..c"] {
+        let policy = if pattern == "a.b" {
+            "prefix"
+        } else {
+            "wildcard"
+        };
+        realm.subscribe_with(ann, json!({ "match": policy }), pattern);
+    }
+    for _ in 0..2 {
+        realm.publish(publisher, json!({}), "a.b.c", json!([]));
+        assert_eq!(realm.event(joe).0, exact);
+        assert_eq!(realm.all_heard(joe).len(), 2);
+        assert_eq!(realm.all_heard(ann).len(), 2);
+    }
+    let (session, topic) = (joe, "a.b.c".into());
+    let surplus = Report::Surplus {
+        count: 4,
+        session,
+        topic,
+    };
+    assert_eq!(realm.reports, [surplus], "once a second");
+    realm.publish(publisher, json!({}), "a.b", json!([]));
+    assert_eq!(realm.all_heard(joe).len(), 3);
 }
 
 #[test]

@@ -309,6 +309,11 @@ impl Conversation {
         self.once = true;
     }
 
+    /// The next peer to join cannot be handed messages of these codes.
+    pub(crate) fn refuses_next(&mut self, codes: &[u64], cause: Undelivered) {
+        self.refuses(SessionId::from_raw(self.next_peer + 1), codes, cause);
+    }
+
     pub(crate) fn takes_everything(&mut self, peer: Peer) {
         self.refuses.remove(&peer);
     }

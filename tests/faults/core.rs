@@ -1,10 +1,15 @@
 //! Messages that cost a realm more than they carry.
 
 use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
-use perilune::wire::{Message, RegisterOptions, Serializer};
+use perilune::wire::{
+    Message, Payload, Publish, PublishOptions, RegisterOptions, Serializer, Subscribe,
+    SubscribeOptions,
+};
+use perilune::words::{Dict, MatchPolicy, Value};
 
-use crate::support::{Client, Kind, REALM, settings, soon, start};
+use crate::support::{Client, Kind, REALM, settings, soon, start, uri};
 
 /// A few hundred calls of 100 kB that no callee takes are of no queue, and count all the same.
 #[tokio::test]
@@ -44,4 +49,69 @@ async fn c03_calls_that_wait_count_in_queues_total() {
     })
     .await;
     others[1].subscribe("com.still.there").await;
+}
+
+impl Client {
+    /// How long it takes the router to send a publication out, at best of three.
+    async fn time_of_publishing(&mut self, topic: &str, payload: &Payload) -> Duration {
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            let request = self.request();
+            let options = PublishOptions {
+                acknowledge: true,
+                ..PublishOptions::default()
+            };
+            let begin = Instant::now();
+            self.send(&Message::Publish(Publish {
+                request,
+                options,
+                topic: uri(topic),
+                payload: payload.clone(),
+            }))
+            .await;
+            assert!(matches!(self.message().await, Message::Published(_)));
+            best = best.min(begin.elapsed());
+        }
+        best
+    }
+
+    async fn subscribe_prefix(&mut self, topic: &str) {
+        let request = self.request();
+        let options = SubscribeOptions {
+            match_policy: MatchPolicy::Prefix,
+            ..SubscribeOptions::default()
+        };
+        self.send(&Message::Subscribe(Subscribe {
+            request,
+            options,
+            topic: uri(topic),
+        }))
+        .await;
+        while !matches!(self.message().await, Message::Subscribed(_)) {}
+    }
+}
+
+/// One session with many patterns around one topic, in the publisher's serializer and in another: a publication costs
+/// little more than for one pattern.
+#[tokio::test(flavor = "multi_thread")]
+async fn c05_a_publication_is_encoded_once_whatever_matches() {
+    let mut settings = settings();
+    settings.listeners[0].message = 8 << 20;
+    let (_router, address) = start(&settings).await;
+    let mut publisher = Client::join(address, Kind::RawSocket, Serializer::MsgPack).await;
+    let numbers: Vec<Value> = (0..300_000).map(|number| Value::Int(number)).collect();
+    let payload = Payload::of(Serializer::MsgPack, &[numbers.into()], &Dict::new());
+    for serializer in [Serializer::MsgPack, Serializer::Json] {
+        let mut one = Client::join(address, Kind::RawSocket, serializer).await;
+        one.subscribe("one").await;
+        let mut many = Client::join(address, Kind::RawSocket, serializer).await;
+        let topic = "m".repeat(256);
+        for length in 1..=topic.len() {
+            many.subscribe_prefix(&topic[..length]).await;
+        }
+        // Nobody reads: from the first event on the queues are full.
+        let plain = publisher.time_of_publishing("one", &payload).await;
+        let worst = publisher.time_of_publishing(&topic, &payload).await;
+        assert!(worst < plain * 10, "{serializer:?}: {worst:?}, {plain:?}");
+    }
 }

@@ -178,6 +178,8 @@ impl Broker {
     ) {
         let mut to_disk = Vec::new();
         let histories = &mut self.histories;
+        let surplus = &mut self.surplus;
+        let mut share = Share::new(self.matches, out.receivers.len());
         self.index.for_each_match(publication.topic, |policy, id| {
             let Some(subscription) = self.subscriptions.get_mut(&id) else {
                 return;
@@ -196,6 +198,7 @@ impl Broker {
                 }
                 _ => out.receivers.extend(receivers),
             }
+            share.cut(&mut out.receivers, from, surplus);
             let to = out.receivers.len();
             if from == to {
                 return;
@@ -208,6 +211,8 @@ impl Broker {
             };
             out.list.push(Effect::Event { event, from, to });
         });
+        let report = surplus.report(publication.stamp.now.mono, publication.topic);
+        out.list.extend(report.map(Effect::Report));
         store(to_disk, None, out);
     }
 }

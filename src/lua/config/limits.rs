@@ -194,6 +194,11 @@ const REALM: &[Key<Limits>] = &[
         doc: "Subscriptions of one session.",
     },
     Key {
+        name: "matches",
+        reads: Reads::Into(|l| Slot::Count(&mut l.realm.matches)),
+        doc: "Subscriptions of one session that get the same publication; the exact one, then prefixes, short ones first.",
+    },
+    Key {
         name: "registrations",
         reads: Reads::Into(|l| Slot::Count(&mut l.realm.registrations)),
         doc: "Registrations of one session.",

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rand::RngCore;
 use tokio::time::Instant;
@@ -14,13 +14,13 @@ use tracing::{debug, info};
 
 use super::{Asked, Connection, Stage};
 use crate::core::cookies::Remembered;
-use crate::core::credentials::Secret;
+use crate::core::credentials::{Principal, Secret};
 use crate::core::lockout::{Claim, Locked};
 use crate::core::models::Learned;
 use crate::core::policy::RealmPolicy;
 use crate::core::{self as core, AuthFailure, Handshake, Join, Login, Now, Outcome, Refusal, Step};
 use crate::server::outbox::Room;
-use crate::server::realm::Link;
+use crate::server::realm::{Link, RealmHandle};
 use crate::server::router::Shared;
 use crate::wire::{self, Message};
 use crate::words::{SessionId, Uri, Visible};
@@ -144,26 +144,39 @@ impl Connection {
             outbox: self.outbox.clone(),
             format: self.format,
         };
-        if handle
-            .step_of(Some(session), |step| step.join(join, link))
-            .is_err()
-        {
+        let joined = handle.step_of(Some(session), |step| {
+            step.join(join, link).map(|()| step.has(session))
+        });
+        let Ok(welcomed) = joined else {
             return self.refuse(&match self.shared.is_shutting_down() {
                 true => Refusal::ShuttingDown,
                 false => Refusal::NoSuchRealm(realm.clone()),
             });
-        }
+        };
         // From here on the realm gives the id back.
         self.drawn = None;
+        if welcomed {
+            self.welcomed(&handle, session, (&principal, expires));
+        }
+    }
+
+    /// The client is logged in.
+    fn welcomed(
+        &mut self,
+        handle: &Arc<RealmHandle>,
+        session: SessionId,
+        (principal, expires): (&Principal, Option<SystemTime>),
+    ) {
+        let realm = handle.uri();
         let now = self.shared.clock().now();
         let place = (realm, &*handle.policy());
         let cookies = self.shared.cookies();
-        let known = cookies.bind(now, &self.transport, place, (&principal, expires));
+        let known = cookies.bind(now, &self.transport, place, (principal, expires));
         self.remembered = known.then(|| (realm.clone(), principal.authid.clone()));
         self.seat.settle();
         self.reader.set_limit(self.message);
         metrics::counter!("perilune_logins_total").increment(1);
-        self.outbox.belongs_to(&handle, session);
+        self.outbox.belongs_to(handle, session);
         info!(
             %session, realm = %realm, authid = principal.authid, role = principal.authrole,
             method = principal.authmethod, peer = %self.transport.peer_name(), "login"
