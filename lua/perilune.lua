@@ -27,11 +27,15 @@ local function expect_options(name, options, known)
     error(("bad options to '%s' (table expected, got %s)"):format(name, type(options)), 3)
   end
   for key, value in pairs(options) do
-    local wanted = known[key]
+    local wanted, word = known[key], nil
+    if type(wanted) == "table" then
+      wanted, word = wanted[1], wanted[2]
+    end
     if not wanted then
       error(("unknown option '%s' of '%s'"):format(tostring(key), name), 3)
-    elseif type(value) ~= wanted then
-      error(("option '%s' of '%s' must be a %s, got %s"):format(key, name, wanted, type(value)), 3)
+    elseif type(value) ~= wanted and (value ~= word or word == nil) then
+      local either = word and (' or "%s"'):format(word) or ""
+      error(("option '%s' of '%s' must be a %s%s, got %s"):format(key, name, wanted, either, type(value)), 3)
     end
   end
   return options
@@ -213,7 +217,7 @@ local PUBLISH = with_passthru({
   acknowledge = "boolean",
   exclude_me = "boolean",
   disclose_me = "boolean",
-  retain = "boolean",
+  retain = { "boolean", "clear" },
   rkey = "string",
   exclude = "table",
   exclude_authid = "table",

@@ -55,6 +55,7 @@ fn join(session: SessionId) -> Join {
         kind: SessionKind::Script,
         peer: "rooms.lua".into(),
         transport: "",
+        message: usize::MAX,
         expires: None,
     }
 }

@@ -304,6 +304,7 @@ impl World {
             },
             peer: "fuzz".into(),
             transport: "websocket",
+            message: usize::MAX,
             expires: None,
         })));
         session

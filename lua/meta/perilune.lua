@@ -467,7 +467,7 @@ function p.unsubscribe(handle) end
 ---@field acknowledge? boolean waits for the publication's id; not while loading; default: false
 ---@field exclude_me? boolean does not reach this script's own subscriptions; default: true
 ---@field disclose_me? boolean asks the router to name this script; default: false
----@field retain? boolean kept for later subscribers that ask for it; default: false
+---@field retain? boolean | "clear" kept for later subscribers that ask for it; "clear": what is kept of the topic is forgotten, this event goes out and is not kept; default: false
 ---@field rkey? string routing key: of subscribers with node keys only one node's get it; default: all
 ---@field exclude? integer[] session ids that do not get it; default: none
 ---@field exclude_authid? string[] default: none

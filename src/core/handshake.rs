@@ -525,6 +525,7 @@ impl Handshake {
             kind: SessionKind::Peer,
             peer: self.transport.peer.clone(),
             transport: "", // The driver knows.
+            message: usize::MAX,
             expires,
         };
         Ok(Step::Join {

@@ -89,6 +89,8 @@ pub struct Join {
     pub peer: String,
     /// The kind of transport, `"websocket"` and so on; empty where there is none.
     pub transport: &'static str,
+    /// The largest message its transport takes; the driver knows.
+    pub message: usize,
     /// When what admitted it does not hold any longer: the session ends.
     pub expires: Option<SystemTime>,
 }

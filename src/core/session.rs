@@ -37,6 +37,7 @@ pub(super) struct Session {
     /// As in [`Join`], for the meta API.
     pub(super) peer: String,
     pub(super) transport: &'static str,
+    pub(super) message: usize,
     /// When it ends by itself.
     pub(super) expires: Option<Duration>,
     /// What `wamp.session.modify_details` has added.
@@ -100,6 +101,7 @@ impl Session {
             slow,
             peer: join.peer,
             transport: join.transport,
+            message: join.message,
             expires: None,
             details: Dict::new(),
             testaments: Testaments::default(),

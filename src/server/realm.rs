@@ -471,9 +471,12 @@ impl RealmStep<'_> {
         self.state.links.contains_key(&session)
     }
 
-    pub(crate) fn join(&mut self, join: Join, link: Link) -> Result<(), RealmClosed> {
+    pub(crate) fn join(&mut self, mut join: Join, link: Link) -> Result<(), RealmClosed> {
         if let Some(reason) = self.state.closed.clone() {
             return Err(RealmClosed { reason });
+        }
+        if let Link::Remote { format, .. } = &link {
+            join.message = format.limit;
         }
         self.state.links.insert(join.session, link);
         self.input(Input::Join(Box::new(join)));

@@ -249,6 +249,7 @@ fn publish<'a>(w: &mut Walk<'a, impl TokenReader<'a>>) -> Result<Publish> {
             }
             "disclose_me" => options.disclose_me = w.flag("PUBLISH.Options.disclose_me")?,
             "retain" => options.retain = w.flag("PUBLISH.Options.retain")?,
+            "_clear" => options.clear = w.flag("PUBLISH.Options._clear")?,
             "rkey" => options.rkey = w.optional_string("PUBLISH.Options.rkey")?,
             key => {
                 return Ok(audience(w, key, &mut options.audience)?

@@ -361,6 +361,7 @@ fn write_publish<'m>(w: &mut impl TokenWriter, publish: &'m Publish) -> Rest<'m>
         }
         flag(w, "disclose_me", options.disclose_me);
         flag(w, "retain", options.retain);
+        flag(w, "_clear", options.clear);
         if let Some(audience) = &options.audience {
             id_list(w, "exclude", audience.exclude.as_ref());
             strings(w, "exclude_authid", audience.exclude_authid.as_ref());

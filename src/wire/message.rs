@@ -210,6 +210,8 @@ pub struct PublishOptions {
     pub exclude_me: bool,
     pub disclose_me: bool,
     pub retain: bool,
+    /// `_clear`, with `retain`: the retained event is forgotten, and this one not retained.
+    pub clear: bool,
     pub audience: Option<Box<Audience>>,
     pub rkey: Option<String>,
     pub passthru: Option<Box<Passthru>>,
@@ -222,6 +224,7 @@ impl Default for PublishOptions {
             exclude_me: true,
             disclose_me: false,
             retain: false,
+            clear: false,
             audience: None,
             rkey: None,
             passthru: None,

@@ -122,6 +122,21 @@ impl Payload {
             args.iter().for_each(|value| write_value(writer, value));
             writer.end();
         });
+        Self::with_kwargs(serializer, tail, kwargs)
+    }
+
+    /// Args that are written in this serializer already.
+    pub(crate) fn of_written(serializer: Serializer, args: &[Vec<u8>], kwargs: &Dict) -> Payload {
+        let mut tail = Vec::with_capacity(args.iter().map(|value| value.len() + 1).sum());
+        with_writer!(serializer, &mut tail, |writer| {
+            writer.list(Some(args.len()));
+            args.iter().for_each(|value| writer.raw(value, 1));
+            writer.end();
+        });
+        Self::with_kwargs(serializer, tail, kwargs)
+    }
+
+    fn with_kwargs(serializer: Serializer, mut tail: Vec<u8>, kwargs: &Dict) -> Payload {
         let args_end = tail.len();
         if !kwargs.is_empty() {
             tail.extend_from_slice(separator(serializer));

@@ -801,3 +801,38 @@ fn a_new_realm_goes_on_from_the_disk() {
     realm.publish(joe, json!({}), "a.b", json!([6]));
     assert_eq!(number(&realm.written()), 5, "numbers go on");
 }
+
+/// Whatever the serializer, an answer is as long as the caller's transport takes, and says if there is more.
+#[test]
+fn his_05_an_answer_stops_at_what_the_caller_takes() {
+    let mut realm = keeping(history("a.", MatchPolicy::Prefix));
+    let ann = realm.join("ann");
+    realm.message = 10_000;
+    let joe = realm.join("joe");
+    let subscription = realm.subscribe_with(joe, json!({"match": "prefix"}), "a.");
+    for value in 0..100 {
+        realm.publish(ann, json!({}), "a.b", json!([value, "x".repeat(300)]));
+    }
+    realm.all_heard(joe);
+    let page = |realm: &mut Conversation, kwargs: Json| {
+        let request = realm.next_request(joe);
+        realm.says(joe, json!([48, request, {}, GET, [subscription], kwargs]));
+        let result = realm.heard(joe);
+        assert!(result.to_string().len() < 10_000);
+        let events = result[3].as_array().expect("events").clone();
+        (events, result[4]["more"] == json!(true))
+    };
+    let (mut all, mut after) = (Vec::new(), json!({}));
+    loop {
+        let (events, more) = page(&mut realm, after);
+        assert!(!events.is_empty());
+        after = json!({"after_publication": events.last().unwrap()["publication"]});
+        all.extend(events.into_iter().map(|event| event["args"][0].clone()));
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(all, (0..100).map(Json::from).collect::<Vec<_>>());
+    let (events, more) = page(&mut realm, json!({"limit": 3}));
+    assert_eq!((events.len(), more), (3, false), "no more than asked for");
+}

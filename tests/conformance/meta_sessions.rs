@@ -222,6 +222,7 @@ fn meta_04_router_sessions_are_invisible() {
         kind: SessionKind::Router,
         peer: String::new(),
         transport: "",
+        message: usize::MAX,
         expires: None,
     })));
     realm.says(hidden, json!([32, 1, {}, "secret"]));
@@ -643,4 +644,43 @@ fn ses_35_closing_the_realm_tells_nothing() {
         realm.hears(peer, json!([6, {}, "wamp.close.system_shutdown"]));
         realm.hears_nothing(peer);
     }
+}
+
+#[test]
+fn meta_ses_04_the_list_in_pages() {
+    let mut realm = Conversation::new();
+    let joe = realm.join("joe");
+    for number in 0..10 {
+        realm.join(&number.to_string());
+    }
+    let all: Vec<u64> = realm.everybody().into_iter().map(id).collect();
+    let (mut got, mut after) = (Vec::new(), 0);
+    loop {
+        let request = realm.next_request(joe);
+        let kwargs = if after == 0 {
+            json!({"limit": 4})
+        } else {
+            json!({"limit": 4, "after": after})
+        };
+        realm.says(
+            joe,
+            json!([48, request, {}, "wamp.session.list", [], kwargs]),
+        );
+        let result = realm.heard(joe);
+        let page: Vec<u64> = serde_json::from_value(result[3][0].clone()).expect("ids");
+        assert!(page.len() <= 4);
+        let Some(last) = page.last() else { break };
+        after = *last;
+        got.extend(page);
+    }
+    assert_eq!(got, all);
+    let request = realm.next_request(joe);
+    realm.says(
+        joe,
+        json!([48, request, {}, "wamp.session.list", [], {"limit": 0}]),
+    );
+    realm.hears(
+        joe,
+        json!([8, 48, request, {}, "wamp.error.invalid_argument"]),
+    );
 }

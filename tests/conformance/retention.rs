@@ -410,3 +410,42 @@ fn ret_13_retained_events_come_before_live_ones() {
     assert_eq!((first.2, first.3), (json!({"retained": true}), json!([1])));
     assert_eq!((second.2, second.3), (json!({}), json!([2])));
 }
+
+#[test]
+fn ret_14_clear_forgets_the_retained_event() {
+    let mut realm = Conversation::new();
+    let (ann, joe) = (realm.join("ann"), realm.join("joe"));
+    let clear = json!({"retain": true, "_clear": true});
+    retain(&mut realm, ann, "a.b", 1);
+    retain(&mut realm, ann, "a.c", 2);
+    realm.publish(
+        ann,
+        json!({"retain": true, "eligible_authid": ["tom"]}),
+        "a.b",
+        json!([3]),
+    );
+    realm.subscribe(joe, "a.b");
+    realm.publish(ann, clear.clone(), "a.b", json!(["gone"]));
+    assert_eq!(
+        realm.event(joe).3,
+        json!(["gone"]),
+        "goes out like any other"
+    );
+    for authid in ["tom", "tim"] {
+        assert_eq!(retained_for(&mut realm, authid, "a.b"), [] as [Json; 0]);
+    }
+    assert_eq!(retained_for(&mut realm, "tim", "a.c"), [2]);
+    // Without `retain` it means nothing; for an audience it clears what was for the same.
+    realm.publish(ann, json!({"_clear": true}), "a.c", json!([4]));
+    assert_eq!(retained_for(&mut realm, "tim", "a.c"), [2]);
+    let for_tom = json!({"retain": true, "eligible_authid": ["tom"]});
+    realm.publish(ann, for_tom, "a.c", json!([5]));
+    assert_eq!(retained_for(&mut realm, "tom", "a.c"), [5]);
+    let clear_for_tom = json!({"retain": true, "_clear": true, "eligible_authid": ["tom"]});
+    realm.publish(ann, clear_for_tom, "a.c", json!([]));
+    assert_eq!(retained_for(&mut realm, "tom", "a.c"), [2]);
+    // Nothing retained, nothing to forget; and the realm keeps nothing.
+    realm.publish(ann, clear.clone(), "a.c", json!([]));
+    realm.publish(ann, clear, "a.d", json!([]));
+    assert!(!realm.realm.keeps_events());
+}

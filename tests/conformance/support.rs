@@ -40,6 +40,8 @@ pub(crate) struct Conversation {
     refuses: HashMap<Peer, (Vec<u64>, Undelivered)>,
     /// The refusal ends with its first use.
     once: bool,
+    /// The largest message of who joins from here on.
+    pub(crate) message: usize,
     /// Questions to the authorizer not looked at yet.
     questions: VecDeque<AuthorizeRequest>,
     /// What the disk was given and has not answered.
@@ -112,6 +114,7 @@ impl Conversation {
             ended: HashMap::new(),
             refuses: HashMap::new(),
             once: false,
+            message: usize::MAX,
             questions: VecDeque::new(),
             writes: VecDeque::new(),
             paused: Vec::new(),
@@ -196,6 +199,7 @@ impl Conversation {
             },
             peer: "test".into(),
             transport: "websocket",
+            message: self.message,
             expires: None,
         })));
         session

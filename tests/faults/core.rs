@@ -9,6 +9,7 @@ use perilune::wire::{
 };
 use perilune::words::{Dict, MatchPolicy, Value};
 
+use crate::support::app::{App, args};
 use crate::support::{Client, Kind, REALM, settings, soon, start, uri};
 
 /// A few hundred calls of 100 kB that no callee takes are of no queue, and count all the same.
@@ -114,4 +115,31 @@ async fn c05_a_publication_is_encoded_once_whatever_matches() {
         let worst = publisher.time_of_publishing(&topic, &payload).await;
         assert!(worst < plain * 10, "{serializer:?}: {worst:?}, {plain:?}");
     }
+}
+
+#[tokio::test]
+async fn a_script_clears_a_retained_event() {
+    let script = r#"local p = require "perilune"
+p.register("a.keep", function(call) p.publish("a.topic", call.args, nil, { retain = true, exclude_me = false }) end)
+p.register("a.clear", function() p.publish("a.topic", { "last" }, nil, { retain = "clear" }) end)
+p.register("a.wrong", function() p.publish("a.topic", {}, nil, { retain = "clean" }) end)
+p.register("a.kept", function()
+  local kept = {}
+  local handle = p.subscribe("a.topic", function(event) kept[#kept + 1] = event.args[1] end, { get_retained = true })
+  p.sleep(0.05)
+  handle:unsubscribe()
+  return p.array(kept)
+end)
+"#;
+    let router = App::of(script).start().await;
+    let mut peer = router.join().await;
+    peer.call("a.keep", &args("[1]")).await;
+    assert_eq!(peer.call("a.kept", &[]).await, args("[[1]]"));
+    peer.call("a.clear", &[]).await;
+    assert_eq!(peer.call("a.kept", &[]).await, args("[[]]"));
+    peer.call_fails("a.wrong", &[]).await;
+    router
+        .log
+        .says(r#"a.lua:4: option 'retain' of 'publish' must be a boolean or "clear", got string"#)
+        .await;
 }

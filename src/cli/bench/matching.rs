@@ -158,6 +158,7 @@ impl Side {
             kind: SessionKind::Peer,
             peer: String::new(),
             transport: "",
+            message: usize::MAX,
             expires: None,
         })));
     }

@@ -118,6 +118,10 @@ impl Broker {
         let Some(retained) = &mut self.retained else {
             return;
         };
+        if publication.options.is_some_and(|options| options.clear) {
+            let audience = publication.options.and_then(|it| it.audience.as_deref());
+            return retained.clear(publication.topic, audience);
+        }
         let retain = Retain {
             event: publication.kept().clone(),
             excluded: publication.excluded,

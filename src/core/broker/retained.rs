@@ -112,10 +112,7 @@ impl RetainedEvents {
             rkey,
         } = retain;
         let topic = event.topic.clone();
-        match &event.audience {
-            None => self.forget(&topic, |_| true),
-            audience => self.forget(&topic, |kept| kept.event.audience == *audience),
-        }
+        self.clear(&topic, event.audience.as_deref());
         let restricted = self.topics.get(&topic).map_or(0, |kept| {
             kept.iter().filter(|kept| kept.is_restricted()).count()
         });
@@ -147,6 +144,13 @@ impl RetainedEvents {
         self.octets += octets;
         self.topics.entry(topic).or_default().push(kept);
         None
+    }
+
+    /// Forgets what an event for this audience would replace: all there is, or what was for the same audience.
+    pub(super) fn clear(&mut self, topic: &Uri, audience: Option<&Audience>) {
+        self.forget(topic, |kept| {
+            audience.is_none() || kept.event.audience.as_deref() == audience
+        });
     }
 
     /// Told at most once per second.

@@ -80,6 +80,23 @@ pub(super) fn id<T: Id>() -> Reads<T> {
     }
 }
 
+/// A number of things, at least one.
+pub(super) fn count() -> Reads<usize> {
+    Reads {
+        expected: "an integer of at least 1",
+        read: |value| {
+            match value {
+                Value::Int(count) => usize::try_from(count).ok(),
+                Value::Float(count) if count.fract() == 0.0 && (0.0..=9e15).contains(&count) => {
+                    Some(count as usize)
+                }
+                _ => None,
+            }
+            .filter(|count| *count > 0)
+        },
+    }
+}
+
 pub(super) fn invalid(text: impl Into<String>) -> Refusal {
     Refusal::new(uris::INVALID_ARGUMENT, text)
 }

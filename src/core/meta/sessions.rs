@@ -53,12 +53,19 @@ struct Sentence {
 }
 
 impl Realm {
-    pub(super) fn session_count_by_role(&mut self, call: MetaCall<'_>) -> Answer {
-        value(self.filtered_sessions(call)?.len() as u64)
+    pub(super) fn session_count_by_role(&mut self, mut call: MetaCall<'_>) -> Answer {
+        value(self.filtered_sessions(&mut call)?.len() as u64)
     }
 
-    pub(super) fn session_list(&mut self, call: MetaCall<'_>) -> Answer {
-        value(id_list(self.filtered_sessions(call)?))
+    /// Not of the protocol: `limit` ids behind `after`.
+    pub(super) fn session_list(&mut self, mut call: MetaCall<'_>) -> Answer {
+        let after: Option<SessionId> = call.arguments.keyword("after", arguments::id())?;
+        let limit = call.arguments.keyword("limit", arguments::count())?;
+        let found = self.filtered_sessions(&mut call)?;
+        let page = found
+            .into_iter()
+            .filter(|id| after.is_none_or(|after| *id > after));
+        value(id_list(page.take(limit.unwrap_or(usize::MAX))))
     }
 
     pub(super) fn session_get(&mut self, mut call: MetaCall<'_>) -> Answer {
@@ -147,7 +154,7 @@ impl Realm {
     }
 
     /// `META-SES-03..05`: in order of their ids.
-    fn filtered_sessions(&self, mut call: MetaCall<'_>) -> Result<Vec<SessionId>, Refusal> {
+    fn filtered_sessions(&self, call: &mut MetaCall<'_>) -> Result<Vec<SessionId>, Refusal> {
         let roles = call
             .arguments
             .optional("filter_authroles", arguments::texts())?;

@@ -115,6 +115,7 @@ async fn call(
             ..ClientRoles::default()
         },
         kind: SessionKind::Router,
+        message: usize::MAX,
         expires: None,
         peer: String::new(),
         transport: "",

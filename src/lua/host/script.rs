@@ -96,6 +96,7 @@ impl Script {
             kind: SessionKind::Script,
             peer: settings.path.display().to_string(),
             transport: "",
+            message: usize::MAX,
             expires: None,
         };
         realm

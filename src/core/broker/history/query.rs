@@ -181,7 +181,8 @@ impl History {
 }
 
 impl Broker {
-    /// `HIS-03`: Arguments of the RESULT. Events that the serializer cannot carry are left out (`MSG-17`).
+    /// `HIS-03`: Arguments of the RESULT. Events that the serializer cannot carry are left out (`MSG-17`). As many as the
+    /// caller's transport takes; the keyword `more` says that there are others.
     pub(in crate::core) fn events(
         &self,
         query: &Query,
@@ -195,59 +196,81 @@ impl Broker {
         else {
             return Payload::none();
         };
-        let names_topic = subscription.match_policy != MatchPolicy::Exact;
-        let events: Vec<(&KeptEvent, Payload)> = history
-            .choose(query, session, now)
-            .into_iter()
-            .filter_map(|event| Some((event, event.payload.transcode(serializer).ok()?)))
-            .collect();
-        if events.is_empty() {
+        let room = session.message.min(MOST).saturating_sub(ENVELOPE);
+        let mut written = Vec::new();
+        let (mut octets, mut more) = (0, false);
+        for event in history.choose(query, session, now) {
+            let Ok(payload) = event.payload.transcode(serializer) else {
+                continue;
+            };
+            let told = Told {
+                subscription: query.subscription,
+                names_topic: subscription.match_policy != MatchPolicy::Exact,
+                event,
+                payload,
+            };
+            let entry = told.written(serializer);
+            octets += entry.len() + 1;
+            // The first goes alone; if it is too large by itself, the caller is told so.
+            more = octets > room && !written.is_empty();
+            if more {
+                break;
+            }
+            written.push(entry);
+        }
+        if written.is_empty() {
             return Payload::none();
         }
-        let mut tail = Vec::new();
-        let out = &mut tail;
-        let write = Written {
-            subscription: query.subscription,
-            names_topic,
-            events: &events,
+        let kwargs = match more {
+            true => Dict::new().with("more", true),
+            false => Dict::new(),
         };
-        match serializer {
-            Serializer::Json => write.to(&mut JsonWriter::new(out)),
-            Serializer::MsgPack => write.to(&mut MsgPackWriter::new(out)),
-            Serializer::Cbor => write.to(&mut CborWriter::new(out)),
-        }
-        let end = tail.len();
-        Payload::from_parts(serializer, tail.into(), end, end)
+        Payload::of_written(serializer, &written, &kwargs)
     }
 }
 
-/// The list of events, ready to be written.
-struct Written<'a> {
+/// Octets of events in one answer, whatever the caller takes: they are written while the realm waits.
+const MOST: usize = 8 << 20;
+/// What a RESULT has beside the events.
+const ENVELOPE: usize = 128;
+
+/// One event as it is told.
+struct Told<'a> {
     subscription: SubscriptionId,
     names_topic: bool,
-    events: &'a [(&'a KeptEvent, Payload)],
+    event: &'a KeptEvent,
+    payload: Payload,
 }
 
-impl Written<'_> {
+impl Told<'_> {
+    fn written(&self, serializer: Serializer) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.payload.len() + 256);
+        match serializer {
+            Serializer::Json => self.to(&mut JsonWriter::new(&mut out)),
+            Serializer::MsgPack => self.to(&mut MsgPackWriter::new(&mut out)),
+            Serializer::Cbor => self.to(&mut CborWriter::new(&mut out)),
+        }
+        out
+    }
+
     fn to(&self, w: &mut impl TokenWriter) {
-        w.list(Some(self.events.len()));
-        for (event, payload) in self.events {
-            w.map(Some(4 + payload.elements()));
-            w.str("timestamp");
-            w.str(&time_of(event).to_rfc3339_opts(SecondsFormat::Millis, true));
-            w.str("subscription");
-            w.uint(self.subscription.value());
-            w.str("publication");
-            w.uint(event.publication.value());
-            w.str("details");
-            write_dict(w, &details(event, self.names_topic));
-            for (key, octets) in [("args", payload.args()), ("kwargs", payload.kwargs())] {
-                if let Some(octets) = octets {
-                    w.str(key);
-                    w.raw(octets, 1);
-                }
+        w.map(Some(4 + self.payload.elements()));
+        w.str("timestamp");
+        w.str(&time_of(self.event).to_rfc3339_opts(SecondsFormat::Millis, true));
+        w.str("subscription");
+        w.uint(self.subscription.value());
+        w.str("publication");
+        w.uint(self.event.publication.value());
+        w.str("details");
+        write_dict(w, &details(self.event, self.names_topic));
+        for (key, octets) in [
+            ("args", self.payload.args()),
+            ("kwargs", self.payload.kwargs()),
+        ] {
+            if let Some(octets) = octets {
+                w.str(key);
+                w.raw(octets, 1);
             }
-            w.end();
         }
         w.end();
     }

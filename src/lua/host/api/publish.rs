@@ -74,12 +74,14 @@ fn publish_options(options: &Table) -> mlua::Result<PublishOptions> {
     audience.eligible_authid = options.raw_get("eligible_authid")?;
     audience.eligible_authrole = options.raw_get("eligible_authrole")?;
     let flag = |name: &str| options.raw_get::<Option<bool>>(name);
+    let clear = options.raw_get::<Value>("retain")?.is_string(); // "clear", as `p.publish` has checked
     Ok(PublishOptions {
         acknowledge: flag("acknowledge")?.unwrap_or(false),
         exclude_me: flag("exclude_me")?.unwrap_or(true),
         disclose_me: flag("disclose_me")?.unwrap_or(false),
         audience: (audience != Audience::default()).then(|| Box::new(audience)),
-        retain: flag("retain")?.unwrap_or(false),
+        retain: clear || flag("retain")?.unwrap_or(false),
+        clear,
         rkey: key_option(options, "rkey")?,
         passthru: passthru_options(options)?,
     })
