@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
@@ -20,10 +20,12 @@ use crate::words::SessionId;
 
 /// Buffers up to this size stay with an idle connection.
 const KEPT: usize = 1024;
+/// Buffers above this size grow slowly.
+const LARGE: usize = 64 << 10;
 /// Up to this size a message is written by who routed it.
 const AT_ONCE: usize = 16 << 10;
 
-/// The octets that wait in all queues of the router (`limits.queues_total`).
+/// The memory of what waits in all queues of the router (`limits.queues_total`).
 #[derive(Debug)]
 pub(crate) struct Queues {
     total: AtomicUsize,
@@ -131,6 +133,10 @@ struct Inner {
     waiting: Vec<u8>,
     /// Octets that have been taken and not written yet, by the task or in [`Outbox::write_now`].
     in_flight: usize,
+    /// The memory of those.
+    flying: usize,
+    /// What of all this is counted in the queues.
+    counted: usize,
     /// What [`Outbox::write_now`] could not write of what it took: comes before all that waits.
     begun: Vec<u8>,
     /// Where others than the task may write to.
@@ -169,7 +175,7 @@ impl Outbox {
         if !room.holds(before, octets) {
             return Err(Full);
         }
-        inner.waiting.reserve(octets);
+        grow(&mut inner.waiting, octets);
         inner.waiting.extend_from_slice(header);
         inner.waiting.extend_from_slice(payload);
         inner.waiting.extend(end);
@@ -178,8 +184,7 @@ impl Outbox {
         } else {
             None
         };
-        drop(inner);
-        self.queues.add(octets);
+        self.recount(inner);
         Ok(waker)
     }
 
@@ -214,6 +219,7 @@ impl Outbox {
         let socket = inner.socket.clone()?;
         inner.flags.busy = true;
         inner.in_flight = octets;
+        inner.flying = footprint(&inner.waiting);
         Some((socket, std::mem::take(&mut inner.waiting)))
     }
 
@@ -224,11 +230,15 @@ impl Outbox {
         inner.in_flight = octets.len() - written;
         if inner.in_flight > 0 {
             octets.drain(..written);
+            inner.flying = footprint(&octets);
             inner.begun = octets;
         } else if inner.waiting.capacity() == 0 {
             octets.clear();
             shrink(&mut octets);
             inner.waiting = octets;
+        }
+        if inner.in_flight == 0 {
+            inner.flying = 0;
         }
         // A waker is there already: the task has been here and left again, as it was not its turn.
         let awaited = inner.waker.is_some();
@@ -239,8 +249,7 @@ impl Outbox {
                 None
             }
         };
-        drop(inner);
-        self.queues.sub(written);
+        self.recount(inner);
         if let Some(waker) = wake {
             waker.wake();
         }
@@ -267,8 +276,9 @@ impl Outbox {
 
     /// Throws away what waits, to free the memory of a session about to be closed.
     pub(crate) fn shed(&self) {
-        let dropped = std::mem::take(&mut self.inner.lock().waiting);
-        self.queues.sub(dropped.len());
+        let mut inner = self.inner.lock();
+        inner.waiting = Vec::new();
+        self.recount(inner);
     }
 
     /// Remembers the session this belongs to.
@@ -283,8 +293,24 @@ impl Outbox {
         Some((realm.upgrade()?, *session))
     }
 
+    /// The memory of what waits.
+    pub(crate) fn memory(&self) -> usize {
+        self.inner.lock().counted
+    }
+
+    /// Counts what has changed.
+    fn recount(&self, mut inner: MutexGuard<'_, Inner>) {
+        let (before, after) = (inner.counted, footprint(&inner.waiting) + inner.flying);
+        inner.counted = after;
+        drop(inner);
+        if before != after {
+            self.queues.change(before, after);
+        }
+    }
+
     /// Octets that wait.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         let inner = self.inner.lock();
         inner.waiting.len() + inner.in_flight
     }
@@ -303,7 +329,6 @@ impl Outbox {
                 ..inner.look(waker)
             };
         }
-        let written = inner.in_flight;
         writing.clear();
         std::mem::swap(&mut inner.waiting, writing);
         inner.in_flight = writing.len();
@@ -311,9 +336,9 @@ impl Outbox {
             shrink(writing);
             shrink(&mut inner.waiting);
         }
+        inner.flying = footprint(writing);
         let flags = inner.look(waker);
-        drop(inner);
-        self.queues.sub(written);
+        self.recount(inner);
         flags
     }
 
@@ -357,7 +382,24 @@ impl Inner {
 impl Drop for Outbox {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        self.queues.sub(inner.waiting.len() + inner.in_flight);
+        self.queues.sub(inner.counted);
+    }
+}
+
+/// What a buffer counts as: what is in it, or its memory where that would not stay with an idle connection.
+fn footprint(buffer: &Vec<u8>) -> usize {
+    match buffer.capacity() {
+        ..=KEPT => buffer.len(),
+        capacity => capacity,
+    }
+}
+
+/// Makes room; a large buffer grows by a quarter, as hundreds that are full would double what the limit says.
+fn grow(buffer: &mut Vec<u8>, octets: usize) {
+    if buffer.capacity() < LARGE {
+        buffer.reserve(octets);
+    } else if buffer.capacity() - buffer.len() < octets {
+        buffer.reserve_exact(octets.max(buffer.len() / 4));
     }
 }
 
@@ -499,6 +541,23 @@ mod tests {
         peer.read_exact(&mut got).await.unwrap();
         got.extend(writing);
         assert!(got == sent, "octets are lost or out of order");
+    }
+
+    #[test]
+    fn c13_the_memory_of_a_queue_counts_and_is_little_more_than_what_is_in_it() {
+        let (queues, outbox) = outbox(0);
+        while push(&outbox, 1_000, 1 << 20).is_ok() {}
+        let counted = queues.excess();
+        assert_eq!(counted, outbox.inner.lock().waiting.capacity());
+        assert!((1 << 20) - 1_000 <= counted && counted < (1 << 20) * 5 / 4 + 1_000);
+        let mut writing = Vec::new();
+        outbox.take(&mut writing, Waker::noop());
+        assert_eq!(queues.excess(), writing.capacity());
+        push(&outbox, 10, usize::MAX).unwrap();
+        assert_eq!(queues.excess(), writing.capacity() + 10);
+        outbox.take(&mut writing, Waker::noop());
+        outbox.take(&mut writing, Waker::noop());
+        assert_eq!((queues.excess(), writing.len()), (0, 0));
     }
 
     #[test]

@@ -485,7 +485,7 @@ async fn shed(shared: std::sync::Weak<Shared>, queues: Arc<Queues>) {
         let weighed = outboxes.into_iter().map(|outbox| {
             let session = outbox.session();
             let kept = session.map_or(0, |(realm, session)| realm.kept_octets_of(session));
-            (outbox.len() + kept, outbox)
+            (outbox.memory() + kept, outbox)
         });
         let mut weighed: Vec<_> = weighed.filter(|(octets, _)| *octets > 0).collect();
         weighed.sort_by_key(|(octets, _)| std::cmp::Reverse(*octets));
