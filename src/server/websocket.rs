@@ -47,8 +47,11 @@ pub(crate) fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A whole close frame; of the reason as many characters as have room.
 pub(crate) fn close(code: u16, reason: &str) -> Vec<u8> {
-    let room = CONTROL_LIMIT as usize - 2;
-    let reason = &reason[..reason.floor_char_boundary(room)];
+    let mut end = reason.len().min(CONTROL_LIMIT as usize - 2);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let reason = &reason[..end];
     control(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 

@@ -100,7 +100,7 @@ async fn c05_a_publication_is_encoded_once_whatever_matches() {
     settings.listeners[0].message = 8 << 20;
     let (_router, address) = start(&settings).await;
     let mut publisher = Client::join(address, Kind::RawSocket, Serializer::MsgPack).await;
-    let numbers: Vec<Value> = (0..300_000).map(|number| Value::Int(number)).collect();
+    let numbers: Vec<Value> = (0..300_000).map(Value::Int).collect();
     let payload = Payload::of(Serializer::MsgPack, &[numbers.into()], &Dict::new());
     for serializer in [Serializer::MsgPack, Serializer::Json] {
         let mut one = Client::join(address, Kind::RawSocket, serializer).await;
