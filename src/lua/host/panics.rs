@@ -56,6 +56,7 @@ impl Running {
                 ..ClientRoles::default()
             },
             kind: SessionKind::Router,
+            message: usize::MAX,
             expires: None,
             peer: String::new(),
             transport: "",
