@@ -32,6 +32,7 @@ const INSTALL: &str = "the clients of tests/interop are not installed (or not th
 #[derive(Clone, Copy)]
 enum Client {
     AutobahnPython,
+    AutobahnTwisted,
     AutobahnJs,
     Wampy,
 }
@@ -56,6 +57,8 @@ clients! {
     autobahn_python_rawsocket_cbor: AutobahnPython over "rs" with "cbor";
     autobahn_python_tls_websocket_cbor: AutobahnPython over "wss" with "cbor";
     autobahn_python_tls_rawsocket_msgpack: AutobahnPython over "rss" with "msgpack";
+    autobahn_twisted_rawsocket_msgpack: AutobahnTwisted over "rs" with "msgpack";
+    autobahn_twisted_websocket_json: AutobahnTwisted over "ws" with "json";
     autobahn_js_websocket_json: AutobahnJs over "ws" with "json";
     autobahn_js_websocket_msgpack: AutobahnJs over "ws" with "msgpack";
     autobahn_js_websocket_cbor: AutobahnJs over "ws" with "cbor";
@@ -95,14 +98,19 @@ fn program(client: Client) -> Command {
             Command::new(home().join("venv/bin/python")),
             "autobahn_python.py",
         ),
+        Client::AutobahnTwisted => (
+            Command::new(home().join("venv/bin/python")),
+            "autobahn_twisted.py",
+        ),
         Client::AutobahnJs => (Command::new("node"), "autobahn_js.mjs"),
         Client::Wampy => (Command::new("node"), "wampy_js.mjs"),
     };
-    if !matches!(client, Client::AutobahnPython) {
+    let python = matches!(client, Client::AutobahnPython | Client::AutobahnTwisted);
+    if !python {
         // The programs are seen through a link that lies beside node_modules; resolving it would lose them.
         command.args(["--preserve-symlinks", "--preserve-symlinks-main"]);
     }
-    if matches!(client, Client::AutobahnPython) {
+    if python {
         command.arg("-B"); // no __pycache__ among the sources
     }
     command.arg(clients.join(file));

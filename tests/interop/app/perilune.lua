@@ -8,6 +8,7 @@ local tls = env("INTEROP_TLS", "")
 
 return {
   listen = { addr = "127.0.0.1:0", tls = tls ~= "" and { cert = tls .. "/cert.pem", key = tls .. "/key.pem" } or nil },
+  limits = { idle_ping = "1s" },
   realms = {
     interop = {
       history = { { uri = "interop.topic.kept", match = "prefix", limit = 100 } },

@@ -8,7 +8,13 @@ p.register("interop.publish", function(call)
   return p.publish(topic, call.args, call.kwargs, { acknowledge = true })
 end)
 
--- The same, retained: for clients that cannot ask for it.
+-- Text that in JSON would stand for octets.
+p.register("interop.publish_odd", function(call)
+  local odd = "\0no Base64"
+  return p.publish(call.args[1], { odd }, { deep = { odd } }, { acknowledge = true })
+end)
+
+-- The same as `interop.publish`, retained: for clients that cannot ask for it.
 p.register("interop.retain", function(call)
   local topic = table.remove(call.args, 1)
   return p.publish(topic, call.args, call.kwargs, { acknowledge = true, retain = true })

@@ -2,8 +2,8 @@
 // `rs://… json` or `http://…/lp json`; `wss`, `https` with a CA of NODE_EXTRA_CA_CERTS.
 //
 // Not here because the client cannot: SCRAM, batches, RawSocket over TLS or with another serializer, the router's
-// answer to a CANCEL of another mode than kill (a violation to it), progressive results as a callee (it announces no
-// call_canceling), calls in chunks, payload passthru, its own tlsConfiguration (it would trust any certificate).
+// answer to a CANCEL of another mode than kill (a violation to it), calls in chunks, payload passthru, its own
+// tlsConfiguration (it would trust any certificate).
 
 import autobahn from "autobahn";
 import { run } from "./scenario.mjs";
@@ -90,7 +90,7 @@ function adapt(connection, session, details, closed) {
     async register(uri, handler, options) {
       const endpoint = async (args, kwargs, details) => {
         try {
-          const answer = await handler({ args, kwargs, details });
+          const answer = await handler({ args, kwargs, details, progress: details.progress });
           return new autobahn.Result(answer.args, answer.kwargs);
         } catch (error) {
           throw new autobahn.Error(error.uri, error.args, error.kwargs);

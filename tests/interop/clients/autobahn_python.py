@@ -12,7 +12,7 @@ import traceback
 
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import CallOptions, CallResult, PublishOptions, RegisterOptions, SubscribeOptions
-from autobahn_sessions import DETAILS, STEPS, Inbox, connect, equal, failure, refused, soon, step
+from autobahn_sessions import DETAILS, SERIALIZER, STEPS, URL, Inbox, connect, equal, failure, refused, soon, step
 
 
 # Logins
@@ -258,6 +258,27 @@ async def script_publishes(me):
     args, kwargs, details = await inbox.next()
     equal((args, kwargs, details.publication), ([1, []], {"key": {}}, publication))
     await soon(subscription.unsubscribe())
+
+
+@step
+async def text_that_looks_binary(me):
+    """To JSON peers a text that begins with U+0000 is octets in Base64: the client drops a connection where it is not."""
+    inbox = Inbox()
+    subscription = await soon(me.subscribe(inbox, "interop.topic.odd", DETAILS))
+    await soon(me.call("interop.publish_odd", "interop.topic.odd"))
+    args, kwargs, _ = await inbox.next()
+    odd = "\0no Base64"
+    if SERIALIZER == "json":
+        odd = odd.encode()
+    equal((args, kwargs), ([odd], {"deep": [odd]}))
+    await soon(subscription.unsubscribe())
+
+
+@step
+async def idle(me):
+    """Longer than the router waits before it pings; the client knows no pings of RawSocket."""
+    await asyncio.sleep(2.5 if URL.startswith("r") else 0)
+    await soon(me.call("interop.nothing"))
 
 
 @step

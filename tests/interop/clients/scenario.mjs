@@ -5,9 +5,10 @@
 //     call(uri, args, kwargs, { onProgress, …options }) -> { args, kwargs }, with a `cancel(mode)`,
 //     publish(uri, args, kwargs, options) -> publication id,
 //     subscribe(uri, (args, kwargs, details) => …, options) -> () => unsubscribed, with the subscription's `id`,
-//     register(uri, ({ args, kwargs, details }) => { args, kwargs }, options) -> () => unregistered, with
-//       the registration's `id`,
-//     stream(uri, args, onProgress) -> { send(args, last), result } of a call in chunks, after a login with `streaming`,
+//     register(uri, ({ args, kwargs, details, progress }) => { args, kwargs }, options) -> () => unregistered, with
+//       the registration's `id`; `progress(args, kwargs)` is null where the caller wants none,
+//     stream(uri, args, onProgress) -> { send(args, last), result } of a call in chunks, after a login with `streaming`
+//       (a login with `progressive` announces progressive results, where the client has to be told to),
 //     closed: the reason it ended with,
 //     bye() }
 // and everything fails with a WampError. `can` says what the client's serializer carries (`binary`; integers beyond
@@ -247,14 +248,27 @@ function procedures(connect, me, can) {
         refuseEmpty(args);
         return { args: args.reverse(), kwargs: { ...kwargs, caller: details.caller } };
       }));
-      // As callees both announce no call_canceling, so they are asked for the one result only.
-      const onProgress = () => assert.fail("a progressive result");
-      const call = other.call("interop.client.reverse", [1, "two", null], { key: "value" }, { onProgress });
+      const call = other.call("interop.client.reverse", [1, "two", null], { key: "value" });
       equal(await soon(call), { args: [null, "two", 1], kwargs: { key: "value", caller: other.welcome.session } });
       const { uri, args, kwargs } = await failure(other.call("interop.client.reverse", []));
       equal({ uri, args, kwargs }, empty);
       await soon(unregister());
       equal((await failure(other.call("interop.client.reverse"))).uri, "wamp.error.no_such_procedure");
+      await soon(other.bye());
+    },
+    async streamsToAClient() {
+      // Both announce no call_canceling.
+      const [other, callee] = [await connect(MEMBER), await connect({ ...MEMBER, progressive: true })];
+      await soon(callee.register("interop.client.count", ({ args: [to], progress }) => {
+        for (let i = 1; progress && i <= to; i += 1) progress([i], { left: to - i });
+        return { args: [progress ? "streamed" : "at once"] };
+      }));
+      const seen = [];
+      const onProgress = ({ args, kwargs }) => seen.push([args[0], kwargs.left]);
+      equal((await soon(other.call("interop.client.count", [3], undefined, { onProgress }))).args, ["streamed"]);
+      equal(seen, [[1, 2], [2, 1], [3, 0]]);
+      equal((await soon(other.call("interop.client.count", [3]))).args, ["at once"]);
+      await soon(callee.bye());
       await soon(other.bye());
     },
     async calledByAScript() {

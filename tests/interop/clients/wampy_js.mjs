@@ -2,8 +2,8 @@
 // or `wss://…` with a CA of NODE_EXTRA_CA_CERTS.
 //
 // Not here because the client cannot: SCRAM, any transport but WebSocket, batches; to publish with `retain` (it drops
-// it), `concurrency`, progressive results as a callee (it announces none), to be cancelled as one, to lose a
-// subscription or registration to the meta API (it takes the message for an answer).
+// it), `concurrency`, to be cancelled as a callee, to lose a subscription or registration to the meta API (it takes the
+// message for an answer).
 
 import { Wampy } from "wampy";
 import { CborSerializer } from "wampy/CborSerializer.js";
@@ -60,8 +60,12 @@ function adapt(wampy, details, closed) {
     async register(uri, handler, options) {
       const endpoint = async (invocation) => {
         const { args, kwargs } = result(invocation);
+        const { details, result_handler: yields } = invocation;
+        const progress = details.receive_progress
+          ? (argsList, argsDict) => yields({ argsList, argsDict, options: { progress: true } })
+          : null;
         try {
-          const answer = await handler({ args, kwargs, details: invocation.details });
+          const answer = await handler({ args, kwargs, details, progress });
           return { argsList: answer.args, argsDict: answer.kwargs, options: answer.options };
         } catch (error) {
           throw { error: error.uri, argsList: error.args, argsDict: error.kwargs };
@@ -84,9 +88,14 @@ function announceStreams({ roles: { caller, callee } }) {
   });
 }
 
+// The same of the results of a callee; it gives them all the same.
+function announceProgress({ roles: { callee } }) {
+  callee.features.progressive_call_results = true;
+}
+
 const answers = { ticket: (secret) => () => secret, wampcra: sign, cryptosign: signWithKey };
 
-async function connect({ method, authid, secret, realm, streaming }) {
+async function connect({ method, authid, secret, realm, streaming, progressive }) {
   const login = { authid, authmethods: [method], onChallenge: answers[method]?.(secret) };
   if (method === "cryptosign") login.authextra = { pubkey: PUBLIC_KEYS[secret] };
   let close;
@@ -101,6 +110,7 @@ async function connect({ method, authid, secret, realm, streaming }) {
     ...(authid ? login : {}),
   });
   if (streaming) announceStreams(wampy._wamp_features);
+  if (progressive) announceProgress(wampy._wamp_features);
   return adapt(wampy, await wampy.connect().catch(raised), closed);
 }
 
