@@ -233,7 +233,7 @@ fn cancelled_handlers_never_go_on() {
 #[test]
 fn waiting_where_lua_cannot_is_an_error_in_place() {
     let vm = vm();
-    let error = fails(run(&vm, "\ntable.sort({ 1, 2 }, function() pause() end)"));
+    let error = fails(run(&vm, "\nstring.gsub('ab', '.', function() pause() end)"));
     assert!(
         error.message.starts_with("test.lua:2: cannot wait here"),
         "{error}"
@@ -451,7 +451,10 @@ fn links_do_not_lead_out() {
     )
     .unwrap();
     let error = fails(run(&vm_in(app.path(), app.path()), "require 'link'"));
-    assert!(error.message.contains("leads out"), "{error}");
+    assert!(
+        error.message.contains("leads by a symbolic link to"),
+        "{error}"
+    );
     let options = VmOptions {
         trusted: true,
         ..VmOptions::new("test", app.path())

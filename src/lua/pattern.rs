@@ -190,7 +190,7 @@ impl<'a> Matcher<'a> {
         self.pattern.get(p).copied().unwrap_or(0)
     }
 
-    fn charge(&mut self, steps: usize) -> Result<(), PatternError> {
+    pub(super) fn charge(&mut self, steps: usize) -> Result<(), PatternError> {
         self.steps = self
             .steps
             .checked_sub(steps as u64)

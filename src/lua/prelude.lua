@@ -2,9 +2,12 @@
 -- It captures what it needs: scripts may change their globals as they like.
 local WAIT, hosted, native, trusted = ...
 
-local error, pcall, select, setfenv, tostring, type = error, pcall, select, setfenv, tostring, type
-local concat, find = table.concat, string.find
+local error, pcall, select, setfenv, tonumber, tostring, type =
+  error, pcall, select, setfenv, tonumber, tostring, type
+local concat, find, sub = table.concat, string.find, string.sub
 local create, isyieldable, resume, yield = coroutine.create, coroutine.isyieldable, coroutine.resume, coroutine.yield
+local enter, leave = native.enter, native.leave
+local floor, min, rawget, rawlen, rawset, unpack = math.floor, math.min, rawget, rawlen, rawset, unpack
 
 -- Whether the function at `level` (1: the caller) is of the module `perilune`, not of the script.
 local function in_module(level)
@@ -64,9 +67,20 @@ end
 -- coroutine.resume/wrap: a wait inside a script's own coroutine passes outward, its outcome back in.
 local BUSY = "cannot resume a coroutine that waits for the router"
 
+-- Each coroutine within another takes native stack.
+local function left(...)
+  leave()
+  return ...
+end
+
+local function step(co, ...)
+  if not enter() then return false, "C stack overflow" end
+  return left(resume(co, ...))
+end
+
 local function go_on(co, ...)
   hosted[co] = nil
-  return resume(co, ...)
+  return step(co, ...)
 end
 
 local function forward(co, ok, ...)
@@ -79,7 +93,7 @@ end
 
 function coroutine.resume(co, ...)
   if hosted[co] then return false, BUSY end
-  return forward(co, resume(co, ...))
+  return forward(co, step(co, ...))
 end
 
 local function unwrap(ok, ...)
@@ -91,7 +105,7 @@ function coroutine.wrap(f)
   local co = create(f)
   return function(...)
     if hosted[co] then error(BUSY, 2) end
-    return unwrap(forward(co, resume(co, ...)))
+    return unwrap(forward(co, step(co, ...)))
   end
 end
 
@@ -117,18 +131,92 @@ function print(...)
   native.print(concat(texts, "\t"))
 end
 
--- Two C loops that no hook reaches take seconds on lists of millions: long lists are sorted through a Lua comparator and
--- joined in pieces, which the guard can stop.
+-- C loops that no hook reaches: long lists are joined in pieces and moved in Lua, which the guard can stop.
 local LONG = 20000
-local sort, rawlen, min = table.sort, rawlen, math.min
+local insert = table.insert
+
+function table.insert(list, ...)
+  local position, value = ...
+  if select("#", ...) == 2 and type(list) == "table" then
+    position = tonumber(position)
+    local last = rawlen(list) + 1
+    if position and last - position > LONG then
+      for i = last, floor(position) + 1, -1 do
+        local below = rawget(list, i - 1)
+        if below ~= nil or rawget(list, i) ~= nil then rawset(list, i, below) end
+      end
+      return rawset(list, floor(position), value) and nil
+    end
+  end
+  return insert(list, ...)
+end
+
+-- Sorting is all Lua: the guard can stop it whatever compares, a comparator may wait, and takes no native stack. What is
+-- put in order is only ever swapped, so that nothing is lost when it is stopped.
+local function quicksort(list, low, high, before)
+  while high - low > 12 do
+    local middle = floor((low + high) / 2)
+    if before(list[middle], list[low]) then list[middle], list[low] = list[low], list[middle] end
+    if before(list[high], list[middle]) then
+      list[high], list[middle] = list[middle], list[high]
+      if before(list[middle], list[low]) then list[middle], list[low] = list[low], list[middle] end
+    end
+    local pivot, i, j = list[middle], low, high
+    while true do
+      -- A comparator without an order must not lead out of the list.
+      repeat i = i + 1 until i >= high or not before(list[i], pivot)
+      repeat j = j - 1 until j <= low or not before(pivot, list[j])
+      if i >= j then break end
+      list[i], list[j] = list[j], list[i]
+    end
+    if i == j then i, j = i + 1, j - 1 end
+    if j - low < high - i then
+      quicksort(list, low, j, before)
+      low = i
+    else
+      quicksort(list, i, high, before)
+      high = j
+    end
+  end
+  for last = low + 1, high do
+    local at = last
+    while at > low and before(list[at], list[at - 1]) do
+      list[at], list[at - 1] = list[at - 1], list[at]
+      at = at - 1
+    end
+  end
+end
 
 local function less(a, b)
   return a < b
 end
 
-function table.sort(list, comparator)
-  if comparator == nil and type(list) == "table" and rawlen(list) > LONG then comparator = less end
-  return sort(list, comparator)
+-- Whether `less` compares all of them without calling or raising anything.
+local function plain(list, last)
+  local kind = type(rawget(list, 1))
+  for i = 2, last do
+    if type(rawget(list, i)) ~= kind then return false end
+  end
+  return kind == "number" or kind == "string"
+end
+
+local sort = table.sort
+
+function table.sort(list, before)
+  if type(list) ~= "table" or before ~= nil and type(before) ~= "function" then return sort(list, before) end
+  local last = rawlen(list)
+  if before == nil and plain(list, last) then
+    before = less
+  elseif before == nil then
+    local _, where = pcall(error, "", 3)
+    before = function(a, b)
+      local ok, answer = pcall(less, a, b)
+      if ok then return answer end
+      local _, own = find(tostring(answer), "^perilune:%d+: ")
+      error(own and where .. sub(answer, own + 1) or answer, 0)
+    end
+  end
+  quicksort(list, 1, last, before)
 end
 
 function table.concat(list, separator, i, j)
@@ -143,6 +231,51 @@ function table.concat(list, separator, i, j)
     end
   end
   return concat(list, separator, i, j)
+end
+
+-- Built-ins that would call back from C, once each argument is what they look for.
+local format, metatable = string.format, debug.getmetatable
+
+function string.format(...)
+  local args, count
+  for i = 2, select("#", ...) do
+    local value = select(i, ...)
+    if type(value) == "table" or type(value) == "userdata" then
+      local meta = metatable(value)
+      if meta and rawget(meta, "__tostring") ~= nil then
+        args, count = args or { ... }, select("#", ...)
+        value = tostring(value)
+        if type(value) ~= "string" and type(value) ~= "number" then error("'__tostring' must return a string", 2) end
+        args[i] = value
+      end
+    end
+  end
+  if args then return format(unpack(args, 1, count)) end
+  return format(...)
+end
+
+local time, date = os.time, os.date
+
+function os.time(...)
+  local t = ...
+  if type(t) ~= "table" or not metatable(t) then return time(...) end
+  return time({
+    year = t.year, month = t.month, day = t.day, hour = t.hour, min = t.min, sec = t.sec, isdst = t.isdst,
+  })
+end
+
+function os.date(form, ...)
+  -- strftime is given room and tried again until its answer fits.
+  if type(form) == "string" and #form > 1000 then error("bad argument #1 to 'date' (format is too long)", 2) end
+  return date(form, ...)
+end
+
+for name, long in next, native.long do
+  local short = string[name]
+  string[name] = function(text, ...)
+    if type(text) == "string" and #text > 200000 then return long(text) end
+    return short(text, ...)
+  end
 end
 
 local function compile(name, chunk, chunkname, mode, ...)

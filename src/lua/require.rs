@@ -8,11 +8,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 
-use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, Value};
 use sha2::{Digest, Sha256};
 
-use super::vm::{ScriptError, describe};
+use super::raw::compile;
+use super::vm::ScriptError;
 
 /// Largest source file taken.
 const MAX_FILE: u64 = 16 << 20;
@@ -172,11 +172,7 @@ impl Modules {
 
 /// Compiles source text; its chunk name is `@name`, so that messages say `name:line:`.
 pub(super) fn compile_text(lua: &Lua, name: &str, source: &[u8]) -> Result<Function, ScriptError> {
-    lua.load(source)
-        .set_name(format!("@{name}"))
-        .set_mode(ChunkMode::Text)
-        .into_function()
-        .map_err(|error| ScriptError::from_text(describe(&error)))
+    compile(lua, &format!("@{name}"), source).map_err(ScriptError::from_text)
 }
 
 /// `a.b` or `a/b` as a relative path; nothing that could leave the folder.

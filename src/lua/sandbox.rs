@@ -12,11 +12,12 @@ use std::rc::Rc;
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, LuaString, Table, Value};
 
-use super::raw::{PRELUDE_NAME, coroutine::wait_marker};
+use super::raw::memory::unfailing;
+use super::raw::{self, PRELUDE_NAME, coroutine::wait_marker};
 use super::require::Modules;
 use super::vm::{VmOptions, describe};
 
-/// Longest source `load` takes: the compiler is C code that no hook reaches, and does about 28 MB a second.
+/// Longest source `load` takes.
 const MAX_LOADED_SOURCE: usize = 1 << 20;
 
 /// Longest line `print` hands on.
@@ -127,13 +128,15 @@ fn natives(lua: &Lua, options: &VmOptions, modules: &Rc<Modules>) -> mlua::Resul
     native.set(
         "describe",
         lua.create_function(|_, value: Value| {
-            Ok(match value {
-                Value::Error(error) => {
-                    let text = describe(&error);
-                    let placed = is_placed(&text);
-                    (text, placed)
-                }
-                other => (other.to_string()?, true),
+            unfailing(|| {
+                Ok(match value {
+                    Value::Error(error) => {
+                        let text = describe(&error);
+                        let placed = is_placed(&text);
+                        (text, placed)
+                    }
+                    other => (other.type_name().to_owned(), true),
+                })
             })
         })?,
     )?;
@@ -144,15 +147,9 @@ fn natives(lua: &Lua, options: &VmOptions, modules: &Rc<Modules>) -> mlua::Resul
             if source.len() > MAX_LOADED_SOURCE {
                 return Ok((None, Some("chunk is too long".to_owned())));
             }
-            let name = name.to_string_lossy().replace('\0', "?");
-            match lua
-                .load(&*source)
-                .set_name(name)
-                .set_mode(ChunkMode::Text)
-                .into_function()
-            {
+            match unfailing(|| raw::compile(lua, &name.to_string_lossy(), &source)) {
                 Ok(function) => Ok((Some(function), None)),
-                Err(error) => Ok((None, Some(describe(&error)))),
+                Err(message) => Ok((None, Some(message))),
             }
         })?,
     )?;
@@ -174,8 +171,12 @@ fn natives(lua: &Lua, options: &VmOptions, modules: &Rc<Modules>) -> mlua::Resul
     let modules = modules.clone();
     native.set(
         "find",
-        lua.create_function(move |lua, name: String| modules.find(lua, &name))?,
+        lua.create_function(move |lua, name: String| unfailing(|| modules.find(lua, &name)))?,
     )?;
+    let (enter, leave) = raw::depth::functions(lua)?;
+    native.set("enter", enter)?;
+    native.set("leave", leave)?;
+    native.set("long", raw::long_text_functions(lua)?)?;
     let libraries = lua.create_table()?;
     if options.trusted {
         // `ffi` is no global, only a loaded library.

@@ -15,9 +15,12 @@ use mlua::{Function, IntoLua, Lua, Value};
 
 pub use super::raw::coroutine::{CoroutineId, Outcome, Push, Read, Slice};
 pub use super::raw::refs::{FunctionRef, ValueRef};
-use super::raw::{coroutine, protect, watchdog};
+use super::raw::{coroutine, memory, protect, watchdog};
 use super::require::{Dependency, Loader, Modules, compile_text};
 use super::{guard, sandbox};
+
+/// CPU time that compiling a file may take.
+const COMPILING: Duration = Duration::from_secs(2);
 
 /// Steps by which VM threads stand behind the network threads.
 const NICE: i32 = 5;
@@ -123,15 +126,26 @@ impl ScriptError {
         }
     }
 
+    pub(super) fn memory(place: String) -> ScriptError {
+        let location = Some(place).filter(|p| !p.is_empty());
+        ScriptError {
+            location,
+            ..ScriptError::new(ErrorKind::Memory, memory::MEMORY_LIMIT.to_owned())
+        }
+    }
+
     /// An error that is known by its text only: LuaJIT says so when memory or stack run out.
     pub(super) fn from_text(message: String) -> ScriptError {
-        let kind = if message.ends_with("not enough memory") {
-            ErrorKind::Memory
-        } else if message.contains("stack overflow") {
-            ErrorKind::Stack
-        } else {
-            ErrorKind::Raised(None)
-        };
+        let kind =
+            if message.ends_with("not enough memory") || message.ends_with(memory::MEMORY_LIMIT) {
+                ErrorKind::Memory
+            } else if message == watchdog::TIME_LIMIT {
+                ErrorKind::Time
+            } else if message.contains("stack overflow") {
+                ErrorKind::Stack
+            } else {
+                ErrorKind::Raised(None)
+            };
         ScriptError::new(kind, message)
     }
 }
@@ -210,14 +224,16 @@ impl Vm {
 
     /// Compiles a file, without running it, and records it as a dependency (also if it does not compile).
     pub fn load_file(&self, path: &Path) -> Result<FunctionRef, ScriptError> {
-        let function = self.modules.compile(self.lua(), path)?;
+        let compile = || self.modules.compile(self.lua(), path);
+        let function = self.coroutines.within(COMPILING, compile)??;
         self.reference(function)
             .map_err(|error| ScriptError::from_text(describe(&error)))
     }
 
     /// Compiles source text (never bytecode); messages call it `name`.
     pub fn load_text(&self, name: &str, source: &str) -> Result<FunctionRef, ScriptError> {
-        let function = compile_text(self.lua(), name, source.as_bytes())?;
+        let compile = || compile_text(self.lua(), name, source.as_bytes());
+        let function = self.coroutines.within(COMPILING, compile)??;
         self.reference(function)
             .map_err(|error| ScriptError::from_text(describe(&error)))
     }
@@ -297,7 +313,7 @@ impl Vm {
 
     /// Bytes in use.
     pub fn used_memory(&self) -> usize {
-        self.lua().used_memory()
+        self.coroutines.used_memory()
     }
 
     /// Keeps a value alive from Rust, without using up one of mlua's handles.
@@ -334,6 +350,10 @@ impl std::fmt::Debug for Vm {
     }
 }
 
+/// Native stack of a VM thread. It is address space, and memory only where it was used. What calls back from C is counted
+/// (`raw::depth`) and needs a tenth of it; the rest is for what nobody thought of.
+const STACK: usize = 16 << 20;
+
 /// Spawns a thread to run VMs on: under watch from its start, behind the network threads in priority.
 pub fn spawn_vm_thread<F>(name: &str, body: F) -> std::io::Result<std::thread::JoinHandle<()>>
 where
@@ -341,7 +361,8 @@ where
 {
     // Linux shows 15 bytes; a NUL would be refused.
     let name = format!("lua {}", name.replace('\0', "?"));
-    std::thread::Builder::new().name(name).spawn(move || {
+    let builder = std::thread::Builder::new().name(name).stack_size(STACK);
+    builder.spawn(move || {
         watchdog::lower_priority(NICE);
         watchdog::register_thread();
         body();

@@ -160,7 +160,6 @@ pub fn load(app: &Path) -> Result<LoadedConfig, ConfigError> {
         lacking: Cell::new(false),
     };
     let draft = read_settings(&source, value);
-    lua.bound();
     finish(source, draft, &lua, fingerprints)
 }
 

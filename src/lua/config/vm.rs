@@ -121,18 +121,7 @@ impl ConfigVm {
     /// Runs the main file to its return value; to be read with raw access only.
     pub(super) fn evaluate(&self, source: &str) -> Result<Value, ScriptError> {
         let main = self.vm.load_text(&self.name, source)?;
-        let value = self.vm.run_to_value(&main, TIME_LIMIT)?;
-        // A table whose last key did not fit would be read as one without it.
-        let unlimited = self.vm.lua().set_memory_limit(0);
-        unlimited
-            .map(|_| value)
-            .map_err(|error| ScriptError::host(&describe(&error)))
-    }
-
-    /// Bounds the memory again, when the value has been read.
-    pub(super) fn bound(&self) {
-        // It was set before, so it can be set.
-        let _ = self.vm.lua().set_memory_limit(MEMORY_LIMIT);
+        self.vm.run_to_value(&main, TIME_LIMIT)
     }
 
     /// The modules it required, in order.

@@ -18,7 +18,7 @@ use super::mailbox::HookKey;
 use super::timers::LIVE;
 use crate::core::credentials::AuthMethod;
 use crate::core::{self, Input, SessionFilter, rendezvous};
-use crate::lua::raw::{value_from_lua, words_from_lua};
+use crate::lua::raw::{memory::unfailing, value_from_lua, words_from_lua};
 use crate::lua::vm::{FunctionRef, Vm};
 use crate::wire::{Passthru, Serializer};
 use crate::words::{self, Id, MatchPolicy, RequestId, SessionId, Uri};
@@ -81,7 +81,9 @@ where
     R: mlua::IntoLuaMulti,
 {
     let context = context.clone();
-    lua.create_function(move |lua, arguments: A| body(lua, &context, arguments))
+    lua.create_function(move |lua, arguments: A| {
+        unfailing(|| body(lua, &context, arguments)?.into_lua_multi(lua))
+    })
 }
 
 fn misuse<T>(text: impl Into<String>) -> mlua::Result<T> {

@@ -70,14 +70,12 @@ pub(super) fn method<R: IntoLuaMulti>(
     body: impl Fn(&Lua, &Args) -> Result<R, Failure> + 'static,
 ) -> mlua::Result<Function> {
     let native = lua.create_function(move |lua, values: MultiValue| {
-        match body(
-            lua,
-            &Args {
-                function: name,
-                hidden,
-                values,
-            },
-        ) {
+        let args = Args {
+            function: name,
+            hidden,
+            values,
+        };
+        raw::memory::unfailing(|| match body(lua, &args) {
             Ok(answer) => {
                 let mut out = answer.into_lua_multi(lua)?;
                 out.push_front(Value::Boolean(true));
@@ -85,7 +83,7 @@ pub(super) fn method<R: IntoLuaMulti>(
             }
             Err(Failure::Misuse(message)) => (false, message).into_lua_multi(lua),
             Err(Failure::Lua(error)) => Err(error),
-        }
+        })
     })?;
     lua.load(WRAP)
         .set_name("=perilune")

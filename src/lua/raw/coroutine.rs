@@ -15,6 +15,7 @@ use mlua::ffi::{self, lua_State};
 use mlua::{Lua, Value};
 use slab::Slab;
 
+use super::memory::Memory;
 use super::protect::Main;
 use super::refs::{Dead, FunctionRef, ValueRef, sweep};
 use super::watchdog;
@@ -66,6 +67,8 @@ struct Coroutine {
 
 /// The coroutines of one VM.
 pub struct Coroutines {
+    /// Before `lua`: it must go first.
+    account: Memory,
     pub(super) lua: Lua,
     pub(super) main: Main,
     pub(super) dead: Dead,
@@ -99,8 +102,10 @@ impl Coroutines {
                 slot = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX)
             })?;
         }
-        lua.set_memory_limit(memory)?;
+        // SAFETY: mlua made the VM with its own allocator; `lua` stays in the struct, behind the account.
+        let account = unsafe { Memory::install(main.state, memory) };
         Ok(Coroutines {
+            account,
             lua,
             main,
             dead,
@@ -123,6 +128,11 @@ impl Coroutines {
     /// Whether the VM should be replaced: a callback panicked, or memory stays over the limit after a collection.
     pub fn needs_recycle(&self) -> bool {
         self.recycle.get()
+    }
+
+    /// Octets in use.
+    pub fn used_memory(&self) -> usize {
+        self.account.used()
     }
 
     /// How many coroutines wait.
@@ -167,6 +177,19 @@ impl Coroutines {
             result = read(state, 1);
         })?;
         result
+    }
+
+    /// Runs native code that asks [`watchdog::over_budget`], outside any slice.
+    pub fn within<T>(&self, budget: Duration, body: impl FnOnce() -> T) -> Result<T, ScriptError> {
+        if self.busy.replace(true) {
+            return Err(ScriptError::host("a slice of this VM is already running"));
+        }
+        // SAFETY: as in `run`. Dropping the guard ends the slice.
+        let guard = unsafe { watchdog::begin_slice(self.main.state, budget) };
+        let made = body();
+        drop(guard);
+        self.busy.set(false);
+        Ok(made)
     }
 
     /// Starts `function` in a coroutine of its own and runs it until it ends or waits, at most `budget` of CPU time.
@@ -330,11 +353,14 @@ impl Coroutines {
         let thread = coroutine.thread;
         // SAFETY: the VM is open as long as `self` is, and is used on this thread only.
         let guard = unsafe { watchdog::begin_slice(self.main.state, budget) };
+        self.account.begin();
         let arguments = match self.move_arguments(thread, fixed, push) {
             Ok(arguments) => arguments,
             Err(text) => {
                 self.forget(coroutine);
-                return match guard.finish() {
+                let late = guard.finish();
+                self.account.finish();
+                return match late {
                     Some(at) => Slice::Failed(ScriptError::time(at)),
                     None => Slice::Failed(self.aftermath(ScriptError::from_text(text))),
                 };
@@ -353,18 +379,10 @@ impl Coroutines {
         };
         // Whatever it ended in: a slice over its budget has failed.
         let panicked = matches!(&ended, Err(error) if matches!(error.kind, ErrorKind::Panic));
-        let ended = match guard.finish() {
-            Some(mut at) if !panicked => {
-                if at.is_empty() {
-                    // A native loop overran, and the hook never ran; but a failed coroutine keeps its stack.
-                    // SAFETY: the thread belongs to this VM.
-                    at = unsafe { watchdog::location(thread) }.unwrap_or_default();
-                }
-                Err(ScriptError {
-                    traceback: self.traceback(thread),
-                    ..ScriptError::time(at)
-                })
-            }
+        let (late, large) = (guard.finish(), self.account.finish());
+        let ended = match (late, large) {
+            (Some(at), _) if !panicked => Err(self.stopped(thread, ScriptError::time(at))),
+            (None, Some(at)) if !panicked => Err(self.stopped(thread, ScriptError::memory(at))),
             _ => ended,
         };
         match ended {
@@ -390,6 +408,18 @@ impl Coroutines {
                 self.forget(coroutine);
                 Slice::Failed(self.aftermath(error))
             }
+        }
+    }
+
+    /// A slice that a hook has ended, with what its dead stack tells.
+    fn stopped(&self, thread: *mut lua_State, error: ScriptError) -> ScriptError {
+        // A native loop overran, and the hook never ran; but a failed coroutine keeps its stack.
+        // SAFETY: the thread belongs to this VM.
+        let location = (error.location).or_else(|| unsafe { watchdog::location(thread) });
+        ScriptError {
+            location,
+            traceback: self.traceback(thread),
+            ..error
         }
     }
 
@@ -493,12 +523,12 @@ impl Coroutines {
         error
     }
 
-    /// LuaJIT does no emergency collection: a VM three quarters full of garbage would fail its next allocation.
+    /// A VM three quarters full of garbage would soon have to be collected within a slice, on its time.
     fn relieve(&self) {
         // Coroutines are reused, so this is where what the last slice dropped becomes garbage.
         // SAFETY: between slices, on the VM's thread; raises nothing.
         unsafe { sweep(self.main.state, &self.dead) };
-        let used = self.lua.used_memory();
+        let used = self.account.used();
         if used < self.collected.get() {
             self.collected.set(used);
         }
@@ -515,7 +545,7 @@ impl Coroutines {
         unsafe { sweep(self.main.state, &self.dead) };
         // A finalizer that raises does not matter here.
         let _ = self.lua.gc_collect();
-        let used = self.lua.used_memory();
+        let used = self.account.used();
         self.collected.set(used);
         used
     }

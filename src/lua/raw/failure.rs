@@ -88,10 +88,9 @@ impl Coroutines {
         }
     }
 
-    /// The traceback of a coroutine that does not run, without our own frames. Works at the memory limit too.
+    /// The traceback of a coroutine that does not run, without our own frames.
     pub(super) fn traceback(&self, thread: *mut lua_State) -> String {
         let mut text = None;
-        let lifted = self.lua.set_memory_limit(0);
         // A failure leaves the text empty, which is all there is to say about it.
         let _ = self.main.protect(&mut |state| {
             // SAFETY: protected; `text` lives outside.
@@ -100,9 +99,6 @@ impl Coroutines {
                 text = text_at(state, -1);
             }
         });
-        if let Ok(limit) = lifted {
-            let _ = self.lua.set_memory_limit(limit);
-        }
         let own = format!("\t{}:", super::PRELUDE_NAME);
         let lines: Vec<_> = text
             .iter()

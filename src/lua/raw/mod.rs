@@ -4,9 +4,12 @@
 //! unwinding past owners.
 #![allow(unsafe_code)] // The C API has no safe form.
 
+mod compile;
 pub mod coroutine;
+pub(in crate::lua) mod depth;
 mod failure;
 mod kinds;
+pub mod memory;
 pub(in crate::lua) mod objects;
 mod payload;
 pub mod protect;
@@ -17,10 +20,11 @@ mod strings;
 mod value_tests;
 pub mod watchdog;
 
+pub(in crate::lua) use compile::compile;
 pub(in crate::lua) use kinds::{binary_octets, install_kinds, kind_functions, mark_list};
 pub(in crate::lua) use payload::*;
 pub(in crate::lua) use stack::*;
-pub(in crate::lua) use strings::install_patterns;
+pub(in crate::lua) use strings::{install_patterns, long_text_functions};
 
 /// Chunk name of our own Lua glue, as LuaJIT shows it; its frames are left out of what users see.
 pub const PRELUDE_NAME: &str = "perilune";

@@ -12,7 +12,8 @@ use std::mem::MaybeUninit;
 
 use mlua::ffi::{self, lua_State};
 
-use super::watchdog::note_place;
+use super::depth;
+use super::watchdog::{note_place, over_budget};
 use crate::lua::pattern::{Capture, Matcher, PatternError, is_magic};
 
 /// Puts the four functions into the table `string`.
@@ -30,6 +31,46 @@ pub(in crate::lua) fn install_patterns(lua: &mlua::Lua) -> mlua::Result<()> {
         string.raw_set(name, function)?;
     }
     Ok(())
+}
+
+/// `upper`, `lower` and `reverse` for long texts. LuaJIT's own are in assembler, where a failed allocation is fatal: for
+/// them alone the hard limit would have to be twice as high.
+pub(in crate::lua) fn long_text_functions(lua: &mlua::Lua) -> mlua::Result<mlua::Table> {
+    let functions = lua.create_table()?;
+    for (name, function) in [
+        ("upper", upper as ffi::lua_CFunction),
+        ("lower", lower),
+        ("reverse", reverse),
+    ] {
+        // SAFETY: as in `install_patterns`.
+        functions.raw_set(name, unsafe { lua.create_c_function(function)? })?;
+    }
+    Ok(functions)
+}
+
+unsafe extern "C-unwind" fn upper(state: *mut lua_State) -> c_int {
+    unsafe { changed(state, <[u8]>::make_ascii_uppercase) }
+}
+
+unsafe extern "C-unwind" fn lower(state: *mut lua_State) -> c_int {
+    unsafe { changed(state, <[u8]>::make_ascii_lowercase) }
+}
+
+unsafe extern "C-unwind" fn reverse(state: *mut lua_State) -> c_int {
+    unsafe { changed(state, <[u8]>::reverse) }
+}
+
+/// A copy of the text at 1, changed. The working space is a userdata, so that the VM counts it.
+unsafe fn changed(state: *mut lua_State, change: fn(&mut [u8])) -> c_int {
+    unsafe {
+        let text = check_string(state, 1);
+        let space = ffi::lua_newuserdata(state, text.len()).cast::<u8>();
+        std::ptr::copy_nonoverlapping(text.as_ptr(), space, text.len());
+        let copy = std::slice::from_raw_parts_mut(space, text.len());
+        change(copy);
+        push_octets(state, copy);
+        1
+    }
 }
 
 unsafe extern "C-unwind" fn find(state: *mut lua_State) -> c_int {
@@ -140,7 +181,7 @@ unsafe extern "C-unwind" fn gsub(state: *mut lua_State) -> c_int {
             if let Some(end) = end {
                 count += 1;
                 if matches!(kind, ffi::LUA_TNUMBER | ffi::LUA_TSTRING) {
-                    add_template(state, buffer, &matcher, subject, at, end);
+                    add_template(state, buffer, &mut matcher, subject, at, end);
                 } else {
                     add_answer(state, buffer, &matcher, subject, at, end, kind);
                 }
@@ -168,13 +209,15 @@ unsafe extern "C-unwind" fn gsub(state: *mut lua_State) -> c_int {
 unsafe fn add_template(
     state: *mut lua_State,
     buffer: *mut ffi::luaL_Buffer,
-    matcher: &Matcher<'_>,
+    matcher: &mut Matcher<'_>,
     subject: &[u8],
     start: usize,
     end: usize,
 ) {
     unsafe {
         let mut rest = octets(state, 3);
+        // What is filled in may be empty, so that nothing else would bound this.
+        settle(state, matcher.charge(rest.len() / 8));
         while let Some(escape) = rest.iter().position(|&c| c == b'%') {
             add(buffer, &rest[..escape]);
             // Lua 5.1 takes the NUL behind a trailing `%`.
@@ -210,6 +253,10 @@ unsafe fn add_answer(
     kind: c_int,
 ) {
     unsafe {
+        let here = 0;
+        if !depth::enter(&here) {
+            ffi::luaL_error(state, depth::TOO_DEEP.as_ptr());
+        }
         if kind == ffi::LUA_TFUNCTION {
             ffi::lua_pushvalue(state, 3);
             let count = push_captures(state, matcher, subject, start, end, true);
@@ -221,6 +268,11 @@ unsafe fn add_answer(
                 subject,
             );
             ffi::lua_gettable(state, 3);
+        }
+        depth::leave(&here);
+        // What was called may be C, too: no hook has looked then.
+        if over_budget() {
+            settle::<()>(state, Err(PatternError::OverBudget));
         }
         if ffi::lua_toboolean(state, -1) == 0 {
             ffi::lua_settop(state, -2);

@@ -79,6 +79,7 @@ pub fn register_thread() {
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
         libc::pthread_self()
     };
+    super::depth::note_stack();
     let entry = Arc::new(Watched {
         thread,
         slice: AtomicU64::new(0),
@@ -210,7 +211,7 @@ extern "C" fn on_signal(_: c_int) {
 }
 
 /// The hook of a slice over its budget: notes where the script is (once), then raises.
-unsafe extern "C-unwind" fn kill(state: *mut lua_State, _: *mut lua_Debug) {
+pub(super) unsafe extern "C-unwind" fn kill(state: *mut lua_State, _: *mut lua_Debug) {
     // SAFETY: called by LuaJIT with a valid running state. A hook may raise; no value of this frame needs dropping.
     unsafe {
         note_place(state);
