@@ -1,5 +1,5 @@
 //! Conversations with a realm: peers that join, talk, misbehave and leave, verdicts that come or do not, time that
-//! passes.
+//! passes, a disk that is slow or fails, a router that starts again.
 //!
 //! What must hold: nothing reaches a session after its end; each call gets one final answer and nothing after it,
 //! unless its caller has gone; a timer that was due is done; when all have left, the realm is empty.
@@ -13,13 +13,16 @@ use std::time::{Duration, SystemTime};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use perilune::core::credentials::Principal;
-use perilune::core::policy::{Actions, Disclosure, RealmPolicy, RolePolicy, Rule, SlowPolicy};
+use perilune::core::policy::{
+    Actions, Disclosure, HistoryPlace, HistoryPolicy, RealmPolicy, Retention, RetentionPolicy,
+    RolePolicy, Rule, SlowPolicy, Validation,
+};
 use perilune::core::{
-    CacheFor, Effect, Effects, Input, Join, Now, Realm, SessionFilter, SessionKind, Ticket,
+    CacheFor, Effect, Effects, Input, Join, Now, Realm, Record, SessionFilter, SessionKind, Ticket,
     Undelivered, Verdict,
 };
 use perilune::wire::{Message, NESTING, Serializer, decode, encode};
-use perilune::words::{Dict, MatchPolicy, SessionId, Uri};
+use perilune::words::{Dict, Id, MatchPolicy, SessionId, Uri};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value as Json, json};
@@ -45,14 +48,40 @@ enum Step {
     Policy(u8),
     Publication(u8),
     Part(u8, u8),
+    /// A call, registration, subscription or publication with the options that few use.
+    RichCall(u8, u8, u8, u8),
+    RichRegister(u8, u8, u8, u8),
+    RichSubscribe(u8, u8, u8),
+    RichPublish(u8, u8, u8, u8),
+    /// A further chunk of a call.
+    Chunk(u8, u8, u8),
+    /// A procedure of the router, with arguments it may take.
+    Meta(u8, u8, u8, u8),
+    /// How the disk takes what comes now; what it has taken is written, or is not.
+    Disk(u8),
+    Stored(u8, bool),
+    Close,
+    /// The router starts again with what the disk has.
+    Restart(u8),
 }
 
 impl<'a> Arbitrary<'a> for Step {
     /// Calls and their answers are frequent, ends are rare: who has just come can hardly do much.
     fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        let kind = u8::arbitrary(input)? % 64;
+        let kind = u8::arbitrary(input)?;
         let mut any = || u8::arbitrary(input);
-        Ok(match kind {
+        // The first three quarters are what the corpus was made of.
+        Ok(match if kind < 192 { kind % 64 } else { kind } {
+            192..206 => Self::RichCall(any()?, any()?, any()?, any()?),
+            206..214 => Self::RichRegister(any()?, any()?, any()?, any()?),
+            214..220 => Self::RichSubscribe(any()?, any()?, any()?),
+            220..228 => Self::RichPublish(any()?, any()?, any()?, any()?),
+            228..236 => Self::Chunk(any()?, any()?, any()?),
+            236..246 => Self::Meta(any()?, any()?, any()?, any()?),
+            246..248 => Self::Disk(any()?),
+            248..253 => Self::Stored(any()?, any()? > 64),
+            253 => Self::Close,
+            254.. => Self::Restart(any()?),
             0..8 => Self::Register(any()?, any()?, any()?, any()?),
             8..20 => Self::Call(any()?, any()?, any()?, u16::from_le_bytes([any()?, any()?])),
             20..30 => Self::Yield(any()?, any()?, any()? > 128),
@@ -90,6 +119,26 @@ const URIS: [&str; 11] = [
 const MATCHES: [&str; 3] = ["exact", "prefix", "wildcard"];
 const INVOKE: [&str; 5] = ["single", "roundrobin", "random", "first", "last"];
 const MODES: [&str; 3] = ["skip", "kill", "killnowait"];
+const KEYS: [&str; 4] = ["k", "node1", "node2", ""];
+/// Procedures of the router that take something.
+const ROUTERS: [&str; 16] = [
+    "wamp.session.kill",
+    "wamp.session.kill_by_authid",
+    "wamp.session.kill_by_authrole",
+    "wamp.session.kill_all",
+    "wamp.session.modify_details",
+    "wamp.session.add_testament",
+    "wamp.session.flush_testaments",
+    "wamp.session.get",
+    "wamp.subscription.get_events",
+    "wamp.subscription.remove_subscriber",
+    "wamp.registration.remove_callee",
+    "wamp.reflect.define",
+    "wamp.reflect.describe",
+    "wamp.reflection.procedure.list",
+    "wamp.subscription.lookup",
+    "wamp.session.list",
+];
 /// More steps than this tell nothing new.
 const STEPS: usize = 400;
 
@@ -120,6 +169,9 @@ fn policy(flags: u8) -> RealmPolicy {
         disclose_publisher: Disclosure::Always,
     };
     let mut rules = vec![rule("a", Actions::all()), rule("no.", Actions::default())];
+    if flags & 8 == 8 {
+        rules.push(rule("wamp.", Actions::all()));
+    }
     if flags & 1 == 1 {
         rules.push(rule("", Actions::all()));
     }
@@ -141,7 +193,44 @@ fn policy(flags: u8) -> RealmPolicy {
     policy.limits.pending_verdicts = 3;
     policy.limits.subscriptions = 4;
     policy.limits.registrations = 4;
+    policy.limits.call_queue = 3;
+    policy.limits.testaments = 2;
+    policy.strict_continuations = flags & 16 == 16;
+    policy.validate = if flags & 32 == 32 {
+        Validation::Enforce
+    } else {
+        Validation::Warn
+    };
+    policy.retention = Retention::On(RetentionPolicy {
+        limit: 4,
+        size: 4_096,
+        ttl: Some(Duration::from_secs(5)),
+        lifetimes: Vec::new(),
+    });
+    policy.history = ["a", "a.b"].map(kept).into();
     policy
+}
+
+/// A history of few events: one on disk, one in memory.
+fn kept(uri: &str) -> HistoryPolicy {
+    let (match_policy, store) = match uri {
+        "a" => (MatchPolicy::Prefix, HistoryPlace::Disk),
+        _ => (MatchPolicy::Exact, HistoryPlace::Memory),
+    };
+    HistoryPolicy {
+        limit: 3,
+        ttl: Some(Duration::from_secs(20)),
+        store,
+        ..HistoryPolicy::new(match_policy, uri.into())
+    }
+}
+
+/// How the disk takes records.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Disk {
+    Well,
+    Slow,
+    Failing,
 }
 
 struct World {
@@ -164,6 +253,13 @@ struct World {
     tickets: VecDeque<Ticket>,
     /// What cannot be handed to whom.
     refused: BTreeMap<SessionId, (u64, Undelivered)>,
+    flags: u8,
+    /// Calls whose input goes on.
+    streams: BTreeSet<(SessionId, u64)>,
+    disk: Disk,
+    /// What the disk has, and what it has not written yet.
+    records: Vec<Record>,
+    unwritten: VecDeque<Ticket>,
 }
 
 impl World {
@@ -183,6 +279,11 @@ impl World {
             registrations: Vec::new(),
             tickets: VecDeque::new(),
             refused: BTreeMap::new(),
+            flags,
+            streams: BTreeSet::new(),
+            disk: Disk::Well,
+            records: Vec::new(),
+            unwritten: VecDeque::new(),
         }
     }
 
@@ -212,18 +313,34 @@ impl World {
                     Effect::Pause { session } | Effect::Resume { session } => {
                         assert!(self.open.contains(&session), "{session} has ended");
                     }
-                    Effect::Store { ticket, .. } => {
-                        if let Some(ticket) = ticket {
-                            let input = Input::Stored {
-                                ticket,
-                                result: Ok(()),
-                            };
-                            self.realm.handle(now, input, &mut self.effects);
-                        }
-                    }
+                    Effect::Store { records, ticket } => self.store(now, records, ticket),
                     Effect::Report(_) => {}
                 }
             }
+        }
+    }
+
+    fn store(&mut self, now: Now, records: Vec<Record>, ticket: Option<Ticket>) {
+        if self.disk != Disk::Failing {
+            self.records.extend(records);
+        }
+        let Some(ticket) = ticket else {
+            return;
+        };
+        let result = match self.disk {
+            Disk::Slow => return self.unwritten.push_back(ticket),
+            Disk::Well => Ok(()),
+            Disk::Failing => Err("the disk is full".into()),
+        };
+        let input = Input::Stored { ticket, result };
+        self.realm.handle(now, input, &mut self.effects);
+    }
+
+    fn stored(&mut self, nth: u8, well: bool) {
+        let at = usize::from(nth) % self.unwritten.len().max(1);
+        if let Some(ticket) = self.unwritten.remove(at) {
+            let result = if well { Ok(()) } else { Err("broken".into()) };
+            self.input(Input::Stored { ticket, result });
         }
     }
 
@@ -275,8 +392,10 @@ impl World {
         self.sessions += 1;
         let session = SessionId::from_raw(self.sessions);
         let features = match at % 3 {
-            0 => json!({"call_canceling": true, "progressive_call_results": true}),
-            1 => json!({"call_canceling": true, "call_timeout": true}),
+            0 => json!({"call_canceling": true, "progressive_call_results": true,
+                "progressive_call_invocations": true, "call_reroute": true}),
+            1 => json!({"call_canceling": true, "call_timeout": true,
+                "progressive_call_invocations": true, "progressive_call_results": true}),
             _ => json!({}),
         };
         let role = json!({ "features": features });
@@ -305,7 +424,7 @@ impl World {
             peer: "fuzz".into(),
             transport: "websocket",
             message: usize::MAX,
-            expires: None,
+            expires: (at == 4).then(|| SystemTime::UNIX_EPOCH + self.mono + Duration::from_secs(3)),
         })));
         session
     }
@@ -384,7 +503,11 @@ impl World {
             }
             Step::Error(peer, nth) => {
                 if let Some((session, invocation)) = self.invocation(peer, nth) {
-                    let error = if nth > 200 { "not a uri" } else { "app.error" };
+                    let error = match nth {
+                        0..120 => "app.error",
+                        120..200 => "wamp.error.unavailable",
+                        _ => "not a uri",
+                    };
                     self.says(session, &json!([8, 68, invocation, {}, error, [nth]]));
                 }
             }
@@ -420,7 +543,149 @@ impl World {
                 });
             }
             Step::Part(peer, how) => self.part(peer, how),
+            Step::Disk(how) => {
+                self.disk = [Disk::Well, Disk::Slow, Disk::Failing][usize::from(how) % 3];
+            }
+            Step::Stored(nth, well) => self.stored(nth, well),
+            Step::Close => self.close(),
+            Step::Restart(flags) => self.restart(flags),
+            ref step => self.take_rich(step),
         }
+    }
+
+    fn take_rich(&mut self, step: &Step) {
+        match *step {
+            Step::RichCall(peer, uri, key, flags) => {
+                let mut options = json!({"receive_progress": flags & 1 == 1, "timeout": flags & 6});
+                if flags & 24 != 0 {
+                    options["rkey"] = json!(pick(&KEYS, key));
+                }
+                if flags & 32 == 32 {
+                    options["runmode"] = json!("all");
+                }
+                if flags & 64 == 64 {
+                    options["progress"] = json!(true);
+                }
+                self.request(peer, 48, &[options, json!(pick(&URIS, uri)), json!([8])]);
+                let session = self.peer(peer);
+                let id = self.requests.get(&session).copied().unwrap_or_default();
+                if flags & 64 == 64 && self.calls.contains(&(session, id)) {
+                    self.streams.insert((session, id));
+                }
+            }
+            Step::Chunk(peer, nth, flags) => {
+                let session = self.peer(peer);
+                let mine = self.streams.range((session, 0)..=(session, u64::MAX));
+                let ids: Vec<u64> = mine.map(|(_, id)| *id).collect();
+                if ids.is_empty() {
+                    return;
+                }
+                let id = recent(&ids, nth);
+                let more = flags & 3 != 0;
+                if !more && flags & 4 == 0 {
+                    self.streams.remove(&(session, id));
+                }
+                self.says(session, &json!([48, id, {"progress": more}, "a", [flags]]));
+            }
+            Step::RichRegister(peer, uri, key, flags) => {
+                let mut options = json!({"match": pick(&MATCHES, flags), "invoke": "roundrobin"});
+                if flags & 16 == 16 {
+                    options["concurrency"] = json!(1 + flags % 2);
+                }
+                if flags & 32 == 32 {
+                    options["invoke"] = json!("sharded");
+                    options["nkey"] = json!(pick(&KEYS, key));
+                }
+                self.request(peer, 64, &[options, json!(pick(&URIS, uri))]);
+            }
+            Step::RichSubscribe(peer, uri, flags) => {
+                let mut options =
+                    json!({"match": pick(&MATCHES, flags), "get_retained": flags & 16 == 16});
+                if flags & 32 == 32 {
+                    options["nkey"] = json!(pick(&KEYS, flags >> 6));
+                }
+                self.request(peer, 32, &[options, json!(pick(&URIS, uri))]);
+            }
+            Step::RichPublish(peer, uri, key, flags) => {
+                let mut options = json!({"acknowledge": flags & 1 == 1, "retain": flags & 2 == 2,
+                    "exclude_me": flags & 4 == 4});
+                if flags & 8 == 8 {
+                    options["rkey"] = json!(pick(&KEYS, key));
+                }
+                if flags & 16 == 16 {
+                    options["eligible_authid"] = json!(["peer1", "peer2"]);
+                }
+                if flags & 32 == 32 {
+                    options["exclude_authrole"] = json!(["nobody"]);
+                }
+                self.request(
+                    peer,
+                    16,
+                    &[options, json!(pick(&URIS, uri)), json!([flags])],
+                );
+            }
+            Step::Meta(peer, which, one, two) => self.meta(peer, which, one, two),
+            _ => unreachable!("{step:?} is taken by `take`"),
+        }
+    }
+
+    fn meta(&mut self, peer: u8, which: u8, one: u8, two: u8) {
+        let other = self.peer(one).value();
+        let procedure = pick(&ROUTERS, which);
+        let (uri, subscription) = (pick(&URIS, one), recent(&self.subscriptions, one));
+        let authid = format!("peer{}", usize::from(one) % PEERS);
+        let reason = match two % 4 {
+            0 => json!({}),
+            1 => json!({"reason": "app.reason", "message": "go"}),
+            2 => json!({"reason": "not a uri"}),
+            _ => json!({"reverse": two & 4 == 4, "limit": two % 5, "scope": "detached"}),
+        };
+        let args = match which as usize % ROUTERS.len() {
+            0 | 7 => json!([other]),
+            1 => json!([authid]),
+            2 => json!([if two & 1 == 1 { "user" } else { "other" }]),
+            4 => json!([other, {"colour": two, "authid": "joe"}]),
+            5 => json!([uri, [two], {}, {"retain": two & 1 == 1}]),
+            8 => json!([subscription]),
+            9 => json!([subscription, other]),
+            10 => json!([recent(&self.registrations, one), other]),
+            11 if two & 1 == 1 => json!([uri, null]),
+            11 => json!([uri, {"type": if two & 2 == 2 { "procedure" } else { "topic" },
+                "args": [{"type": "integer", "maximum": two}]}]),
+            12 | 14 => json!([uri]),
+            _ => json!([]),
+        };
+        self.request(peer, 48, &[json!({}), json!(procedure), args, reason]);
+    }
+
+    /// The realm says goodbye to everybody; what follows is another one.
+    fn close(&mut self) {
+        self.input(Input::Close {
+            reason: Uri::from("wamp.close.system_shutdown"),
+            message: None,
+        });
+        assert!(self.open.is_empty(), "{:?} outlive their realm", self.open);
+        self.replace(self.flags);
+    }
+
+    fn restart(&mut self, flags: u8) {
+        for session in self.open.clone() {
+            self.input(Input::Leave { session });
+        }
+        self.replace(flags);
+    }
+
+    fn replace(&mut self, flags: u8) {
+        let mut records = std::mem::take(&mut self.records);
+        // What was written before a failure may have holes, and come twice.
+        if flags & 64 == 64 {
+            records.truncate(usize::from(flags) % (records.len() + 1));
+        }
+        let (mono, sessions) = (self.mono, self.sessions);
+        *self = Self::new(flags);
+        (self.mono, self.sessions) = (mono, sessions);
+        self.records.clone_from(&records);
+        self.input(Input::Restore(records));
     }
 
     fn part(&mut self, peer: u8, how: u8) {
@@ -502,14 +767,26 @@ impl World {
 
     /// Every hook gives up, every callee goes, then everybody.
     fn end(&mut self) {
+        self.disk = Disk::Well;
+        while !self.unwritten.is_empty() {
+            self.stored(0, true);
+        }
         self.advance(60_000);
-        let callees: Vec<SessionId> = self.invocations.keys().copied().collect();
-        for session in callees {
-            for invocation in self.invocations.remove(&session).unwrap_or_default() {
+        // Whoever still sends its input says that this was all; whoever has a place free gets the next call.
+        for (session, id) in std::mem::take(&mut self.streams) {
+            if self.calls.contains(&(session, id)) {
+                self.says(session, &json!([48, id, {}, "a", []]));
+            }
+        }
+        while let Some((session, invocations)) = self.invocations.pop_first() {
+            for invocation in invocations {
                 if self.open.contains(&session) {
                     self.says(session, &json!([70, invocation, {}]));
                 }
             }
+        }
+        while !self.unwritten.is_empty() {
+            self.stored(0, true);
         }
         assert!(
             self.calls.is_empty(),
@@ -519,6 +796,12 @@ impl World {
         for session in self.open.clone() {
             self.input(Input::Leave { session });
         }
+        // What is kept lapses; histories have subscriptions of their own.
+        self.advance(60_000);
+        self.input(Input::Policy(Arc::new(RealmPolicy {
+            history: Vec::new(),
+            ..policy(self.flags)
+        })));
         let counts = [
             self.realm.session_count(),
             self.realm.subscription_count(),
