@@ -71,7 +71,10 @@ fn replay(name: &str) {
     let more = std::env::var("FUZZ_INPUTS").ok();
     let inputs = more.map_or(INPUTS, |more| more.parse().expect("a number"));
     // Whole conversations take longer than messages.
-    let inputs = if name == "realm" { inputs / 10 } else { inputs };
+    let inputs = match name {
+        "realm" | "login" => inputs / 10,
+        _ => inputs,
+    };
     let seed = u64::from(name.len() as u32);
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..inputs {
@@ -112,4 +115,4 @@ macro_rules! targets {
     };
 }
 
-targets! { decode_json decode_msgpack decode_cbor rawsocket websocket batched patterns realm }
+targets! { decode_json decode_msgpack decode_cbor rawsocket websocket batched patterns realm login keys }

@@ -10,6 +10,7 @@
 
 mod decoding;
 mod framing;
+mod login;
 mod patterns;
 mod realm;
 
@@ -17,7 +18,7 @@ mod realm;
 pub type Target = fn(&[u8]);
 
 /// Each by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("decode_json", decode_json),
     ("decode_msgpack", decode_msgpack),
     ("decode_cbor", decode_cbor),
@@ -26,9 +27,12 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("batched", batched),
     ("patterns", patterns),
     ("realm", realm),
+    ("login", login),
+    ("keys", keys),
 ];
 
 pub use decoding::{decode_cbor, decode_json, decode_msgpack};
 pub use framing::{batched, rawsocket, websocket};
+pub use login::{keys, login};
 pub use patterns::patterns;
 pub use realm::realm;
