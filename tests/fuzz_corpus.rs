@@ -72,7 +72,8 @@ fn replay(name: &str) {
     let inputs = more.map_or(INPUTS, |more| more.parse().expect("a number"));
     // Whole conversations take longer than messages.
     let inputs = match name {
-        "realm" | "login" => inputs / 10,
+        "realm" | "login" | "http" | "lua_values" => inputs / 10,
+        "configuration" | "scripts" => inputs / 100,
         _ => inputs,
     };
     let seed = u64::from(name.len() as u32);
@@ -115,4 +116,4 @@ macro_rules! targets {
     };
 }
 
-targets! { decode_json decode_msgpack decode_cbor rawsocket websocket batched patterns realm login keys }
+targets! { decode_json decode_msgpack decode_cbor rawsocket websocket batched patterns realm login keys http configuration scripts lua_values rows }

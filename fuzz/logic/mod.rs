@@ -8,17 +8,23 @@
     reason = "each fuzz binary uses one target"
 )]
 
+mod configuration;
 mod decoding;
 mod framing;
+mod http;
 mod login;
+mod node;
 mod patterns;
 mod realm;
+mod rows;
+mod scripts;
+mod values;
 
 /// Takes any octets.
 pub type Target = fn(&[u8]);
 
 /// Each by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("decode_json", decode_json),
     ("decode_msgpack", decode_msgpack),
     ("decode_cbor", decode_cbor),
@@ -29,10 +35,20 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("realm", realm),
     ("login", login),
     ("keys", keys),
+    ("http", http),
+    ("configuration", configuration),
+    ("scripts", scripts),
+    ("lua_values", lua_values),
+    ("rows", rows),
 ];
 
+pub use configuration::configuration;
 pub use decoding::{decode_cbor, decode_json, decode_msgpack};
 pub use framing::{batched, rawsocket, websocket};
+pub use http::http;
 pub use login::{keys, login};
 pub use patterns::patterns;
 pub use realm::realm;
+pub use rows::rows;
+pub use scripts::scripts;
+pub use values::lua_values;

@@ -23,7 +23,7 @@ use crate::words::{MatchPolicy, Uri};
 
 mod base;
 mod file;
-mod row;
+pub mod row;
 
 use base::{Base, Opener, PATIENCE};
 use file::{Fault, Known};

@@ -30,7 +30,7 @@ pub use bind::{BoundAddress, ListenError};
 pub use clock::Clock;
 pub use files::raise_open_files;
 pub use guest::{Guest, Unanswered};
-pub use history::{HistoryStore, StoreError};
+pub use history::{HistoryStore, StoreError, row as history_row};
 pub use hooks::{Hooks, SessionChange, TransportInfo};
 pub(crate) use http::METHODS as HTTP_METHODS;
 pub use listener::Listener;

@@ -39,7 +39,8 @@ struct Ppt {
     keyid: Option<String>,
 }
 
-pub(super) fn write(event: &KeptEvent) -> Vec<u8> {
+/// The row of an event.
+pub fn write(event: &KeptEvent) -> Vec<u8> {
     let payload = &event.payload;
     let head = Head {
         publication: event.publication.value(),
@@ -79,7 +80,7 @@ pub(super) fn write(event: &KeptEvent) -> Vec<u8> {
 }
 
 /// `None`: not ours, or of a later version.
-pub(super) fn read(octets: &[u8]) -> Option<KeptEvent> {
+pub fn read(octets: &[u8]) -> Option<KeptEvent> {
     let (&version, rest) = octets.split_first()?;
     let (len, rest) = rest.split_first_chunk()?;
     let (head, tail) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
