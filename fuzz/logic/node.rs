@@ -15,6 +15,9 @@ use tokio::runtime::Runtime;
 /// Longer than anything takes, even with sanitizers beside others on two cores.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a router's scripts get to end.
+const END: Duration = Duration::from_millis(300);
+
 /// Panics of this process, those of its threads and tasks too.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
@@ -82,7 +85,9 @@ impl Node {
             let bound = runtime
                 .block_on(Listener::bind(listener))
                 .map_err(|error| error.to_string())?;
-            router.serve(bound);
+            for listener in bound {
+                router.serve(listener);
+            }
         }
         drop(context);
         let runtime = Some(runtime);
@@ -135,9 +140,13 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.router.stop_admitting();
-        self.host.clone().shutdown(Duration::from_millis(200));
         if let Some(runtime) = self.runtime.take() {
-            runtime.block_on(self.router.shutdown());
+            runtime.block_on(async {
+                // Whoever is not done by then is cut off.
+                let ended = self.host.clone();
+                let _ = tokio::time::timeout(END, ended.shutdown()).await;
+                self.router.shutdown().await;
+            });
             runtime.shutdown_timeout(Duration::from_millis(200));
         }
     }

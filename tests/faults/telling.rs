@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::app::App;
+use crate::support::app::{App, args};
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -143,4 +143,19 @@ async fn f04_who_holds_a_registration_is_told_to_scripts_and_not_to_peers() {
         refused.contains("procedure_already_exists") && !refused.contains(" by "),
         "{refused}"
     );
+}
+
+/// Found by the fuzz target `scripts`: it ended the script's thread.
+#[tokio::test]
+async fn an_id_that_is_none_is_an_error_at_its_line() {
+    let script = "local p = require 'perilune'\np.register('a.purge', function(call)\n  return select(2, pcall(p.purge, { session = call.args[1] }))\nend)";
+    let router = App::of(script).start().await;
+    let mut peer = router.join().await;
+    for id in ["[0]", "[1e300]", "[-1]", "[0.5]"] {
+        let said = format!("{:?}", peer.call("a.purge", &args(id)).await);
+        assert!(
+            said.contains("session must be a session id"),
+            "{id}: {said}"
+        );
+    }
 }

@@ -190,8 +190,10 @@ fn recheck(
     running(context, if again { "reauthorize" } else { "purge" })?;
     let session = match session {
         None => None,
-        Some(id) if id.fract() == 0.0 && id >= 1.0 => Some(SessionId::from_raw(id as u64)),
-        Some(id) => return misuse(format!("session must be a session id, got {id}")),
+        Some(id) => match SessionId::new(id as u64) {
+            Ok(session) if id.fract() == 0.0 => Some(session),
+            _ => return misuse(format!("session must be a session id, got {id}")),
+        },
     };
     let filter = SessionFilter {
         session,
