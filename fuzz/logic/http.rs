@@ -129,7 +129,7 @@ pub fn http(octets: &[u8]) {
         answer.escape_ascii()
     );
     static INPUTS: AtomicUsize = AtomicUsize::new(0);
-    if INPUTS.fetch_add(1, Ordering::Relaxed) % 64 == 0 {
+    if INPUTS.fetch_add(1, Ordering::Relaxed).is_multiple_of(64) {
         let answer = node.call("plain.sock", "wamp.session.count");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
