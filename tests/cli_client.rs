@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 const CONFIG: &str = r#"return {
-  limits = { goodbye = "500ms" },
+  limits = { goodbye = "500ms", drain = "500ms" },
   realms = { realm1 = {
     auth = {
       anonymous = { role = "guest" },
