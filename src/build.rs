@@ -1,4 +1,4 @@
-//! Tells the program which commit it was built from (`perilune --version`).
+//! Tells the program which commit it was built from (`perilune --version`), and the linker whose functions write numbers.
 
 use std::process::Command;
 
@@ -14,6 +14,10 @@ fn main() {
         _ => "no commit".to_owned(),
     };
     println!("cargo::rustc-env=PERILUNE_COMMIT={commit}");
+    // `src/lua/raw/numbers.rs`; other linkers than those of Linux do not know it.
+    for function in ["lj_strfmt_num", "lj_strfmt_putfnum"] {
+        println!("cargo::rustc-link-arg=-Wl,--wrap={function}");
+    }
     println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rerun-if-changed=.git/index");
 }

@@ -263,3 +263,66 @@ p.register("b.seen", function() p.shared("flag"):set("seen", true) end)
         "events came in the slice"
     );
 }
+
+#[tokio::test]
+async fn e01_ids_keep_all_their_digits_as_text() {
+    let script = r#"local p = require "perilune"
+p.register("a.texts", function(call)
+  local id = call.args[1]
+  local d = p.shared("ids." .. id)
+  d["of." .. id] = true
+  return tostring(id), "user." .. id, id .. id, ("%s"):format(id), table.concat({ id, "x" }, "."),
+    ("x"):gsub("x", id), p.json.encode({ id = id }), p.json.encode(p.map { [id] = 1 }), d:keys()[1],
+    p.base64.decode(p.base64.encode(id)), tonumber(tostring(id)) == id
+end)
+p.register("a.compiled", function(call)
+  local id, said = call.args[1], nil
+  for i = 1, 500 do
+    said = "user." .. (id - i) .. tostring(id - i)
+  end
+  return said
+end)
+p.register("a.logged", function(call)
+  print(call.args[1])
+  p.log.info(call.args[1], { seen = call.args[1] })
+end)
+"#;
+    let router = App::of(script).start().await;
+    let mut peer = router.join().await;
+    for id in [100_000_000_000_000_i64, 2_111_177_749_982_100, 1 << 53] {
+        let said = peer.call("a.texts", &[Value::Int(id)]).await;
+        let expected = format!(
+            r#"["{id}","user.{id}","{id}{id}","{id}","{id}.x","{id}",1,"{{\"id\":{id}}}","{{\"{id}\":1}}","of.{id}","{id}",true]"#
+        );
+        let mut expected = args(&expected);
+        expected.remove(6);
+        assert_eq!(said, expected);
+        let last = id - 500;
+        let said = peer.call("a.compiled", &[Value::Int(id)]).await;
+        assert_eq!(said, args(&format!(r#"["user.{last}{last}"]"#)));
+        peer.call("a.logged", &[Value::Int(id)]).await;
+        router.log.says(&format!("INFO {id} script=")).await;
+        router.log.says(&format!("{{\"seen\":{id}}}")).await;
+    }
+}
+
+/// What is no id is written as ever.
+#[tokio::test]
+async fn e01_other_numbers_are_written_as_lua_writes_them() {
+    let script = r#"local p = require "perilune"
+p.register("a.texts", function()
+  local texts = {}
+  for i, n in ipairs({ 0, -0, 7, 0.1, 0.1 + 0.2, 1e14 + 0.5, 2^53 + 2, 1e300, 1 / 0, -1 / 0, 1234.5, -2^53, 1e-5 }) do
+    texts[i] = n .. ""
+    assert(tostring(n) == texts[i] and ("%s"):format(n) == texts[i])
+  end
+  texts[#texts + 1] = ("%5.1f|%d|%.3g|%x"):format(2^53, 2^53, 2^53, 255)
+  return table.concat(texts, " ")
+end)
+"#;
+    let router = App::of(script).start().await;
+    let said = router.join().await.call("a.texts", &[]).await;
+    let expected = "0 -0 7 0.1 0.3 1e+14 9.007199254741e+15 1e+300 inf -inf 1234.5 -9007199254740992 1e-05 \
+                    9007199254740992.0|9007199254740992|9.01e+15|ff";
+    assert_eq!(said, [Value::from(expected)]);
+}

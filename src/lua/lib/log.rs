@@ -3,7 +3,7 @@
 use mlua::{Function, Lua, MultiValue, Table, Value};
 use tracing::Level;
 
-use super::{Args, Failure, function};
+use super::{Args, Failure, function, number_text};
 use crate::lua::raw;
 use crate::wire::Serializer;
 
@@ -24,7 +24,7 @@ pub fn open(lua: &Lua, script: &str) -> mlua::Result<Table> {
         let script = script.to_owned();
         let log = function(lua, name, move |lua, args| {
             if enabled(level) {
-                let text = text(args)?;
+                let text = text(lua, args)?;
                 write(level, &script, &text, fields(lua, args)?.as_deref());
             }
             Ok(())
@@ -49,12 +49,11 @@ pub fn print(lua: &Lua, script: &str) -> mlua::Result<Function> {
     })
 }
 
-fn text(args: &Args) -> Result<String, Failure> {
+fn text(lua: &Lua, args: &Args) -> Result<String, Failure> {
     match args.value(1) {
         Value::String(text) => Ok(cut(&text.to_string_lossy()).to_owned()),
-        plain @ (Value::Nil | Value::Boolean(_) | Value::Integer(_) | Value::Number(_)) => {
-            Ok(plain.to_string()?)
-        }
+        plain @ (Value::Nil | Value::Boolean(_)) => Ok(plain.to_string()?),
+        number @ (Value::Integer(_) | Value::Number(_)) => Ok(number_text(lua, number)?),
         other => Err(args.bad(
             1,
             &format!(

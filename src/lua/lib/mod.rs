@@ -91,6 +91,12 @@ pub(super) fn method<R: IntoLuaMulti>(
         .call(native)
 }
 
+/// A number as Lua's `tostring` has it.
+fn number_text(lua: &Lua, number: Value) -> mlua::Result<String> {
+    let text = lua.coerce_string(number)?;
+    Ok(text.map(|text| text.to_string_lossy()).unwrap_or_default())
+}
+
 /// The arguments of a call; positions count from 1.
 pub(super) struct Args {
     function: &'static str,
@@ -137,7 +143,9 @@ impl Args {
     pub(super) fn octets(&self, lua: &Lua, position: usize) -> Result<Vec<u8>, Failure> {
         match self.value(position) {
             Value::String(text) => Ok(text.as_bytes().to_vec()),
-            number @ (Value::Integer(_) | Value::Number(_)) => Ok(number.to_string()?.into_bytes()),
+            number @ (Value::Integer(_) | Value::Number(_)) => {
+                Ok(number_text(lua, number)?.into_bytes())
+            }
             other => {
                 raw::binary_octets(lua, other)?.ok_or_else(|| self.expected(position, "string"))
             }

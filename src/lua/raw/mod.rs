@@ -10,6 +10,7 @@ pub(in crate::lua) mod depth;
 mod failure;
 mod kinds;
 pub mod memory;
+mod numbers;
 pub(in crate::lua) mod objects;
 mod payload;
 pub mod protect;
