@@ -19,9 +19,9 @@ use rustc_hash::FxHashMap;
 use super::answers::Refusal;
 use super::kept::milliseconds;
 use super::meta::{Change, News};
-use super::patterns::PatternMap;
+use super::patterns::{PatternMap, too_many_shapes};
 use super::permissions::Role;
-use super::policy::{Action, Disclosure, RealmPolicy, Retention};
+use super::policy::{Action, Disclosure, RealmLimits, RealmPolicy, Retention};
 use super::session::{Session, Sessions};
 use super::{Effect, Effects, Now, Report, uris};
 use crate::wire::{
@@ -132,12 +132,12 @@ impl Broker {
         self.subscriptions.len()
     }
 
-    /// `limit`: subscriptions a session may hold. `fresh`: id and time of a new subscription.
+    /// `fresh`: id and time of a new subscription.
     pub(super) fn subscribe(
         &mut self,
         session: &mut Session,
         request: Subscribe,
-        limit: usize,
+        limits: &RealmLimits,
         now: Now,
         fresh: impl FnOnce() -> (SubscriptionId, SystemTime),
         out: &mut Effects,
@@ -145,14 +145,8 @@ impl Broker {
         let policy = request.options.match_policy;
         let existing = self.index.lookup(policy, &request.topic);
         let held = existing.is_some_and(|id| session.subscriptions.contains(&id));
-        if !held && session.subscriptions.len() >= limit {
-            let text = format!("a session may hold {limit} subscriptions (limits.subscriptions)");
-            return out.refuse(
-                session.id,
-                code::SUBSCRIBE,
-                request.request,
-                Refusal::new(uris::UNAVAILABLE, text),
-            );
+        if !held && let Err(refusal) = self.has_room(session, &request, existing, limits) {
+            return out.refuse(session.id, code::SUBSCRIBE, request.request, refusal);
         }
         // META-05: who watches the router's own topics is not itself an event there.
         let told = !request.topic.is_wamp();
@@ -161,7 +155,7 @@ impl Broker {
             None => {
                 let (id, created) = fresh();
                 let subscription = Subscription::new(policy, &request.topic, created);
-                self.index.insert(policy, &request.topic, id);
+                self.index.insert(policy, &subscription.topic, id);
                 self.subscriptions.insert(id, subscription);
                 if told {
                     out.news
@@ -175,6 +169,7 @@ impl Broker {
                 subscription.members.insert(session.id);
             }
             session.subscriptions.insert(id);
+            session.shapes.add(policy, &request.topic);
             if told {
                 out.news
                     .push(News::subscription(session.id, id, Change::Joined));
@@ -194,6 +189,28 @@ impl Broker {
         if request.options.get_retained {
             self.send_retained(id, session, now, out);
         }
+    }
+
+    /// Whether the session may hold one more.
+    fn has_room(
+        &self,
+        session: &Session,
+        request: &Subscribe,
+        existing: Option<SubscriptionId>,
+        limits: &RealmLimits,
+    ) -> Result<(), Refusal> {
+        let limit = limits.subscriptions;
+        if session.subscriptions.len() >= limit {
+            let text = format!("a session may hold {limit} subscriptions (limits.subscriptions)");
+            return Err(Refusal::new(uris::UNAVAILABLE, text));
+        }
+        let (policy, topic) = (request.options.match_policy, &request.topic);
+        let is_new = existing.is_none();
+        session.has_room_for(policy, topic, limits)?;
+        if is_new && !self.index.has_room(policy, topic) {
+            return Err(too_many_shapes(topic));
+        }
+        Ok(())
     }
 
     /// `RET-03`: behind SUBSCRIBED, in front of live events (`RET-13`).
@@ -223,7 +240,7 @@ impl Broker {
         request: Unsubscribe,
         out: &mut Effects,
     ) {
-        if !session.subscriptions.remove(&request.subscription) {
+        if !self.let_go(session, request.subscription) {
             let text = format!("no subscription {} of this session", request.subscription);
             let refusal = Refusal::new(uris::NO_SUCH_SUBSCRIPTION, text);
             return out.refuse(session.id, code::UNSUBSCRIBE, request.request, refusal);
@@ -235,6 +252,15 @@ impl Broker {
                 request: request.request,
             }),
         );
+    }
+
+    /// The session holds it no more; false: it never did.
+    fn let_go(&self, session: &mut Session, id: SubscriptionId) -> bool {
+        let held = session.subscriptions.remove(&id);
+        if held && let Some((topic, policy)) = self.pattern_of(id) {
+            session.shapes.remove(policy, topic);
+        }
+        held
     }
 
     pub(super) fn pattern_of(&self, id: SubscriptionId) -> Option<(&Uri, MatchPolicy)> {

@@ -2,13 +2,18 @@
 //! permission rules; lookups walk the URI, never the patterns (conformance sections 10 and 15).
 
 mod prefixes;
+mod wildcards;
 
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
+use super::answers::Refusal;
+use super::uris;
 use crate::words::{MatchPolicy, Uri};
 use prefixes::Prefixes;
+pub(super) use wildcards::HeldShapes;
+use wildcards::{SHAPES, Wildcards};
 
 /// Peers choose the keys: a hash without a random key would let them find ones that collide and make lookups slow.
 type Keyed<K, V> = HashMap<K, V, RandomState>;
@@ -18,15 +23,7 @@ type Keyed<K, V> = HashMap<K, V, RandomState>;
 pub struct PatternMap<T> {
     exact: Keyed<Uri, T>,
     prefix: Prefixes<T>,
-    wildcard: Node<T>,
-}
-
-/// One level of the wildcard trie: what may follow the components so far.
-#[derive(Debug)]
-struct Node<T> {
-    literal: Keyed<Box<str>, Node<T>>,
-    any: Option<Box<Node<T>>>,
-    value: Option<T>,
+    wildcard: Wildcards<T>,
 }
 
 impl<T> Default for PatternMap<T> {
@@ -34,17 +31,7 @@ impl<T> Default for PatternMap<T> {
         Self {
             exact: Keyed::default(),
             prefix: Prefixes::default(),
-            wildcard: Node::default(),
-        }
-    }
-}
-
-impl<T> Default for Node<T> {
-    fn default() -> Self {
-        Self {
-            literal: Keyed::default(),
-            any: None,
-            value: None,
+            wildcard: Wildcards::default(),
         }
     }
 }
@@ -55,24 +42,21 @@ impl<T: Copy> PatternMap<T> {
         match policy {
             MatchPolicy::Exact => self.exact.get(pattern).copied(),
             MatchPolicy::Prefix => self.prefix.get(pattern),
-            MatchPolicy::Wildcard => self.wildcard.descend(pattern).and_then(|node| node.value),
+            MatchPolicy::Wildcard => self.wildcard.get(pattern),
         }
     }
 
-    /// Adds or replaces. The pattern is copied, it keeps no message buffer alive.
+    /// Adds or replaces. Keeps the pattern: give one that keeps no message buffer alive ([`Uri::detached`]).
     pub fn insert(&mut self, policy: MatchPolicy, pattern: &Uri, value: T) {
         match policy {
             MatchPolicy::Exact => {
-                self.exact.insert(pattern.detached(), value);
+                self.exact.insert(pattern.clone(), value);
             }
             MatchPolicy::Prefix => {
                 self.prefix.insert(pattern.as_str(), value);
             }
             MatchPolicy::Wildcard => {
-                let leaf = pattern
-                    .split('.')
-                    .fold(&mut self.wildcard, |node, component| node.grow(component));
-                leaf.value = Some(value);
+                self.wildcard.insert(pattern.clone(), value);
             }
         }
     }
@@ -86,8 +70,7 @@ impl<T: Copy> PatternMap<T> {
                 self.prefix.remove(pattern);
             }
             MatchPolicy::Wildcard => {
-                let components: Vec<&str> = pattern.split('.').collect();
-                self.wildcard.prune(&components);
+                self.wildcard.remove(pattern);
             }
         }
     }
@@ -99,9 +82,8 @@ impl<T: Copy> PatternMap<T> {
         }
         self.prefix
             .for_each_start(uri, |value| found(MatchPolicy::Prefix, value));
-        if !self.wildcard.is_leaf() {
-            self.wildcard
-                .visit(Some(uri), &mut |value| found(MatchPolicy::Wildcard, value));
+        for value in self.wildcard.matches(uri) {
+            found(MatchPolicy::Wildcard, value);
         }
     }
 
@@ -113,9 +95,8 @@ impl<T: Copy> PatternMap<T> {
         if let Some(value) = self.longest_prefix(uri) {
             return Some((MatchPolicy::Prefix, value));
         }
-        self.wildcard
-            .best(Some(uri))
-            .map(|value| (MatchPolicy::Wildcard, value))
+        let mut wildcards = self.wildcard.matches(uri);
+        wildcards.next().map(|value| (MatchPolicy::Wildcard, value))
     }
 
     /// The value of the longest pattern under `prefix` that `text` starts with.
@@ -126,81 +107,22 @@ impl<T: Copy> PatternMap<T> {
         longest
     }
 
+    /// Whether a peer may add this pattern: a lookup costs so much for each shape of wildcard patterns.
+    pub fn has_room(&self, policy: MatchPolicy, pattern: &str) -> bool {
+        policy != MatchPolicy::Wildcard || self.wildcard.has_room(pattern)
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.prefix.is_empty() && self.wildcard.is_leaf()
+        self.exact.is_empty() && self.prefix.is_empty() && self.wildcard.is_empty()
     }
 }
 
-impl<T: Copy> Node<T> {
-    fn is_leaf(&self) -> bool {
-        self.literal.is_empty() && self.any.is_none()
-    }
-
-    fn grow(&mut self, component: &str) -> &mut Self {
-        if component.is_empty() {
-            self.any.get_or_insert_with(Box::default)
-        } else {
-            self.literal.entry(component.into()).or_default()
-        }
-    }
-
-    fn descend(&self, pattern: &str) -> Option<&Self> {
-        pattern
-            .split('.')
-            .try_fold(self, |node, component| match component {
-                "" => node.any.as_deref(),
-                literal => node.literal.get(literal),
-            })
-    }
-
-    /// Removes the pattern and the nodes that served only it.
-    fn prune(&mut self, components: &[&str]) {
-        let Some((first, rest)) = components.split_first() else {
-            self.value = None;
-            return;
-        };
-        if first.is_empty() {
-            if let Some(any) = &mut self.any {
-                any.prune(rest);
-                if any.is_leaf() && any.value.is_none() {
-                    self.any = None;
-                }
-            }
-        } else if let Some(node) = self.literal.get_mut(*first) {
-            node.prune(rest);
-            if node.is_leaf() && node.value.is_none() {
-                self.literal.remove(*first);
-            }
-        }
-    }
-
-    /// `rest`: the components still to match, `None` past the last.
-    fn visit(&self, rest: Option<&str>, found: &mut impl FnMut(T)) {
-        let Some(rest) = rest else {
-            self.value.into_iter().for_each(found);
-            return;
-        };
-        let (component, tail) = split_first_component(rest);
-        if let Some(node) = self.literal.get(component) {
-            node.visit(tail, found);
-        }
-        if let Some(node) = &self.any {
-            node.visit(tail, found);
-        }
-    }
-
-    /// Literal before wildcard at the leftmost position where they differ (`PBR-04`): depth first, literals first.
-    fn best(&self, rest: Option<&str>) -> Option<T> {
-        let Some(rest) = rest else { return self.value };
-        let (component, tail) = split_first_component(rest);
-        let literal = self.literal.get(component).and_then(|node| node.best(tail));
-        literal.or_else(|| self.any.as_ref().and_then(|node| node.best(tail)))
-    }
-}
-
-fn split_first_component(uri: &str) -> (&str, Option<&str>) {
-    uri.split_once('.')
-        .map_or((uri, None), |(first, rest)| (first, Some(rest)))
+/// Why a pattern has no room in a table.
+pub(super) fn too_many_shapes(pattern: &Uri) -> Refusal {
+    let text = format!(
+        "{pattern:?}: the realm has wildcard patterns of {SHAPES} shapes with as many components, of which this is none"
+    );
+    Refusal::new(uris::UNAVAILABLE, text)
 }
 
 /// What every URI that matches the pattern begins with, up to where the pattern says no more.
@@ -221,6 +143,7 @@ pub(super) fn literal_start(pattern: &str, policy: MatchPolicy) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::MOST_COMPONENTS;
     use MatchPolicy::{Exact, Prefix, Wildcard};
 
     const PATTERNS: [(MatchPolicy, &str); 7] = [
@@ -299,8 +222,8 @@ mod tests {
     /// The longest URIs there are, on a thread with the stack of a network thread.
     #[test]
     fn the_deepest_patterns_do_not_exhaust_the_stack() {
-        let deepest = ".".repeat(2_048);
-        let concrete = vec!["a"; 2_049].join(".");
+        let deepest = ".".repeat(MOST_COMPONENTS - 1);
+        let concrete = vec!["a"; MOST_COMPONENTS].join(".");
         let mut map = PatternMap::default();
         map.insert(Wildcard, &Uri::from(deepest.as_str()), 0);
         for length in 1..=2_048 {
@@ -310,6 +233,9 @@ mod tests {
         let mut found = 0;
         map.for_each_match(&concrete, |_, _| found += 1);
         assert_eq!(found, 2);
+        map.for_each_match(&vec!["a"; 2_049].join("."), |policy, _| {
+            assert_eq!(policy, Prefix);
+        });
         assert_eq!(map.longest_prefix(&"a".repeat(4_000)), Some(2_048));
         map.remove(Prefix, &"a".repeat(2_048));
         map.remove(Wildcard, &deepest);

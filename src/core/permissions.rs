@@ -10,7 +10,9 @@ use slab::Slab;
 use super::SessionKind;
 use super::credentials::Principal;
 use super::patterns::{PatternMap, literal_start};
-use super::policy::{Action, Disclosure, RealmPolicy, RolePolicy, Rule};
+use super::policy::{
+    Action, Actions, Disclosure, PLACEHOLDERS, RealmPolicy, RolePolicy, Rule,
+};
 use crate::words::{Id, MatchPolicy, SessionId, Uri, UriRules};
 
 /// A role made ready for lookups.
@@ -111,8 +113,8 @@ impl Role {
         }
     }
 
-    /// The role as it holds for one session: placeholders filled in. A rule whose placeholder cannot be filled is left
-    /// out, so it allows nothing.
+    /// The role as it holds for one session: placeholders filled in. A rule stays where a value does not fit its place,
+    /// so that it refuses what it would, but allows nothing.
     fn for_session(&self, principal: &Principal, session: SessionId) -> Self {
         let mut role = Self {
             rules: PatternMap::default(),
@@ -121,10 +123,14 @@ impl Role {
             placeholders: true,
         };
         for (index, rule) in role.list.iter_mut().enumerate() {
-            if let Some(uri) = fill_placeholders(&rule.uri, principal, session) {
-                rule.uri = uri.as_ref().into();
-                role.rules.insert(rule.match_policy, &rule.uri, index);
+            let reserved = rule.is_reserved();
+            let (uri, fits) = fill_placeholders(&rule.uri, principal, session);
+            rule.uri = uri.as_ref().into();
+            // What is the router's own is granted by a rule that says so itself, not by the name of a user.
+            if !fits || rule.is_reserved() != reserved {
+                rule.allow = Actions::default();
             }
+            role.rules.insert(rule.match_policy, &rule.uri, index);
         }
         role
     }
@@ -213,34 +219,37 @@ fn by_rules<'r, I: Iterator<Item = &'r Rule>>(
     disclosure.map(Decision::Allow)
 }
 
-/// Puts a session's own values for the placeholders of a rule. `None`: the value is no single component of a URI
-/// (an authid with a dot would reach into names of others), or the placeholder is unknown.
+/// Puts a session's own values for the placeholders of a rule. False: a value is no single component of a URI (an authid
+/// with a dot would reach into names of others), or a placeholder is unknown and stays as it is.
 fn fill_placeholders<'u>(
     uri: &'u str,
     principal: &Principal,
     session: SessionId,
-) -> Option<Cow<'u, str>> {
+) -> (Cow<'u, str>, bool) {
     if !uri.contains('{') {
-        return Some(uri.into());
+        return (uri.into(), true);
     }
     let mut filled = String::with_capacity(uri.len() + 16);
-    let mut rest = uri;
-    while let Some((before, after)) = rest.split_once('{') {
-        let (name, after) = after.split_once('}')?;
+    let (mut rest, mut fits) = (uri, true);
+    while let Some((before, (name, after))) = rest
+        .split_once('{')
+        .and_then(|(before, after)| Some((before, after.split_once('}')?)))
+    {
         filled.push_str(before);
         let value: Cow<'_, str> = match name {
             "authid" => principal.authid.as_str().into(),
             "authrole" => principal.authrole.as_str().into(),
             "session" => session.value().to_string().into(),
-            _ => return None,
+            unknown => format!("{{{unknown}}}").into(),
         };
-        let component =
-            !value.contains('.') && UriRules::Loose.check(&value, MatchPolicy::Exact).is_ok();
-        filled.push_str(component.then_some(&*value)?);
+        fits &= PLACEHOLDERS.contains(&name)
+            && !value.contains('.')
+            && UriRules::Loose.check(&value, MatchPolicy::Exact).is_ok();
+        filled.push_str(&value);
         rest = after;
     }
     filled.push_str(rest);
-    Some(filled.into())
+    (filled.into(), fits && !rest.contains('{'))
 }
 
 /// The rules an authorizer gave out for one session, each for a time (`AZ-06`).
@@ -446,7 +455,6 @@ pub(super) struct Subject<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::policy::Actions;
 
     fn rule(uri: &str, match_policy: MatchPolicy, allow: &[Action]) -> Rule {
         Rule {

@@ -289,6 +289,8 @@ pub struct RealmLimits {
     /// Subscriptions of one session that hear one publication.
     pub matches: usize,
     pub registrations: usize,
+    /// Of the wildcard patterns among a session's subscriptions and registrations.
+    pub wildcard_shapes: usize,
     /// Of one session.
     pub testaments: usize,
     /// Given to calls that name no timeout.
@@ -309,6 +311,7 @@ impl Default for RealmLimits {
             subscriptions: 10_000,
             matches: 256,
             registrations: 10_000,
+            wildcard_shapes: 64,
             testaments: 32,
             call_timeout: None,
             max_call_timeout: Some(Duration::from_secs(600)),

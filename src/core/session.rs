@@ -7,15 +7,17 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::answers::Refusal;
 use super::credentials::Principal;
 use super::dealer::{CallKey, Open};
 use super::holdings::Holdings;
 use super::meta::Testaments;
+use super::patterns::HeldShapes;
 use super::pending::Pending;
 use super::permissions::{Decision, LearnedRules, Role};
-use super::policy::{Action, Rule, SlowPolicy};
+use super::policy::{Action, RealmLimits, Rule, SlowPolicy};
 use super::streams::Streams;
-use super::{Join, SessionFilter, SessionKind, Verdict};
+use super::{Join, SessionFilter, SessionKind, Verdict, uris};
 use crate::wire::{ClientFeatures, ClientRoles, Disclosed};
 use crate::words::{
     Dict, Id, MAX_ID, MatchPolicy, RegistrationId, RequestId, SessionId, SubscriptionId, Uri,
@@ -45,6 +47,8 @@ pub(super) struct Session {
     pub(super) testaments: Testaments,
     pub(super) subscriptions: FxHashSet<SubscriptionId>,
     pub(super) registrations: FxHashSet<RegistrationId>,
+    /// Of the wildcard patterns among them.
+    pub(super) shapes: HeldShapes,
     /// Open calls this session made.
     pub(super) calls: FxHashMap<RequestId, Open>,
     /// Of these, and of those before: the ones with progressive invocations.
@@ -107,6 +111,7 @@ impl Session {
             testaments: Testaments::default(),
             subscriptions: FxHashSet::default(),
             registrations: FxHashSet::default(),
+            shapes: HeldShapes::default(),
             calls: FxHashMap::default(),
             streams: Streams::default(),
             invocations: FxHashMap::default(),
@@ -122,6 +127,24 @@ impl Session {
             told_slow: None,
             told_missed: None,
         }
+    }
+
+    /// Whether it may hold one more subscription or registration of this pattern, by the shapes of those it has.
+    pub(super) fn has_room_for(
+        &self,
+        policy: MatchPolicy,
+        pattern: &Uri,
+        limits: &RealmLimits,
+    ) -> Result<(), Refusal> {
+        let most = limits.wildcard_shapes;
+        if self.shapes.has_room(policy, pattern, most) {
+            return Ok(());
+        }
+        let text = format!(
+            "a session's wildcard patterns may have {most} shapes, of components and where they are empty \
+             (limits.wildcard_shapes)"
+        );
+        Err(Refusal::new(uris::UNAVAILABLE, text))
     }
 
     /// What it announced as callee.

@@ -8,6 +8,6 @@ mod visible;
 pub use id::{
     Id, InvalidId, MAX_ID, PublicationId, RegistrationId, RequestId, SessionId, SubscriptionId,
 };
-pub use uri::{InvalidUri, MatchPolicy, Uri, UriRules};
+pub use uri::{InvalidUri, MOST_COMPONENTS, MatchPolicy, Uri, UriRules};
 pub use value::{Dict, Value};
 pub use visible::{Visible, is_hidden, visible_json};

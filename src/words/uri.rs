@@ -187,6 +187,9 @@ pub struct InvalidUri {
 /// exhaust the stack of whoever walks them.
 const LONGEST: usize = 2_048;
 
+/// Components a wildcard pattern may have.
+pub const MOST_COMPONENTS: usize = 64;
+
 /// The realm option `uris`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UriRules {
@@ -206,6 +209,13 @@ impl UriRules {
             return Err(InvalidUri {
                 uri: format!("{shown}…"),
                 expected: "at most 2048 octets",
+            });
+        }
+        if policy == MatchPolicy::Wildcard && uri.split('.').nth(MOST_COMPONENTS).is_some() {
+            let shown: String = uri.chars().take(64).collect();
+            return Err(InvalidUri {
+                uri: format!("{shown}…"),
+                expected: "at most 64 components in a wildcard pattern",
             });
         }
         let mut rest = uri.split('.').peekable();

@@ -69,6 +69,52 @@ fn a_value_that_is_no_single_component_fits_no_rule() {
     }
 }
 
+#[test]
+fn b02_a_rule_that_refuses_stays_for_odd_authids() {
+    for authid in ["joe", "a.b", "a.b.c"] {
+        let mut realm = ruled(vec![
+            rule("", MatchPolicy::Prefix, anything()),
+            rule("log.{authid}.", MatchPolicy::Prefix, actions(&[])),
+            rule("seal.{authid}", MatchPolicy::Exact, actions(&[])),
+            rule("w..{authid}.x", MatchPolicy::Wildcard, actions(&[])),
+        ]);
+        let peer = realm.join(authid);
+        assert!(may_publish(&mut realm, peer, "log.else.x"), "{authid}");
+        for topic in [format!("log.{authid}.x"), format!("seal.{authid}")] {
+            assert!(!may_publish(&mut realm, peer, &topic), "{topic}");
+        }
+    }
+}
+
+/// Who has a user's name of the router's own space gets nothing of it.
+#[test]
+fn b02_a_placeholder_grants_nothing_that_is_reserved() {
+    for (authid, pattern, policy) in [
+        ("wamp", "{authid}.", MatchPolicy::Prefix),
+        ("amp", "w{authid}.", MatchPolicy::Prefix),
+        ("wamp", "{authid}.session.kill_all", MatchPolicy::Exact),
+        ("wamp", "{authid}..kill_all", MatchPolicy::Wildcard),
+        ("wamp.session", "{authid}.", MatchPolicy::Prefix),
+    ] {
+        let mut realm = ruled(vec![
+            rule("", MatchPolicy::Prefix, anything()),
+            rule(pattern, policy, anything()),
+        ]);
+        let (peer, other) = (realm.join(authid), realm.join("other"));
+        realm.fails(
+            peer,
+            "wamp.session.kill_all",
+            json!([]),
+            "wamp.error.not_authorized",
+        );
+        realm.hears_nothing(other);
+    }
+    // A rule that says so itself does grant it.
+    let mut realm = ruled(vec![rule("wamp.session.", MatchPolicy::Prefix, anything())]);
+    let peer = realm.join("wamp");
+    realm.succeeds(peer, "wamp.session.kill_all", json!([]), json!({}));
+}
+
 fn given(uri: &str, policy: MatchPolicy, allow: &[Action], cache: CacheFor) -> Verdict {
     Verdict::Rule {
         rule: Box::new(rule(uri, policy, actions(allow))),

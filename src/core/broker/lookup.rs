@@ -53,7 +53,7 @@ impl Broker {
         id: SubscriptionId,
         out: &mut Effects,
     ) -> bool {
-        let member = session.subscriptions.remove(&id);
+        let member = self.let_go(session, id);
         if member {
             self.remove_member(id, session.id, out);
         }

@@ -39,7 +39,7 @@ impl Dealer {
         id: RegistrationId,
         out: &mut Effects,
     ) -> bool {
-        let callee = session.registrations.remove(&id);
+        let callee = self.let_go(session, id);
         if callee {
             self.remove_callee(id, session.id, out);
         }

@@ -1,6 +1,7 @@
 //! Registrations and the callees behind them.
 
 use super::*;
+use crate::core::patterns::too_many_shapes;
 use crate::core::rendezvous;
 use crate::wire::RegisterOptions;
 
@@ -8,17 +9,17 @@ use crate::wire::RegisterOptions;
 const HOLDERS_SHOWN: usize = 3;
 
 impl Dealer {
-    /// `limit`: registrations a session may hold. `fresh`: id and time of a new registration.
+    /// `fresh`: id and time of a new registration.
     pub(in crate::core) fn register(
         &mut self,
         session: &mut Session,
         request: Register,
         disclosure: Disclosure,
-        limit: usize,
+        limits: &RealmLimits,
         fresh: impl FnOnce() -> (RegistrationId, SystemTime),
         out: &mut Effects,
     ) {
-        match self.join_registration(session, &request, disclosure, limit, fresh, out) {
+        match self.join_registration(session, &request, disclosure, limits, fresh, out) {
             Ok(registration) => {
                 let registered = Registered {
                     request: request.request,
@@ -35,7 +36,7 @@ impl Dealer {
         session: &mut Session,
         request: &Register,
         disclosure: Disclosure,
-        limit: usize,
+        limits: &RealmLimits,
         fresh: impl FnOnce() -> (RegistrationId, SystemTime),
         out: &mut Effects,
     ) -> Result<RegistrationId, Refusal> {
@@ -63,17 +64,23 @@ impl Dealer {
                 return Ok(id); // SHR-04
             }
         }
+        let limit = limits.registrations;
         if session.registrations.len() >= limit {
             let text = format!("a session may hold {limit} registrations (limits.registrations)");
             return Err(Refusal::new(uris::UNAVAILABLE, text));
+        }
+        session.has_room_for(options.match_policy, procedure, limits)?;
+        if existing.is_none() && !self.index.has_room(options.match_policy, procedure) {
+            return Err(too_many_shapes(procedure));
         }
         let id = match existing {
             Some(id) => id,
             None => {
                 let (id, created) = fresh();
-                self.index.insert(options.match_policy, procedure, id);
-                self.registrations
-                    .insert(id, Registration::new(request, created));
+                let registration = Registration::new(request, created);
+                self.index
+                    .insert(options.match_policy, &registration.procedure, id);
+                self.registrations.insert(id, registration);
                 out.news
                     .push(News::registration(session.id, id, Change::Created));
                 id
@@ -111,6 +118,7 @@ impl Dealer {
             self.due.push(id);
         }
         session.registrations.insert(id);
+        session.shapes.add(options.match_policy, procedure);
         Ok(id)
     }
 
@@ -120,7 +128,7 @@ impl Dealer {
         request: Unregister,
         out: &mut Effects,
     ) {
-        if !session.registrations.remove(&request.registration) {
+        if !self.let_go(session, request.registration) {
             let text = format!("no registration {} of this session", request.registration);
             let refusal = Refusal::new(uris::NO_SUCH_REGISTRATION, text);
             return out.refuse(session.id, code::UNREGISTER, request.request, refusal);
@@ -132,6 +140,15 @@ impl Dealer {
                 request: request.request,
             }),
         );
+    }
+
+    /// The session holds it no more; false: it never did.
+    pub(super) fn let_go(&self, session: &mut Session, id: RegistrationId) -> bool {
+        let held = session.registrations.remove(&id);
+        if held && let Some((procedure, policy)) = self.pattern_of(id) {
+            session.shapes.remove(policy, procedure);
+        }
+        held
     }
 
     pub(in crate::core) fn pattern_of(&self, id: RegistrationId) -> Option<(&Uri, MatchPolicy)> {

@@ -17,7 +17,7 @@ use super::{
     Answer, Dict, Effects, MetaCall, OnBehalf, Payload, Realm, Refusal, Reply, SessionId, Uri,
     Value, nothing, own_payload, uris, value,
 };
-use crate::core::patterns::PatternMap;
+use crate::core::patterns::{PatternMap, too_many_shapes};
 use crate::core::permissions::Subject;
 use crate::core::policy::{Action, Validation};
 use crate::core::{Effect, Report};
@@ -34,14 +34,17 @@ const REPORTED: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(in crate::core) struct Reflection {
     descriptions: Slab<Description>,
-    /// By kind.
-    index: [PatternMap<usize>; 3],
+    /// By kind: those that scripts gave, which hold whatever others say; and those of everybody else.
+    scripts: [PatternMap<usize>; 3],
+    peers: [PatternMap<usize>; 3],
     owners: FxHashMap<SessionId, BTreeSet<usize>>,
 }
 
 #[derive(Debug)]
 struct Description {
     owner: SessionId,
+    /// A script gave it.
+    trusted: bool,
     draft: Draft,
     reported: Option<Duration>,
 }
@@ -96,32 +99,76 @@ impl Reflection {
     }
 
     fn find(&self, kind: Kind, uri: &str) -> Option<&Description> {
-        let index = &self.index[kind as usize];
-        let key = POLICIES
-            .iter()
-            .find_map(|policy| index.lookup(*policy, uri))?;
+        let indexes = [&self.scripts[kind as usize], &self.peers[kind as usize]];
+        let key = indexes
+            .into_iter()
+            .flat_map(|index| POLICIES.iter().map(move |policy| (index, policy)))
+            .find_map(|(index, policy)| index.lookup(*policy, uri))?;
         self.descriptions.get(key)
     }
 
-    /// Adds, or replaces what stood there.
-    fn insert(&mut self, owner: SessionId, draft: Draft) {
-        let index = &self.index[draft.kind as usize];
-        if let Some(key) = index.lookup(draft.match_policy, &draft.uri) {
-            self.remove(key);
+    fn index(&mut self, kind: Kind, trusted: bool) -> &mut PatternMap<usize> {
+        match trusted {
+            true => &mut self.scripts[kind as usize],
+            false => &mut self.peers[kind as usize],
         }
+    }
+
+    /// The one that a payload is held to.
+    fn deciding(&self, kind: Kind, uri: &Uri) -> Option<usize> {
+        let of = |index: &[PatternMap<usize>; 3]| index[kind as usize].best_match(uri);
+        let (_, key) = of(&self.scripts).or_else(|| of(&self.peers))?;
+        Some(key)
+    }
+
+    /// Adds, or replaces what the same session gave. Nobody replaces what another gave.
+    fn insert(&mut self, owner: SessionId, trusted: bool, draft: Draft) -> Result<(), Refusal> {
         let (kind, policy, uri) = (draft.kind, draft.match_policy, draft.uri.clone());
+        let known = [true, trusted]
+            .into_iter()
+            .find_map(|trusted| self.index(kind, trusted).lookup(policy, &uri));
+        match known {
+            Some(key) if self.descriptions[key].owner == owner => {
+                self.remove(key);
+            }
+            Some(key) => {
+                let by = match self.descriptions[key].trusted {
+                    true => "a script",
+                    false => "another session",
+                };
+                let (kind, policy) = (kind.as_str(), policy.as_str());
+                let text = format!("the {kind} {uri:?} ({policy}) is described by {by} already");
+                return Err(Refusal::new(uris::NOT_AUTHORIZED, text));
+            }
+            None if self.of(owner).len() >= DESCRIPTIONS => {
+                let text = format!("a session may give {DESCRIPTIONS} descriptions");
+                return Err(Refusal::new(uris::UNAVAILABLE, text));
+            }
+            None if !self.index(kind, trusted).has_room(policy, &uri) => {
+                return Err(too_many_shapes(&uri));
+            }
+            None => {}
+        }
         let key = self.descriptions.insert(Description {
             owner,
+            trusted,
             draft,
             reported: None,
         });
-        self.index[kind as usize].insert(policy, &uri, key);
+        self.index(kind, trusted).insert(policy, &uri, key);
         self.owners.entry(owner).or_default().insert(key);
+        Ok(())
     }
 
     fn remove(&mut self, key: usize) -> Uri {
-        let Description { owner, draft, .. } = self.descriptions.remove(key);
-        self.index[draft.kind as usize].remove(draft.match_policy, &draft.uri);
+        let Description {
+            owner,
+            trusted,
+            draft,
+            ..
+        } = self.descriptions.remove(key);
+        self.index(draft.kind, trusted)
+            .remove(draft.match_policy, &draft.uri);
         if let Some(keys) = self.owners.get_mut(&owner) {
             keys.remove(&key);
             if keys.is_empty() {
@@ -251,12 +298,10 @@ impl Realm {
         draft: Draft,
         out: &mut Effects,
     ) -> Result<Payload, Refusal> {
-        if self.reflection.of(owner).len() >= DESCRIPTIONS {
-            let text = format!("a session may give {DESCRIPTIONS} descriptions");
-            return Err(Refusal::new(uris::UNAVAILABLE, text));
-        }
         let text = draft.text.clone();
-        self.reflection.insert(owner, draft);
+        let session = self.sessions.get(&owner);
+        let trusted = session.is_some_and(|session| session.kind.is_trusted());
+        self.reflection.insert(owner, trusted, draft)?;
         if self.has_listeners(&uris::REFLECT_ON_DEFINE) {
             self.publish(
                 &uris::REFLECT_ON_DEFINE,
@@ -414,7 +459,7 @@ impl Realm {
         if off || uri.is_reserved() {
             return Ok(());
         }
-        let Some((_, key)) = self.reflection.index[kind as usize].best_match(uri) else {
+        let Some(key) = self.reflection.deciding(kind, uri) else {
             return Ok(());
         };
         let Some(description) = self.reflection.descriptions.get_mut(key) else {

@@ -217,12 +217,12 @@ impl Realm {
             Request::Subscribe(m) => {
                 let fresh = || (SubscriptionId::from_raw(fresh_id()), created);
                 self.broker
-                    .subscribe(session, m, limits.subscriptions, self.now, fresh, out);
+                    .subscribe(session, m, limits, self.now, fresh, out);
             }
             Request::Register(m) => {
                 let fresh = || (RegistrationId::from_raw(fresh_id()), created);
                 self.dealer
-                    .register(session, m, disclosure, limits.registrations, fresh, out);
+                    .register(session, m, disclosure, limits, fresh, out);
             }
             Request::Unsubscribe(m) => self.broker.unsubscribe(session, m, out),
             Request::Unregister(m) => self.dealer.unregister(session, m, out),

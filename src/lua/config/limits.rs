@@ -204,6 +204,12 @@ const REALM: &[Key<Limits>] = &[
         doc: "Registrations of one session.",
     },
     Key {
+        name: "wildcard_shapes",
+        reads: Reads::Into(|l| Slot::Count(&mut l.realm.wildcard_shapes)),
+        doc: "Shapes of one session's wildcard patterns: those with as many components, empty in the same places, have one. \
+              Each costs a little with every message. A realm takes 256 for each number of components.",
+    },
+    Key {
         name: "retained",
         reads: Reads::Into(|l| Slot::Count(&mut l.retained)),
         doc: "Retained events; a realm's `retain` may have its own `limit`.",

@@ -416,7 +416,7 @@ pub(super) const RULE: Fields<RuleDraft> = Fields::of(
         Key {
             name: "uri",
             reads: Reads::Into(|rule| Slot::Text(&mut rule.uri)),
-            doc: "The URI or pattern. `{authid}`, `{authrole}` and `{session}` stand for the session's own; a value with a dot fits no rule.",
+            doc: "The URI or pattern. `{authid}`, `{authrole}` and `{session}` stand for the session's own; a rule that a value does not fit (one with a dot; `wamp` and `perilune` as the first component) only refuses.",
         },
         Key {
             name: "match",
