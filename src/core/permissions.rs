@@ -10,9 +10,7 @@ use slab::Slab;
 use super::SessionKind;
 use super::credentials::Principal;
 use super::patterns::{PatternMap, literal_start};
-use super::policy::{
-    Action, Actions, Disclosure, PLACEHOLDERS, RealmPolicy, RolePolicy, Rule,
-};
+use super::policy::{Action, Actions, Disclosure, PLACEHOLDERS, RealmPolicy, RolePolicy, Rule};
 use crate::words::{Id, MatchPolicy, SessionId, Uri, UriRules};
 
 /// A role made ready for lookups.
@@ -109,12 +107,13 @@ impl Role {
             rules,
             list: policy.rules.clone(),
             function: policy.function,
-            placeholders: policy.rules.iter().any(|rule| rule.uri.contains('{')),
+            placeholders: policy.rules.iter().any(Rule::has_placeholders),
         }
     }
 
     /// The role as it holds for one session: placeholders filled in. A rule stays where a value does not fit its place,
-    /// so that it refuses what it would, but allows nothing.
+    /// so that it refuses what it would, but allows nothing. Of rules that come to the same pattern the one written
+    /// without placeholders decides; none of the others takes another's refusal away.
     fn for_session(&self, principal: &Principal, session: SessionId) -> Self {
         let mut role = Self {
             rules: PatternMap::default(),
@@ -122,14 +121,18 @@ impl Role {
             function: self.function,
             placeholders: true,
         };
-        for (index, rule) in role.list.iter_mut().enumerate() {
-            let reserved = rule.is_reserved();
-            let (uri, fits) = fill_placeholders(&rule.uri, principal, session);
-            rule.uri = uri.as_ref().into();
-            // What is the router's own is granted by a rule that says so itself, not by the name of a user.
-            if !fits || rule.is_reserved() != reserved {
-                rule.allow = Actions::default();
+        let (open, written): (Vec<usize>, Vec<usize>) =
+            (0..role.list.len()).partition(|index| role.list[*index].has_placeholders());
+        for index in open {
+            let mut rule = role.list[index].filled(principal, session);
+            if let Some(other) = role.rules.lookup(rule.match_policy, &rule.uri) {
+                rule.allow = rule.allow.and(role.list[other].allow);
             }
+            role.rules.insert(rule.match_policy, &rule.uri, index);
+            role.list[index] = rule;
+        }
+        for index in written {
+            let rule = &role.list[index];
             role.rules.insert(rule.match_policy, &rule.uri, index);
         }
         role
@@ -221,14 +224,7 @@ fn by_rules<'r, I: Iterator<Item = &'r Rule>>(
 
 /// Puts a session's own values for the placeholders of a rule. False: a value is no single component of a URI (an authid
 /// with a dot would reach into names of others), or a placeholder is unknown and stays as it is.
-fn fill_placeholders<'u>(
-    uri: &'u str,
-    principal: &Principal,
-    session: SessionId,
-) -> (Cow<'u, str>, bool) {
-    if !uri.contains('{') {
-        return (uri.into(), true);
-    }
+fn fill_placeholders(uri: &str, principal: &Principal, session: SessionId) -> (String, bool) {
     let mut filled = String::with_capacity(uri.len() + 16);
     let (mut rest, mut fits) = (uri, true);
     while let Some((before, (name, after))) = rest
@@ -249,7 +245,7 @@ fn fill_placeholders<'u>(
         rest = after;
     }
     filled.push_str(rest);
-    (filled.into(), fits && !rest.contains('{'))
+    (filled, fits && !rest.contains('{'))
 }
 
 /// The rules an authorizer gave out for one session, each for a time (`AZ-06`).
@@ -344,17 +340,26 @@ impl Rule {
 
     /// Whether it decides before `other` about the URIs that both match (`AZ-04`).
     fn is_before(&self, other: &Self) -> bool {
-        use MatchPolicy::{Exact, Prefix, Wildcard};
-        match (self.match_policy, other.match_policy) {
-            (Exact, _) | (Prefix, Wildcard) => true,
-            (Wildcard, Prefix) | (_, Exact) => false,
-            (Prefix, Prefix) => self.uri.len() > other.uri.len(),
-            (Wildcard, Wildcard) => {
-                let mut both = self.uri.split('.').zip(other.uri.split('.'));
-                both.find(|(own, others)| own.is_empty() != others.is_empty())
-                    .is_some_and(|(own, _)| !own.is_empty())
-            }
+        let (own, others) = (&self.uri, &other.uri);
+        MatchPolicy::is_before((self.match_policy, own), (other.match_policy, others))
+    }
+
+    fn has_placeholders(&self) -> bool {
+        self.uri.contains('{')
+    }
+
+    /// The rule as it holds for one session.
+    fn filled(&self, principal: &Principal, session: SessionId) -> Self {
+        let (uri, fits) = fill_placeholders(&self.uri, principal, session);
+        let mut rule = Self {
+            uri: uri.into(),
+            ..self.clone()
+        };
+        // What is the router's own is granted by a rule that says so itself, not by the name of a user.
+        if !fits || rule.is_reserved() != self.is_reserved() {
+            rule.allow = Actions::default();
         }
+        rule
     }
 
     /// Whether all that it speaks about is the router's own.

@@ -253,6 +253,11 @@ impl Actions {
     pub fn contains(self, action: Action) -> bool {
         self.0 & (1 << action as u8) != 0
     }
+
+    /// What both have.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
 }
 
 impl FromIterator<Action> for Actions {

@@ -153,6 +153,21 @@ impl MatchPolicy {
             }
         }
     }
+
+    /// Whether the first pattern decides before the second about the URIs that both match (`PBR-02`, `AZ-04`): exact
+    /// ones, then the longest prefix, then wildcards that are literal further to the left.
+    pub fn is_before((a_policy, a): (Self, &str), (b_policy, b): (Self, &str)) -> bool {
+        match (a_policy, b_policy) {
+            (Self::Wildcard, Self::Prefix) | (_, Self::Exact) => false,
+            (Self::Exact, _) | (Self::Prefix, Self::Wildcard) => true,
+            (Self::Prefix, Self::Prefix) => a.len() > b.len(),
+            (Self::Wildcard, Self::Wildcard) => {
+                let mut both = a.split('.').zip(b.split('.'));
+                both.find(|(a, b)| a.is_empty() != b.is_empty())
+                    .is_some_and(|(a, _)| !a.is_empty())
+            }
+        }
+    }
 }
 
 /// Whether a URI that the wildcard pattern matches can begin with `prefix`: whole components of it must fit, the last

@@ -112,7 +112,27 @@ fn b02_a_placeholder_grants_nothing_that_is_reserved() {
     // A rule that says so itself does grant it.
     let mut realm = ruled(vec![rule("wamp.session.", MatchPolicy::Prefix, anything())]);
     let peer = realm.join("wamp");
-    realm.succeeds(peer, "wamp.session.kill_all", json!([]), json!({}));
+    assert_eq!(realm.result(peer, "wamp.session.kill_all", json!([])), 0);
+}
+
+/// A user of the right name takes no refusal away, neither one that is written nor another user's own.
+#[test]
+fn b02_a_placeholder_stands_in_front_of_no_rule_with_that_name() {
+    let refusing = |uri: &str| rule(uri, MatchPolicy::Prefix, actions(&[]));
+    let granting = |uri: &str| rule(uri, MatchPolicy::Prefix, anything());
+    for rules in [
+        vec![refusing("secret."), granting("{authid}.")],
+        vec![granting("{authid}."), refusing("secret.")],
+        vec![refusing("{authid}."), granting("{authid}.")],
+        vec![granting("{authid}."), refusing("{authid}.")],
+    ] {
+        let mut realm = ruled(rules.clone());
+        let peer = realm.join("secret");
+        assert!(!may_publish(&mut realm, peer, "secret.x"), "{rules:?}");
+    }
+    let mut realm = ruled(vec![granting("secret."), refusing("{authid}.")]);
+    let peer = realm.join("secret");
+    assert!(may_publish(&mut realm, peer, "secret.x"));
 }
 
 fn given(uri: &str, policy: MatchPolicy, allow: &[Action], cache: CacheFor) -> Verdict {

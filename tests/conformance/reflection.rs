@@ -24,6 +24,10 @@ fn fan() -> Json {
     })
 }
 
+fn joined_script(realm: &mut Conversation) -> Peer {
+    realm.join_raw("script", "script", &[], true)
+}
+
 #[test]
 fn feat_26_rfl_01_reflection_is_announced_beside_the_flags() {
     let mut realm = Conversation::new();
@@ -138,10 +142,16 @@ fn rfl_02_defining_replacing_removing() {
     assert_eq!(realm.result(tom, DESCRIBE, json!(["a.b"])), expected);
     realm.succeeds(joe, DEFINE, json!(["a.b", null]), json!({}));
     assert_eq!(realm.result(tom, DESCRIBE, json!(["a.b"])), Json::Null);
-    // It ends with its session, unless somebody else has replaced it.
+    // It ends with its session, unless somebody else says the same.
     realm.succeeds(joe, DEFINE, json!(["a.b", fan()]), json!({}));
     realm.succeeds(joe, DEFINE, json!(["a.c", fan()]), json!({}));
     realm.succeeds(tom, DEFINE, json!(["a.c", fan()]), json!({}));
+    realm.fails(
+        joe,
+        DEFINE,
+        json!(["a.c", {"type": "procedure"}]),
+        "wamp.error.not_authorized",
+    );
     realm.loses(joe);
     assert_eq!(realm.result(tom, DESCRIBE, json!(["a.b"])), Json::Null);
     assert_eq!(realm.result(tom, DESCRIBE, json!(["a.c"]))["title"], "Fan");
@@ -342,6 +352,101 @@ fn rfl_05_patterns_apply_where_nothing_is_more_specific() {
     realm.fails(joe, "a.c", json!([1]), &invalid());
     // The router's own procedures are not for others to describe.
     realm.result(joe, DESCRIBE, json!(["x"]));
+}
+
+/// What another has described stays described so, whatever the pattern: by name, by a part of it, by a wildcard.
+#[test]
+fn rfl_02_nobody_describes_in_anothers_place() {
+    let mut realm = Conversation::with(|policy| policy.validate = Validation::Enforce);
+    let (joe, tom) = (realm.join("joe"), realm.join("tom"));
+    let script = joined_script(&mut realm);
+    let numbers = |policy: &str| json!({"type": "topic", "match": policy, "args": {"items": {"type": "number"}}});
+    let anything = |policy: &str| json!({"type": "topic", "match": policy});
+    realm.succeeds(joe, DEFINE, json!(["a.", numbers("prefix")]), json!({}));
+    realm.succeeds(joe, DEFINE, json!(["b..c", numbers("wildcard")]), json!({}));
+    realm.succeeds(script, DEFINE, json!(["s.", numbers("prefix")]), json!({}));
+    for (uri, policy) in [
+        ("a.", "prefix"),
+        ("a.b", "prefix"),
+        ("a.b", "exact"),
+        ("b.b.c", "exact"),
+        ("b.b", "prefix"),
+        ("b.b.c", "wildcard"),
+        ("s.", "prefix"),
+        ("s.x", "exact"),
+    ] {
+        let text = json!([uri, anything(policy)]);
+        realm.fails(tom, DEFINE, text, "wamp.error.not_authorized");
+    }
+    // What decides nowhere else is nobody else's business; one's own parts are one's own.
+    realm.succeeds(tom, DEFINE, json!([".", anything("wildcard")]), json!({}));
+    realm.succeeds(tom, DEFINE, json!(["c.d", anything("exact")]), json!({}));
+    realm.succeeds(joe, DEFINE, json!(["a.b", numbers("exact")]), json!({}));
+    for topic in ["a.b", "a.x", "b.b.c", "s.x"] {
+        let request = realm.publish(tom, json!({"acknowledge": true}), topic, json!(["x"]));
+        let answer = realm.heard(tom);
+        assert_eq!(
+            (&answer[2], &answer[4]),
+            (&json!(request), &json!(invalid())),
+            "{topic}"
+        );
+    }
+    // A script's holds before what was there.
+    realm.succeeds(script, DEFINE, json!(["a.", anything("prefix")]), json!({}));
+    realm.publish(tom, json!({"acknowledge": true}), "a.b", json!(["x"]));
+    assert_eq!(realm.heard(tom)[0], 17);
+    // And is another script's to say anew.
+    let other = joined_script(&mut realm);
+    realm.succeeds(other, DEFINE, json!(["a.", numbers("prefix")]), json!({}));
+    realm.publish(tom, json!({"acknowledge": true}), "a.b", json!(["x"]));
+    assert_eq!(realm.heard(tom)[0], 8);
+}
+
+#[test]
+fn rfl_02_who_says_the_same_keeps_it() {
+    let mut realm = Conversation::new();
+    let (joe, tom, ann) = (realm.join("joe"), realm.join("tom"), realm.join("ann"));
+    let eve = realm.join("eve");
+    realm.subscribe_with(ann, json!({"match": "prefix"}), "wamp.reflect.");
+    for peer in [joe, tom] {
+        realm.succeeds(peer, DEFINE, json!(["a.b", fan()]), json!({}));
+    }
+    realm.succeeds(joe, DEFINE, json!(["a.b", null]), json!({}));
+    assert_eq!(realm.result(eve, DESCRIBE, json!(["a.b"]))["title"], "Fan");
+    // Now it is tom's alone.
+    let text = json!(["a.b", {"type": "procedure"}]);
+    realm.succeeds(tom, DEFINE, text, json!({}));
+    realm.loses(tom);
+    let told: Vec<String> = realm
+        .told(ann)
+        .into_iter()
+        .map(|(topic, _)| topic)
+        .collect();
+    let on = |what: &str| format!("wamp.reflect.on_{what}");
+    assert_eq!(told, [on("define"), on("define"), on("undefine")]);
+}
+
+/// A schema of one's own holds no calls that go to others.
+#[test]
+fn rfl_05_a_procedure_is_described_by_its_callees() {
+    let mut realm = Conversation::with(|policy| policy.validate = Validation::Enforce);
+    let (callee, joe, tom) = (realm.join("callee"), realm.join("joe"), realm.join("tom"));
+    let nothing = json!({"type": "procedure", "args": []});
+    realm.succeeds(joe, DEFINE, json!(["a.b", nothing]), json!({}));
+    realm.register_with(callee, json!({"match": "prefix"}), "a.");
+    realm.call(tom, json!({}), "a.b", json!([1]));
+    realm.invoked(callee);
+    realm.register(joe, "a.b");
+    realm.fails(tom, "a.b", json!([1]), &invalid());
+    // Nor does it stand in front of theirs.
+    let nothing = json!({"type": "procedure", "match": "prefix", "args": []});
+    realm.succeeds(tom, DEFINE, json!(["a.c.", nothing]), json!({}));
+    let numbers =
+        json!({"type": "procedure", "match": "prefix", "args": {"items": {"type": "number"}}});
+    realm.succeeds(callee, DEFINE, json!(["a.", numbers]), json!({}));
+    realm.call(tom, json!({}), "a.c.d", json!([1]));
+    realm.invoked(callee);
+    realm.fails(tom, "a.c.d", json!(["x"]), &invalid());
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! What a rule refuses is refused whatever pattern is around it.
+//! What a rule refuses is refused whatever pattern is around it and whoever has the right name; what others described
+//! stays theirs; patterns have a bound.
 
 use perilune::wire::{Message, Payload, Register, RegisterOptions, Subscribe, SubscribeOptions};
 use perilune::wire::{Serializer, Yield};
 use perilune::words::{Dict, MatchPolicy, Value};
 
-use crate::support::app::{App, Peer};
+use crate::support::app::{App, Peer, args};
 use crate::support::{program, soon, uri};
 
 /// Anybody may do anything but what is secret, and logins are decided by a procedure that is not there yet.
@@ -173,5 +174,153 @@ async fn b01_explain_says_yes_where_the_router_says_no() {
         "rule 1",
     ] {
         assert!(said.contains(part), "{said}: expected {part:?}");
+    }
+}
+
+/// The error of an answer, if it is one.
+async fn error(client: &mut Peer, message: &Message) -> Option<String> {
+    client.client.send(message).await;
+    let answer = client.take(|message| match message {
+        Message::Error(error) => Some(Some(error.error.to_string())),
+        Message::Subscribed(_) | Message::Registered(_) => Some(None),
+        _ => None,
+    });
+    answer.await
+}
+
+fn wildcard_subscription(client: &mut Peer, topic: &str) -> Message {
+    let options = SubscribeOptions {
+        match_policy: MatchPolicy::Wildcard,
+        ..SubscribeOptions::default()
+    };
+    let request = client.client.request();
+    let topic = uri(topic);
+    Message::Subscribe(Subscribe {
+        request,
+        options,
+        topic,
+    })
+}
+
+/// `a` or nothing in each of 13 places, by the bits of `subset`; the last is `b`.
+fn pattern_of(subset: usize) -> String {
+    let parts: Vec<&str> = (0..13)
+        .map(|bit| if subset & (1 << bit) == 0 { "" } else { "a" })
+        .collect();
+    format!("{}.b", parts.join("."))
+}
+
+/// What every message walks through is bounded for one session, and for all of them together; registrations count too.
+#[tokio::test]
+async fn c10_wildcards_of_one_session_cost_every_publication() {
+    let router = App::new().start().await;
+    let mut refused = Vec::new();
+    for _ in 0..6 {
+        let mut peer = router.join().await;
+        let mut of_one = 0;
+        for subset in 0..66 {
+            let subset = refused.len() * 66 + subset;
+            let message = wildcard_subscription(&mut peer, &pattern_of(subset));
+            if let Some(error) = error(&mut peer, &message).await {
+                assert_eq!(error, "wamp.error.unavailable");
+                of_one += 1;
+            }
+        }
+        // A shape there is has room for any number of patterns.
+        for other in 0..200 {
+            let message = wildcard_subscription(&mut peer, &format!("x{other}{}", pattern_of(0)));
+            if error(&mut peer, &message).await.is_some() {
+                assert_ne!(refused.len(), 0, "the first has room");
+                break;
+            }
+        }
+        refused.push((peer, of_one));
+    }
+    let counts: Vec<usize> = refused.iter().map(|(_, count)| *count).collect();
+    assert_eq!(counts, [2, 2, 2, 2, 66, 66]);
+    // What is let go makes room, also what goes with its session.
+    let (gone, _) = refused.remove(0);
+    drop(gone);
+    let (mut last, _) = refused.pop().expect("a peer");
+    loop {
+        let message = wildcard_subscription(&mut last, &pattern_of(8_000));
+        if error(&mut last, &message).await.is_none() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn c10_a_wildcard_of_any_length_is_taken() {
+    let router = App::new().start().await;
+    let mut peer = router.join().await;
+    for (components, expected) in [(64, None), (65, Some("wamp.error.invalid_uri"))] {
+        let message = wildcard_subscription(&mut peer, &".".repeat(components - 1));
+        let error = error(&mut peer, &message).await;
+        assert_eq!(error.as_deref(), expected, "{components}");
+    }
+}
+
+const NAMES: &str = r#"return { realms = { realm1 = {
+  auth = { ticket = { users = { wamp = { secret = "x", role = "guest" }, joe = { secret = "x", role = "guest" } } } },
+  roles = { guest = {
+    { uri = "{authid}.", match = "prefix", allow = { "call", "register", "publish", "subscribe" } },
+    { uri = "open.", match = "prefix", allow = { "call" } } } },
+} } }"#;
+
+#[tokio::test]
+async fn b02_a_user_called_wamp_may_send_everybody_away() {
+    let router = App::new().config(NAMES).start().await;
+    let mut joe = router.open().await;
+    joe.ticket("joe", "x").await.expect("joe logs in");
+    let mut wamp = router.open().await;
+    wamp.ticket("wamp", "x").await.expect("wamp logs in");
+    let (error, _) = wamp.call_fails("wamp.session.kill_all", &[]).await;
+    assert_eq!(error, "wamp.error.not_authorized");
+    joe.subscribe("joe.own").await;
+}
+
+const DESCRIBER: &str = r#"
+local p = require "perilune"
+p.describe("t.", { type = "topic", match = "prefix", args = { { type = "number" } } })
+"#;
+
+/// By the topic's own name, by the same pattern, by one inside it: what a script describes is described.
+#[tokio::test]
+async fn b05_who_may_publish_replaces_a_description() {
+    let router = App::of(DESCRIBER)
+        .realm(r#"validate = "enforce""#)
+        .start()
+        .await;
+    let mut peer = router.join().await;
+    let described = || args(r#"["t."]"#);
+    while peer.call("wamp.reflect.describe", &described()).await == [Value::Null] {}
+    for text in [
+        r#"["t.", { "type": "topic", "match": "prefix" }]"#,
+        r#"["t.x", { "type": "topic" }]"#,
+        r#"["t.x", { "type": "topic", "match": "prefix" }]"#,
+    ] {
+        let (error, text) = peer.call_fails("wamp.reflect.define", &args(text)).await;
+        assert_eq!(error, "wamp.error.not_authorized");
+        let text = text[0].as_str().expect("a text");
+        assert!(
+            text.contains("a script has described the topic \"t.\""),
+            "{text}"
+        );
+    }
+    let mut other = router.join().await;
+    let mine = r#"["u.x", { "type": "topic", "args": [ { "type": "number" } ] }]"#;
+    peer.call("wamp.reflect.define", &args(mine)).await;
+    let theirs = r#"["u.x", { "type": "topic" }]"#;
+    let (error, _) = other.call_fails("wamp.reflect.define", &args(theirs)).await;
+    assert_eq!(error, "wamp.error.not_authorized");
+    for topic in ["t.x", "u.x"] {
+        let refused = other.try_publish(topic, &["x".into()]).await;
+        assert!(refused.is_err(), "{topic}");
+        other
+            .try_publish(topic, &[1_u64.into()])
+            .await
+            .expect(topic);
     }
 }

@@ -1,6 +1,8 @@
 //! Reflection: descriptions of procedures, topics and errors, and payloads held to them (conformance section 25).
 //!
-//! A description lives as long as the session that gave it. What a session may not use does not exist for it, neither
+//! A description lives as long as the session that gave it, and nobody else says anything in its place: what a script
+//! describes is described, and among clients who was first. A procedure's counts for calls that go to a callee who gave
+//! it, so that nobody holds others' calls to a schema of his own. What a session may not use does not exist for it, neither
 //! in lists nor by `describe`: decided by rules, or by an answer of the authorizer that still holds for the session;
 //! what an authorizer would have to be asked about counts as no.
 
@@ -42,7 +44,8 @@ pub(in crate::core) struct Reflection {
 
 #[derive(Debug)]
 struct Description {
-    owner: SessionId,
+    /// Who gave it: several, if all said the same.
+    owners: BTreeSet<SessionId>,
     /// A script gave it.
     trusted: bool,
     draft: Draft,
@@ -114,73 +117,155 @@ impl Reflection {
         }
     }
 
-    /// The one that a payload is held to.
-    fn deciding(&self, kind: Kind, uri: &Uri) -> Option<usize> {
-        let of = |index: &[PatternMap<usize>; 3]| index[kind as usize].best_match(uri);
-        let (_, key) = of(&self.scripts).or_else(|| of(&self.peers))?;
-        Some(key)
+    /// The one that a payload is held to, of those of scripts, else of those of peers that count.
+    fn deciding(
+        &self,
+        kind: Kind,
+        uri: &Uri,
+        counts: impl Fn(&Description) -> bool,
+    ) -> Option<usize> {
+        use MatchPolicy::{Exact, Prefix, Wildcard};
+        if let Some((_, key)) = self.scripts[kind as usize].best_match(uri) {
+            return Some(key);
+        }
+        let mut best = None;
+        self.peers[kind as usize].for_each_match(uri, |policy, key| {
+            let better = !matches!(
+                (policy, best),
+                (Wildcard, Some(_)) | (Prefix, Some((Exact, _)))
+            );
+            if better && counts(&self.descriptions[key]) {
+                best = Some((policy, key));
+            }
+        });
+        best.map(|(_, key)| key)
     }
 
-    /// Adds, or replaces what the same session gave. Nobody replaces what another gave.
-    fn insert(&mut self, owner: SessionId, trusted: bool, draft: Draft) -> Result<(), Refusal> {
+    /// Adds, or replaces what the same session gave; scripts stand in for each other. False: it said what is said
+    /// already.
+    fn insert(&mut self, owner: SessionId, trusted: bool, draft: Draft) -> Result<bool, Refusal> {
         let (kind, policy, uri) = (draft.kind, draft.match_policy, draft.uri.clone());
-        let known = [true, trusted]
-            .into_iter()
-            .find_map(|trusted| self.index(kind, trusted).lookup(policy, &uri));
+        let known = self.index(kind, trusted).lookup(policy, &uri);
+        if let Some(key) = known
+            && !trusted
+            && self.descriptions[key].draft.text == draft.text
+        {
+            self.descriptions[key].owners.insert(owner);
+            self.owners.entry(owner).or_default().insert(key);
+            return Ok(false);
+        }
+        if !trusted && let Some(other) = self.in_the_way(owner, &draft) {
+            return Err(other.refusal(&draft));
+        }
         match known {
-            Some(key) if self.descriptions[key].owner == owner => {
+            Some(key) => {
                 self.remove(key);
             }
-            Some(key) => {
-                let by = match self.descriptions[key].trusted {
-                    true => "a script",
-                    false => "another session",
-                };
-                let (kind, policy) = (kind.as_str(), policy.as_str());
-                let text = format!("the {kind} {uri:?} ({policy}) is described by {by} already");
-                return Err(Refusal::new(uris::NOT_AUTHORIZED, text));
-            }
-            None if self.of(owner).len() >= DESCRIPTIONS => {
-                let text = format!("a session may give {DESCRIPTIONS} descriptions");
-                return Err(Refusal::new(uris::UNAVAILABLE, text));
-            }
-            None if !self.index(kind, trusted).has_room(policy, &uri) => {
-                return Err(too_many_shapes(&uri));
-            }
-            None => {}
+            None => self.has_room(owner, trusted, &draft)?,
         }
         let key = self.descriptions.insert(Description {
-            owner,
+            owners: BTreeSet::from([owner]),
             trusted,
             draft,
             reported: None,
         });
         self.index(kind, trusted).insert(policy, &uri, key);
         self.owners.entry(owner).or_default().insert(key);
+        Ok(true)
+    }
+
+    /// Another's description that would decide no more where it does.
+    fn in_the_way(&self, owner: SessionId, draft: &Draft) -> Option<&Description> {
+        let pattern = draft.pattern();
+        let others = |known: &Description| match known.draft.pattern() == pattern {
+            true => !known.is_only(owner),
+            false => !known.owners.contains(&owner),
+        };
+        if draft.match_policy == MatchPolicy::Exact {
+            let key = self.deciding(draft.kind, &draft.uri, |_| true)?;
+            return Some(&self.descriptions[key]).filter(|known| others(known));
+        }
+        let mut all = self.descriptions.iter().map(|(_, known)| known);
+        all.find(|known| {
+            let theirs = known.draft.pattern();
+            let first =
+                || MatchPolicy::is_before(pattern, theirs) && MatchPolicy::overlap(pattern, theirs);
+            known.draft.kind == draft.kind && others(known) && (theirs == pattern || first())
+        })
+    }
+
+    fn has_room(&mut self, owner: SessionId, trusted: bool, draft: &Draft) -> Result<(), Refusal> {
+        if self.of(owner).len() >= DESCRIPTIONS {
+            let text = format!("a session may give {DESCRIPTIONS} descriptions");
+            return Err(Refusal::new(uris::UNAVAILABLE, text));
+        }
+        let index = self.index(draft.kind, trusted);
+        if !index.has_room(draft.match_policy, &draft.uri) {
+            return Err(too_many_shapes(&draft.uri));
+        }
         Ok(())
+    }
+
+    /// Takes away what this session gave; the URI, if nobody else gave the same.
+    fn withdraw(&mut self, owner: SessionId, key: usize) -> Option<Uri> {
+        if self.descriptions[key].is_only(owner) {
+            return Some(self.remove(key));
+        }
+        self.descriptions[key].owners.remove(&owner);
+        self.forget(owner, key);
+        None
     }
 
     fn remove(&mut self, key: usize) -> Uri {
         let Description {
-            owner,
+            owners,
             trusted,
             draft,
             ..
         } = self.descriptions.remove(key);
         self.index(draft.kind, trusted)
             .remove(draft.match_policy, &draft.uri);
+        for owner in owners {
+            self.forget(owner, key);
+        }
+        draft.uri
+    }
+
+    fn forget(&mut self, owner: SessionId, key: usize) {
         if let Some(keys) = self.owners.get_mut(&owner) {
             keys.remove(&key);
             if keys.is_empty() {
                 self.owners.remove(&owner);
             }
         }
-        draft.uri
     }
 
     fn of(&self, owner: SessionId) -> Vec<usize> {
         let keys = self.owners.get(&owner);
         keys.into_iter().flatten().copied().collect()
+    }
+}
+
+impl Description {
+    fn is_only(&self, owner: SessionId) -> bool {
+        self.owners.len() == 1 && self.owners.contains(&owner)
+    }
+
+    /// Why it keeps its place.
+    fn refusal(&self, draft: &Draft) -> Refusal {
+        let by = match self.trusted {
+            true => "a script",
+            false => "another session",
+        };
+        let text = format!("{draft}: {by} has described the {}", self.draft);
+        Refusal::new(uris::NOT_AUTHORIZED, text)
+    }
+}
+
+impl fmt::Display for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, policy) = (self.kind.as_str(), self.match_policy.as_str());
+        write!(f, "{kind} {:?} ({policy})", self.uri)
     }
 }
 
@@ -196,6 +281,10 @@ impl Draft {
             match_policy: self.match_policy,
             disclose_me: false,
         }
+    }
+
+    fn pattern(&self) -> (MatchPolicy, &str) {
+        (self.match_policy, &self.uri)
     }
 
     /// `RFL-01`: reads a description of `uri`.
@@ -285,7 +374,7 @@ impl Realm {
         }
         for key in self.reflection.of(call.caller) {
             if self.reflection.descriptions[key].draft.uri.as_str() == uri {
-                self.undefine(key, call.out);
+                self.undefine(call.caller, key, call.out);
             }
         }
         nothing()
@@ -301,8 +390,8 @@ impl Realm {
         let text = draft.text.clone();
         let session = self.sessions.get(&owner);
         let trusted = session.is_some_and(|session| session.kind.is_trusted());
-        self.reflection.insert(owner, trusted, draft)?;
-        if self.has_listeners(&uris::REFLECT_ON_DEFINE) {
+        let news = self.reflection.insert(owner, trusted, draft)?;
+        if news && self.has_listeners(&uris::REFLECT_ON_DEFINE) {
             self.publish(
                 &uris::REFLECT_ON_DEFINE,
                 &own_payload(&[text.into()]),
@@ -313,8 +402,10 @@ impl Realm {
         Ok(Payload::none())
     }
 
-    fn undefine(&mut self, key: usize, out: &mut Effects) {
-        let uri = self.reflection.remove(key);
+    fn undefine(&mut self, owner: SessionId, key: usize, out: &mut Effects) {
+        let Some(uri) = self.reflection.withdraw(owner, key) else {
+            return;
+        };
         if self.has_listeners(&uris::REFLECT_ON_UNDEFINE) {
             let payload = own_payload(&[uri.as_str().into()]);
             self.publish(&uris::REFLECT_ON_UNDEFINE, &payload, None, out);
@@ -330,9 +421,9 @@ impl Realm {
     ) {
         for key in self.reflection.of(owner) {
             if told {
-                self.undefine(key, out);
+                self.undefine(owner, key, out);
             } else {
-                self.reflection.remove(key);
+                self.reflection.withdraw(owner, key);
             }
         }
     }
@@ -379,9 +470,9 @@ impl Realm {
     /// The description, or what is known of a procedure without one.
     fn described(&mut self, caller: SessionId, kind: Kind, uri: &str) -> Option<Dict> {
         if let Some(found) = self.reflection.find(kind, uri) {
-            let (owner, policy) = (found.owner, found.draft.match_policy);
+            let (own, policy) = (found.owners.contains(&caller), found.draft.match_policy);
             let text = found.draft.text.clone();
-            let usable = owner == caller || self.may_use(caller, kind, &Uri::from(uri), policy);
+            let usable = own || self.may_use(caller, kind, &Uri::from(uri), policy);
             return usable.then_some(text);
         }
         if kind != Kind::Procedure {
@@ -406,7 +497,7 @@ impl Realm {
             .filter(|(_, description)| description.draft.kind == kind)
             .map(|(_, description)| {
                 let draft = &description.draft;
-                let own = description.owner == call.caller;
+                let own = description.owners.contains(&call.caller);
                 (draft.uri.clone(), draft.match_policy, own)
             });
         let mut found: Vec<(Uri, MatchPolicy, bool)> = described.collect();
@@ -459,7 +550,7 @@ impl Realm {
         if off || uri.is_reserved() {
             return Ok(());
         }
-        let Some(key) = self.reflection.deciding(kind, uri) else {
+        let Some(key) = self.deciding(kind, uri) else {
             return Ok(());
         };
         let Some(description) = self.reflection.descriptions.get_mut(key) else {
@@ -488,6 +579,25 @@ impl Realm {
             }));
         }
         if refused { Err(misfit) } else { Ok(()) }
+    }
+}
+
+impl Realm {
+    /// Which description a payload is held to.
+    fn deciding(&self, kind: Kind, uri: &Uri) -> Option<usize> {
+        let serving = match kind {
+            Kind::Procedure => Some(self.dealer.serving(uri)?),
+            Kind::Topic | Kind::Error => None,
+        };
+        self.reflection.deciding(kind, uri, |description| {
+            serving.is_none_or(|id| {
+                let serves = |owner: &SessionId| {
+                    let session = self.sessions.get(owner);
+                    session.is_some_and(|session| session.registrations.contains(&id))
+                };
+                description.owners.iter().any(serves)
+            })
+        })
     }
 }
 

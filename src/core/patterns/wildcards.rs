@@ -44,7 +44,11 @@ impl Shape {
     fn of(pattern: &str) -> Option<Self> {
         let components = component_count(pattern)?;
         let empty = pattern.split('.').enumerate().fold(0, |empty, (at, it)| {
-            if it.is_empty() { empty | bit(at) } else { empty }
+            if it.is_empty() {
+                empty | bit(at)
+            } else {
+                empty
+            }
         });
         Some(Self { components, empty })
     }
@@ -152,7 +156,9 @@ impl<T: Copy> Wildcards<T> {
     /// The shape of a pattern, and where it is or would be.
     fn place(&self, pattern: &str) -> Option<(Shape, Result<usize, usize>)> {
         let shape = Shape::of(pattern)?;
-        let at = self.shapes.binary_search_by_key(&shape, |(known, _)| *known);
+        let at = self
+            .shapes
+            .binary_search_by_key(&shape, |(known, _)| *known);
         Some((shape, at))
     }
 
@@ -183,7 +189,12 @@ pub(in crate::core) struct HeldShapes(BTreeMap<Shape, usize>);
 
 impl HeldShapes {
     /// Whether one more pattern leaves them within `most`.
-    pub(in crate::core) fn has_room(&self, policy: MatchPolicy, pattern: &str, most: usize) -> bool {
+    pub(in crate::core) fn has_room(
+        &self,
+        policy: MatchPolicy,
+        pattern: &str,
+        most: usize,
+    ) -> bool {
         let shape = Self::shape(policy, pattern);
         shape.is_none_or(|shape| self.0.len() < most || self.0.contains_key(&shape))
     }
