@@ -19,8 +19,9 @@ use perilune::lua::config::{
 use perilune::lua::vm::{ErrorKind, Slice, Vm, spawn_vm_thread};
 use perilune::lua::watch::Fingerprints;
 use perilune::server::settings::{
-    Address, ClientCertificates, Compat, HttpSettings, ListenerSettings, RealmHostLimits,
-    RealmSettings, RouterLimits, ScriptSettings, Settings, SocketFile, TlsSettings,
+    Address, ClientCertificates, Compat, DeflateSettings, HttpSettings, ListenerSettings,
+    RealmHostLimits, RealmSettings, RouterLimits, ScriptSettings, Settings, SocketFile,
+    TlsSettings,
 };
 use perilune::wire::Serializer;
 use perilune::words::{MatchPolicy, Uri, UriRules};
@@ -447,6 +448,18 @@ fn listeners_that_cannot_be() {
         (
             "return { listen = { addr = ':0', no_subprotocol = 'jsn' } }",
             "perilune.lua:1: `listen.no_subprotocol` must be \"json\" or \"msgpack\" or \"cbor\", not \"jsn\", did you mean \"json\"?",
+        ),
+        (
+            "return { listen = { addr = ':0', deflate = 'yes' } }",
+            "perilune.lua:1: `listen.deflate` must be true, false or a table, not a string",
+        ),
+        (
+            "return { listen = { addr = ':0', deflate = { window_bits = 16 } } }",
+            "perilune.lua:1: `listen.deflate.window_bits` must be a whole number from 9 to 15",
+        ),
+        (
+            "return { listen = { addr = ':0', deflate = { takeover = true } } }",
+            "perilune.lua:1: `listen.deflate`: unknown key `takeover`; valid keys: context_takeover, window_bits",
         ),
         (
             "return { listen = { addr = ':0', serializers = {} } }",
@@ -1116,7 +1129,7 @@ return {
     "unix:run/p.sock",
     { addr = ":8443", tls = { cert = "tls/cert.pem", key = "tls/key.pem", client_ca = "tls/ca.pem", client_cert = "optional" },
       proxy = true, origins = { "https://*.example.com" },
-      serializers = { "json", "cbor", "cbor.batched" }, no_subprotocol = "cbor", path = "/wamp", message = "2MB", idle_ping = false },
+      serializers = { "json", "cbor", "cbor.batched" }, no_subprotocol = "cbor", deflate = { context_takeover = true }, path = "/wamp", message = "2MB", idle_ping = false },
     { addr = "unix:/run/x.sock", mode = "0660" },
   },
   trusted_proxies = { "10.1.0.0/16", "2001:db8::7" },
@@ -1192,6 +1205,10 @@ fn full_listeners(folder: &Path) -> Vec<ListenerSettings> {
             paths: vec!["/wamp".into()],
             origins: Some(vec!["https://*.example.com".into()]),
             no_subprotocol: Some(Serializer::Cbor),
+            deflate: Some(DeflateSettings {
+                context_takeover: true,
+                window_bits: 15,
+            }),
             serializers: vec![Serializer::Json, Serializer::Cbor],
             batched: vec![Serializer::Cbor],
             message: 2 << 20,

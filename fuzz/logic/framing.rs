@@ -1,7 +1,8 @@
-//! Any octets, as the frames of a peer: cut the same way wherever reads end, and never beyond the limit.
+//! Any octets, as the frames of a peer: cut the same way wherever reads end, and never beyond the limit, compressed or
+//! not.
 
 use bytes::BytesMut;
-use perilune::server::frames::{FrameError, FrameReader, Framing, Incoming};
+use perilune::server::frames::{FrameError, FrameReader, Framing, Incoming, Window};
 
 pub fn rawsocket(octets: &[u8]) {
     cut(octets, |_| Framing::RawSocket);
@@ -15,16 +16,27 @@ pub fn batched(octets: &[u8]) {
     cut(octets, |text| Framing::Batched { text });
 }
 
-/// The first octet says text or binary, the second how long reads are; the rest is what the peer sends.
+/// The first octet says text or binary, the limit, and whether and how messages may be compressed; the second how long reads are; the rest is what the peer sends.
 fn cut(octets: &[u8], framing: impl Fn(bool) -> Framing) {
     let [kind, step, rest @ ..] = octets else {
         return;
     };
     let framing = framing(kind & 1 == 1);
     let limit = 16 << (kind >> 4);
-    let whole = read(framing, limit, &[rest]);
+    let window = (kind & 2 == 2).then_some(Window {
+        bits: if kind & 8 == 8 { 9 } else { 15 },
+        takeover: kind & 4 == 4,
+    });
+    let reader = || {
+        let reader = FrameReader::new(framing, limit);
+        match window {
+            Some(window) => reader.inflating(window),
+            None => reader,
+        }
+    };
+    let whole = read(reader(), &[rest]);
     let reads: Vec<&[u8]> = rest.chunks(usize::from(*step).max(1)).collect();
-    assert_eq!(whole, read(framing, limit, &reads));
+    assert_eq!(whole, read(reader(), &reads));
     for incoming in &whole.0 {
         let length = match incoming {
             Incoming::Message(octets) | Incoming::Ping(octets) => octets.len(),
@@ -40,8 +52,8 @@ fn cut(octets: &[u8], framing: impl Fn(bool) -> Framing) {
     }
 }
 
-fn read(framing: Framing, limit: usize, reads: &[&[u8]]) -> (Vec<Incoming>, Option<FrameError>) {
-    let (mut reader, mut input) = (FrameReader::new(framing, limit), BytesMut::new());
+fn read(mut reader: FrameReader, reads: &[&[u8]]) -> (Vec<Incoming>, Option<FrameError>) {
+    let mut input = BytesMut::new();
     let mut heard = Vec::new();
     for octets in reads {
         input.extend_from_slice(octets);

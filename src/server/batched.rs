@@ -6,8 +6,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::deflate::Window;
 use super::frames::{FrameError, Header, Incoming};
-use super::websocket;
+use super::websocket::{self, Frame};
 
 /// Ends each JSON message.
 const RECORD_SEPARATOR: u8 = 0x1E;
@@ -82,42 +83,6 @@ fn run_of_batches(mut rest: &[u8], limit: usize) -> Run {
     run
 }
 
-/// One frame of our own.
-struct Frame<'a> {
-    opcode: u8,
-    payload: &'a [u8],
-    whole: &'a [u8],
-}
-
-impl<'a> Frame<'a> {
-    fn at_front(octets: &'a [u8]) -> Option<Self> {
-        let &[first, short, ..] = octets else {
-            return None;
-        };
-        let (start, len): (usize, usize) = match short {
-            126 => {
-                let len = u16::from_be_bytes(*octets[2..].first_chunk()?);
-                (4, usize::from(len))
-            }
-            127 => {
-                let len = u64::from_be_bytes(*octets[2..].first_chunk()?);
-                (10, usize::try_from(len).ok()?)
-            }
-            len => (2, usize::from(len)),
-        };
-        let whole = octets.get(..start.checked_add(len)?)?;
-        Some(Self {
-            opcode: first & 0x0F,
-            payload: &whole[start..],
-            whole,
-        })
-    }
-
-    fn is_data(&self) -> bool {
-        matches!(self.opcode, websocket::TEXT | websocket::BINARY)
-    }
-}
-
 /// The incoming side: frames to batches, batches to messages.
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -137,6 +102,11 @@ impl Reader {
             limit,
             batch: Bytes::new(),
         }
+    }
+
+    /// See `FrameReader::inflating`.
+    pub(crate) fn inflating(&mut self, window: Window) {
+        self.frames.inflating(window);
     }
 
     /// See `FrameReader::set_limit`.

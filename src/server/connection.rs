@@ -24,6 +24,7 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
 
+use super::deflate::{Deflate, Deflater};
 use super::frames::{FrameError, FrameReader};
 use super::hooks::TransportInfo;
 use super::outbox::{Flags, Outbox, Room, Stop};
@@ -54,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) format: Format,
     /// The largest message we take.
     pub(crate) message: usize,
+    pub(crate) deflate: Option<Deflate>,
     pub(crate) idle_ping: Option<Duration>,
     pub(crate) transport: Arc<TransportInfo>,
     /// When HELLO must be here (`SES-15`).
@@ -92,6 +94,8 @@ struct Connection {
     ended: bool,
     paused: bool,
 
+    /// Between the outbox and `writing`.
+    deflater: Option<Box<Deflater>>,
     writing: Vec<u8>,
     written: usize,
     flushed: bool,
@@ -154,13 +158,23 @@ impl Connection {
         let handshake = Handshake::new(parts.transport.for_login(), shared.seed());
         let buffered = !parts.ahead.is_empty();
         let (io, socket) = parts.io.share();
-        parts.outbox.attach(socket);
+        // What is compressed on the way has to pass through the task.
+        parts
+            .outbox
+            .attach(socket.filter(|_| parts.deflate.is_none()));
         let limits = shared.limits();
         let before_login = parts.message.min(limits.login_message);
+        let reader = FrameReader::new(parts.format.framing, before_login);
         Self {
             limits,
             message: parts.message,
-            reader: FrameReader::new(parts.format.framing, before_login),
+            reader: match parts.deflate {
+                Some(deflate) => reader.inflating(deflate.from_peer),
+                None => reader,
+            },
+            deflater: parts
+                .deflate
+                .map(|deflate| Box::new(Deflater::new(deflate.to_peer))),
             input: BytesMut::from(parts.ahead),
             stage: Stage::Login(Box::new(handshake)),
             drawn: None,
@@ -225,15 +239,14 @@ impl Connection {
     /// Writes what waits, and looks at the flags. True: they, or the end of the queue, call for another round.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut progress = false;
+        let mut portions = 0;
         loop {
             let flags = if self.written == self.writing.len() {
-                self.written = 0;
-                let flags = self.outbox.take(&mut self.writing, cx.waker());
-                if !flags.begun {
-                    let Format { framing, limit, .. } = self.format;
-                    framing.pack(limit, &mut self.writing);
+                if portions > 0 && self.compresses_on() {
+                    return Ok(true);
                 }
-                flags
+                portions += 1;
+                self.refill(cx)
             } else {
                 self.outbox.look(cx.waker())
             };
@@ -263,6 +276,37 @@ impl Connection {
                 Poll::Pending => return Ok(progress),
             }
         }
+    }
+
+    /// Whether there is more to be compressed of what was taken out of the outbox.
+    fn compresses_on(&self) -> bool {
+        self.deflater
+            .as_ref()
+            .is_some_and(|deflater| deflater.has_more())
+    }
+
+    /// All is written: takes what has come up meanwhile, and looks at the flags.
+    fn refill(&mut self, cx: &mut Context<'_>) -> Flags {
+        self.written = 0;
+        if let Some(deflater) = &mut self.deflater
+            && deflater.has_more()
+        {
+            deflater.portion(&mut self.writing);
+            return self.outbox.look(cx.waker());
+        }
+        let frames = match &mut self.deflater {
+            Some(deflater) => deflater.frames(),
+            None => &mut self.writing,
+        };
+        let flags = self.outbox.take(frames, cx.waker());
+        if !flags.begun {
+            let Format { framing, limit, .. } = self.format;
+            framing.pack(limit, frames);
+        }
+        if let Some(deflater) = &mut self.deflater {
+            deflater.portion(&mut self.writing);
+        }
+        flags
     }
 
     /// Nothing waits: a closing connection takes its next step. True: it took one.

@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+pub use super::deflate::Window;
 use super::{batched, rawsocket, websocket};
 use crate::wire::Serializer;
 
@@ -21,6 +22,10 @@ pub enum Incoming {
 pub enum FrameError {
     #[error("message of {size} octets, the limit is {limit}")]
     TooLarge { size: u64, limit: usize },
+    #[error("compressed message of more than {limit} octets, the limit")]
+    Inflated { limit: usize },
+    #[error("a compressed message cannot be inflated: {0}")]
+    Deflate(String),
     #[error("{0} frame, the serializer uses the other kind")]
     WrongKind(&'static str),
     #[error("text message is not UTF-8")]
@@ -37,8 +42,8 @@ impl FrameError {
     /// The WebSocket close code that tells the peer.
     pub fn close_code(&self) -> u16 {
         match self {
-            Self::TooLarge { .. } => 1009,
-            Self::Utf8 => 1007,
+            Self::TooLarge { .. } | Self::Inflated { .. } => 1009,
+            Self::Utf8 | Self::Deflate(_) => 1007,
             Self::WrongKind(_) | Self::WebSocket(_) | Self::RawSocket(_) | Self::Batch(_) => 1002,
         }
     }
@@ -46,7 +51,10 @@ impl FrameError {
     /// Whether the message could be framed, so that an ABORT goes before the close (`VIO-01`, `VIO-09`,
     /// `BAT-03`).
     pub fn is_violation(&self) -> bool {
-        matches!(self, Self::WrongKind(_) | Self::Utf8 | Self::Batch(_))
+        matches!(
+            self,
+            Self::WrongKind(_) | Self::Utf8 | Self::Deflate(_) | Self::Batch(_)
+        )
     }
 }
 
@@ -183,6 +191,17 @@ impl FrameReader {
             Framing::Batched { text } => Reader::Batched(batched::Reader::new(text, limit)),
             Framing::RawSocket => Reader::RawSocket(rawsocket::Reader::new(limit)),
         })
+    }
+
+    /// WebSocket messages may be compressed, as was agreed on.
+    #[must_use]
+    pub fn inflating(mut self, window: Window) -> Self {
+        match &mut self.0 {
+            Reader::WebSocket(reader) => reader.inflating(window),
+            Reader::Batched(reader) => reader.inflating(window),
+            Reader::RawSocket(_) => {}
+        }
+        self
     }
 
     /// For what comes from now on; what has been begun counts towards it.

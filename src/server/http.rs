@@ -5,6 +5,7 @@
 
 mod bridge;
 mod events;
+mod extensions;
 mod forwarded;
 mod half_closed;
 mod login;
@@ -72,6 +73,7 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
     let Some(Upgrade {
         on,
         subprotocol,
+        deflate,
         transport,
     }) = upgrade
     else {
@@ -89,6 +91,7 @@ pub(crate) async fn serve(newcomer: Newcomer, stream: Stream) {
                 serializer: subprotocol.serializer,
                 // Batched messages have a length of 32 bits.
                 limit: newcomer.settings.message.min(u32::MAX as usize),
+                deflate,
             };
             newcomer
                 .wamp(
@@ -246,7 +249,7 @@ impl Exchange<'_> {
             };
         }
         match upgrade::route(&self.newcomer.settings, &sender, &request) {
-            Ok((mut reply, subprotocol)) => {
+            Ok((mut reply, agreed)) => {
                 let mut transport = self.transport("websocket", &request);
                 let shared = &self.newcomer.shared;
                 let now = shared.clock().now().mono;
@@ -254,7 +257,8 @@ impl Exchange<'_> {
                 cookies.issue(now, &mut transport, sender.secure, reply.headers_mut());
                 *self.upgrade.lock() = Some(Upgrade {
                     on: hyper::upgrade::on(&mut request),
-                    subprotocol,
+                    subprotocol: agreed.subprotocol,
+                    deflate: agreed.deflate,
                     transport,
                 });
                 reply

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::bind::{self, BoundAddress, ListenError, Socket};
 use super::connection::{self, MISSED_PONGS, Parts};
+use super::deflate::Deflate;
 use super::frames::Framing;
 use super::hooks::TransportInfo;
 use super::http;
@@ -427,6 +428,7 @@ impl Newcomer {
                     framing: Framing::RawSocket,
                     serializer: offer.serializer,
                     limit,
+                    deflate: None,
                 };
                 self.wamp(stream, octets, parts, transport).await;
             }
@@ -458,6 +460,7 @@ impl Newcomer {
             framing,
             serializer,
             limit,
+            deflate,
         } = parts;
         let message = match framing {
             Framing::RawSocket => rawsocket::announced(self.settings.message),
@@ -480,6 +483,7 @@ impl Newcomer {
                 queue,
             },
             message,
+            deflate,
             idle_ping: self.settings.idle_ping,
             transport: Arc::new(transport),
             hello_by: self.hello_by,
@@ -495,6 +499,7 @@ pub(crate) struct RawParts {
     pub(crate) serializer: crate::wire::Serializer,
     /// The largest message towards the peer.
     pub(crate) limit: usize,
+    pub(crate) deflate: Option<Deflate>,
 }
 
 async fn first_octets(stream: &mut Stream) -> io::Result<Bytes> {

@@ -5,6 +5,7 @@ mod bind;
 mod clock;
 mod connection;
 mod cookies;
+pub(crate) mod deflate;
 mod files;
 pub mod frames;
 mod guest;

@@ -66,6 +66,8 @@ pub struct ListenerSettings {
     pub batched: Vec<Serializer>,
     /// What WebSocket clients speak that offer no subprotocol; `None`: they are refused.
     pub no_subprotocol: Option<Serializer>,
+    /// WebSocket messages are compressed with clients that offer it.
+    pub deflate: Option<DeflateSettings>,
     /// Largest message in octets, either direction; `limits.message`.
     pub message: usize,
     /// Idle time after which a peer is pinged; three missed pongs close it. `None`: never.
@@ -85,8 +87,27 @@ impl ListenerSettings {
             serializers: Serializer::ALL.to_vec(),
             batched: Serializer::ALL.to_vec(),
             no_subprotocol: None,
+            deflate: None,
             message: 1 << 20,
             idle_ping: Some(Duration::from_secs(20)),
+        }
+    }
+}
+
+/// How permessage-deflate (RFC 7692) is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeflateSettings {
+    /// Both sides go on with the window of the last message, and keep it for that: hundreds of KB per connection.
+    pub context_takeover: bool,
+    /// The logarithm of the largest window, 9 to 15.
+    pub window_bits: usize,
+}
+
+impl Default for DeflateSettings {
+    fn default() -> Self {
+        Self {
+            context_takeover: false,
+            window_bits: 15,
         }
     }
 }

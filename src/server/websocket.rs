@@ -1,4 +1,5 @@
-//! Frames of RFC 6455 as a server sees them: masked ones come in, unmasked ones go out. No I/O, no extensions.
+//! Frames of RFC 6455 as a server sees them: masked ones come in, unmasked ones go out. No I/O. The one extension is
+//! permessage-deflate, whose compression is `deflate`'s.
 //!
 //! The header codec is tungstenite's. The reader is ours, because an idle connection must not keep a read buffer
 //! and messages are cut as slices out of what one read brought.
@@ -9,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
+use super::deflate::{Inflater, Window, compressed_limit};
 use super::frames::{FrameError, Header, Incoming};
 
 pub(crate) const TEXT: u8 = 0x1;
@@ -17,13 +19,23 @@ pub(crate) const CLOSE: u8 = 0x8;
 pub(crate) const PING: u8 = 0x9;
 pub(crate) const PONG: u8 = 0xA;
 const FINAL: u8 = 0x80;
+/// RSV1 of a message's first frame: it is compressed (RFC 7692, 6).
+const COMPRESSED: u8 = 0x40;
 
 /// The longest payload of a control frame.
 const CONTROL_LIMIT: u64 = 125;
 
 /// The header of an unfragmented, unmasked data frame.
 pub(crate) fn message_header(text: bool, len: usize) -> Header {
-    let first = FINAL | if text { TEXT } else { BINARY };
+    header(FINAL | if text { TEXT } else { BINARY }, len)
+}
+
+/// That of a message that is compressed.
+pub(crate) fn compressed_header(opcode: u8, len: usize) -> Header {
+    header(FINAL | COMPRESSED | opcode, len)
+}
+
+fn header(first: u8, len: usize) -> Header {
     if len < 126 {
         Header::new(&[first, len as u8])
     } else if let Ok(short) = u16::try_from(len) {
@@ -55,13 +67,57 @@ pub(crate) fn close(code: u16, reason: &str) -> Vec<u8> {
     control(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 
+/// One whole frame of our own, among those that wait to be written.
+pub(crate) struct Frame<'a> {
+    pub(crate) opcode: u8,
+    pub(crate) payload: &'a [u8],
+    pub(crate) whole: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    pub(crate) fn at_front(octets: &'a [u8]) -> Option<Self> {
+        let &[first, short, ..] = octets else {
+            return None;
+        };
+        let (start, len): (usize, usize) = match short {
+            126 => {
+                let len = u16::from_be_bytes(*octets[2..].first_chunk()?);
+                (4, usize::from(len))
+            }
+            127 => {
+                let len = u64::from_be_bytes(*octets[2..].first_chunk()?);
+                (10, usize::try_from(len).ok()?)
+            }
+            len => (2, usize::from(len)),
+        };
+        let whole = octets.get(..start.checked_add(len)?)?;
+        Some(Self {
+            opcode: first & 0x0F,
+            payload: &whole[start..],
+            whole,
+        })
+    }
+
+    pub(crate) fn is_data(&self) -> bool {
+        matches!(self.opcode, TEXT | BINARY)
+    }
+}
+
 /// The state of the incoming side between two reads.
 #[derive(Debug)]
 pub(crate) struct Reader {
     text: bool,
     limit: usize,
     /// The fragments so far of a message sent in several frames.
-    fragments: Option<BytesMut>,
+    fragments: Option<Fragments>,
+    /// Messages may be compressed.
+    inflater: Option<Box<Inflater>>,
+}
+
+#[derive(Debug)]
+struct Fragments {
+    compressed: bool,
+    octets: BytesMut,
 }
 
 impl Reader {
@@ -71,7 +127,13 @@ impl Reader {
             text,
             limit,
             fragments: None,
+            inflater: None,
         }
+    }
+
+    /// See `FrameReader::inflating`.
+    pub(crate) fn inflating(&mut self, window: Window) {
+        self.inflater = Some(Box::new(Inflater::new(window)));
     }
 
     /// See `FrameReader::set_limit`.
@@ -87,7 +149,7 @@ impl Reader {
             };
             let whole = match header.opcode {
                 OpCode::Control(kind) => Some(control_frame(kind, payload)?),
-                OpCode::Data(kind) => self.data_frame(kind, header.is_final, payload)?,
+                OpCode::Data(kind) => self.data_frame(kind, &header, payload)?,
             };
             if whole.is_some() {
                 return Ok(whole);
@@ -123,8 +185,12 @@ impl Reader {
     /// All that can be said of a frame before its payload is there.
     fn check(&self, header: &FrameHeader, len: u64) -> Result<(), FrameError> {
         let protocol = |what: &str| Err(FrameError::WebSocket(what.into()));
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        if header.rsv2 || header.rsv3 || (header.rsv1 && self.inflater.is_none()) {
             return protocol("reserved bits are set");
+        }
+        let begins = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if header.rsv1 && !begins {
+            return protocol("RSV1 is set beyond the first frame of a message");
         }
         if header.mask.is_none() {
             return protocol("client frame is not masked");
@@ -135,16 +201,14 @@ impl Reader {
                 false => protocol("control frame is fragmented or too long"),
             };
         }
-        let size = len.saturating_add(
-            self.fragments
-                .as_ref()
-                .map_or(0, |sofar| sofar.len() as u64),
-        );
-        if size > self.limit as u64 {
-            return Err(FrameError::TooLarge {
-                size,
-                limit: self.limit,
-            });
+        let sofar = self.fragments.as_ref();
+        let size = len.saturating_add(sofar.map_or(0, |sofar| sofar.octets.len() as u64));
+        let limit = match header.rsv1 || sofar.is_some_and(|sofar| sofar.compressed) {
+            true => compressed_limit(self.limit),
+            false => self.limit,
+        };
+        if size > limit as u64 {
+            return Err(FrameError::TooLarge { size, limit });
         }
         match (header.opcode, self.fragments.is_some()) {
             (OpCode::Data(Data::Continue), false) => protocol("continuation of nothing"),
@@ -161,26 +225,38 @@ impl Reader {
     fn data_frame(
         &mut self,
         kind: Data,
-        last: bool,
+        header: &FrameHeader,
         payload: BytesMut,
     ) -> Result<Option<Incoming>, FrameError> {
+        let last = header.is_final;
         let message = match (kind, self.fragments.take()) {
             (Data::Continue, Some(mut sofar)) => {
-                sofar.extend_from_slice(&payload);
+                sofar.octets.extend_from_slice(&payload);
                 sofar
             }
-            // Copied: a fragment must not keep the read buffer alive while the rest of the message trickles in.
-            _ if !last => BytesMut::from(&payload[..]),
-            _ => payload,
+            _ => Fragments {
+                compressed: header.rsv1,
+                octets: match last {
+                    true => payload,
+                    // Copied: a fragment must not keep the read buffer alive while the rest of the message trickles in.
+                    false => BytesMut::from(&payload[..]),
+                },
+            },
         };
         if !last {
             self.fragments = Some(message);
             return Ok(None);
         }
+        let message = match &mut self.inflater {
+            Some(inflater) if message.compressed => {
+                inflater.inflate(&message.octets, self.limit)?
+            }
+            _ => message.octets.freeze(),
+        };
         if self.text && std::str::from_utf8(&message).is_err() {
             return Err(FrameError::Utf8);
         }
-        Ok(Some(Incoming::Message(message.freeze())))
+        Ok(Some(Incoming::Message(message)))
     }
 }
 
@@ -339,6 +415,79 @@ mod tests {
                 size: 11,
                 limit: 10
             })
+        );
+    }
+
+    #[test]
+    fn only_the_first_frame_of_a_message_may_say_that_it_is_compressed() {
+        let hello: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
+        let deflating = |takeover| {
+            let mut reader = Reader::new(true, 10);
+            reader.inflating(Window { bits: 15, takeover });
+            reader
+        };
+        for takeover in [false, true] {
+            let mut reader = deflating(takeover);
+            assert_eq!(
+                read(&mut reader, &frame(0xC1, hello)),
+                Ok(Some(message("Hello")))
+            );
+            assert_eq!(
+                read(&mut reader, &frame(0x81, b"[1]")),
+                Ok(Some(message("[1]")))
+            );
+            assert_eq!(read(&mut reader, &frame(0x41, &hello[..2])), Ok(None));
+            assert!(read(&mut reader, &frame(0x89, b"x")).is_ok());
+            assert_eq!(read(&mut reader, &frame(0x00, &hello[2..3])), Ok(None));
+            let last = read(&mut reader, &frame(0x80, &hello[3..]));
+            assert_eq!(last, Ok(Some(message("Hello"))));
+        }
+        let code =
+            |reader: &mut Reader, octets: &[u8]| read(reader, octets).unwrap_err().close_code();
+        for nonsense in [
+            frame(0xC9, b"x"),
+            frame(0xC8, b""),
+            frame(0xA1, hello),
+            frame(0x91, hello),
+            frame(0xC2, hello),
+        ] {
+            assert_eq!(
+                code(&mut deflating(false), &nonsense),
+                1002,
+                "{nonsense:x?}"
+            );
+        }
+        let mut reader = deflating(false);
+        assert_eq!(read(&mut reader, &frame(0x41, hello)), Ok(None));
+        assert_eq!(
+            code(&mut reader, &frame(0xC0, b"")),
+            1002,
+            "RSV1 on a later fragment"
+        );
+        assert_eq!(
+            code(&mut Reader::new(true, 10), &frame(0xC1, hello)),
+            1002,
+            "nothing was agreed"
+        );
+    }
+
+    #[test]
+    fn a_compressed_message_counts_as_what_it_is_inflated_to() {
+        let mut reader = Reader::new(true, 4);
+        reader.inflating(Window {
+            bits: 15,
+            takeover: false,
+        });
+        let hello: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
+        let error = read(&mut reader, &frame(0xC1, hello)).unwrap_err();
+        assert_eq!(error, FrameError::Inflated { limit: 4 });
+        // Nothing that long can be a message of four octets.
+        let error = read(&mut reader, &frame(0x41, &[0; 100])).unwrap_err();
+        assert_eq!(error.close_code(), 1009);
+        let not_utf8 = b"\x00\x02\x00\xfd\xff\xff\xfe\x00";
+        assert_eq!(
+            read(&mut reader, &frame(0xC1, not_utf8)),
+            Err(FrameError::Utf8)
         );
     }
 

@@ -61,6 +61,7 @@ fn changed_keys(old: &ListenerSettings, new: &ListenerSettings) -> Vec<&'static 
             (&old.serializers, &old.batched) != (&new.serializers, &new.batched),
         ),
         ("no_subprotocol", old.no_subprotocol != new.no_subprotocol),
+        ("deflate", old.deflate != new.deflate),
         ("path", old.paths != new.paths),
         ("message", old.message != new.message),
         ("idle_ping", old.idle_ping != new.idle_ping),

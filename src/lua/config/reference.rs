@@ -7,7 +7,7 @@ use super::realm::{Disclosed, RealmDraft, RuleDraft};
 use super::router::{Draft, ListenerDraft, TlsDraft};
 use super::{auth, http, kept, realm, router};
 use crate::core::policy::{RetentionPolicy, RolePolicy};
-use crate::server::settings::{HttpSettings, ScriptSettings};
+use crate::server::settings::{DeflateSettings, HttpSettings, ScriptSettings};
 use crate::words::Uri;
 
 /// Every key of `perilune.lua` as Markdown tables: name, what it takes, default, meaning.
@@ -29,6 +29,11 @@ pub fn reference() -> String {
         &mut text,
         "`listen.tls`",
         router::TLS.rows(&mut TlsDraft::default()),
+    );
+    section(
+        &mut text,
+        "`listen.deflate`",
+        router::DEFLATE.rows(&mut DeflateSettings::default()),
     );
     section(
         &mut text,

@@ -10,7 +10,8 @@ use nix::unistd::{Group, User};
 use crate::core::credentials::AuthPolicy;
 use crate::server::check_tls;
 use crate::server::settings::{
-    Address, ClientCertificates, ListenerSettings, OnDemand, Settings, SocketFile, TlsSettings,
+    Address, ClientCertificates, DeflateSettings, ListenerSettings, OnDemand, Settings, SocketFile,
+    TlsSettings,
 };
 use crate::wire::Serializer;
 use crate::words::{MatchPolicy, Uri, UriRules};
@@ -274,8 +275,7 @@ fn apply_limits(listener: &mut ListenerSettings, limits: &Limits) {
     listener.idle_ping = limits.idle_ping;
 }
 
-pub(super) const LISTENER: Fields<ListenerDraft> =
-    Fields::of(&[LISTENER_KEYS], &["compression", "compat"]);
+pub(super) const LISTENER: Fields<ListenerDraft> = Fields::of(&[LISTENER_KEYS], &["compat"]);
 
 const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
     Key {
@@ -343,6 +343,17 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
         doc: "What WebSocket clients speak that offer no subprotocol; unless given they are refused.",
     },
     Key {
+        name: "deflate",
+        reads: Reads::With(
+            "`true`, or table: `context_takeover`, `window_bits`",
+            |l: &mut ListenerDraft, node| {
+                l.settings.deflate = deflate(node);
+            },
+        ),
+        doc: "WebSocket messages of 128 octets and more are compressed (permessage-deflate) both ways with clients that \
+              offer it.",
+    },
+    Key {
         name: "path",
         reads: Reads::With("string or list", |l: &mut ListenerDraft, node| {
             let paths = node
@@ -390,6 +401,35 @@ const LISTENER_KEYS: &[Key<ListenerDraft>] = &[
         doc: "The group of a unix socket's file, together with `mode = \"0660\"`.",
     },
 ];
+
+pub(super) const DEFLATE: Fields<DeflateSettings> = Fields::of(
+    &[&[
+        Key {
+            name: "context_takeover",
+            reads: Reads::Into(|deflate| Slot::Flag(&mut deflate.context_takeover)),
+            doc: "Messages refer to earlier ones, which makes small ones much smaller; costs memory for each connection.",
+        },
+        Key {
+            name: "window_bits",
+            reads: Reads::Into(|deflate| Slot::Within(&mut deflate.window_bits, 9..=15)),
+            doc: "Logarithm of how far back a message refers, in octets.",
+        },
+    ]],
+    &[],
+);
+
+fn deflate(node: &Node) -> Option<DeflateSettings> {
+    let mut deflate = DeflateSettings::default();
+    match node.value {
+        Value::Boolean(granted) => return granted.then_some(deflate),
+        Value::Table(_) => node.read(&mut deflate, &DEFLATE),
+        _ => {
+            node.wrong_type("true, false or a table");
+            return None;
+        }
+    };
+    Some(deflate)
+}
 
 /// A user or group of this machine, by name or number.
 fn account(

@@ -19,6 +19,8 @@ use crate::wire::{self, Message};
 const READ: usize = 64 << 10;
 /// Messages that go to the realm under one lock.
 const BATCH: usize = 64;
+/// With so many octets no more of them: what one read has brought may be a hundred times as large once it is inflated.
+const BATCH_OCTETS: usize = 256 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
@@ -68,10 +70,12 @@ impl Connection {
     fn consume(&mut self, cx: &mut Context<'_>) -> bool {
         let mut inputs = INPUTS.take();
         let mut more = true;
+        let mut taken = 0;
         for _ in 0..BATCH {
             match self.reader.next(&mut self.input) {
                 Ok(Some(Incoming::Message(octets))) => {
-                    if !self.message(&octets, &mut inputs) {
+                    taken += octets.len();
+                    if !self.message(&octets, &mut inputs) || taken > BATCH_OCTETS {
                         break;
                     }
                 }
@@ -191,9 +195,7 @@ impl Connection {
             (Stage::Login(_) | Stage::Asking(..), true) => {
                 self.refuse(&Refusal::Undecodable(error.to_string()))
             }
-            (Stage::Login(_) | Stage::Asking(..), false)
-                if matches!(error, FrameError::TooLarge { .. }) =>
-            {
+            (Stage::Login(_) | Stage::Asking(..), false) if error.close_code() == 1009 => {
                 let key = match self.before_login() < self.message {
                     true => "limits.login_message",
                     false => "limits.message",

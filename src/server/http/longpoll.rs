@@ -181,6 +181,7 @@ async fn open(
             queue: limits.queue,
         },
         message: limit,
+        deflate: None,
         idle_ping: None,
         transport,
         hello_by: after(limits.handshake),

@@ -3,16 +3,18 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::extensions;
 use super::forwarded::Sender;
 use super::origin::check_origin;
 use super::reply::{Refusal, Reply, body_of};
+use crate::server::deflate::Deflate;
 use crate::server::hooks::TransportInfo;
 use crate::server::settings::{HttpSettings, ListenerSettings};
 use crate::wire::Serializer;
@@ -47,10 +49,18 @@ impl Subprotocol {
     }
 }
 
+/// What a request and its answer agree on.
+#[derive(Debug)]
+pub(super) struct Agreed {
+    pub(super) subprotocol: Subprotocol,
+    pub(super) deflate: Option<Deflate>,
+}
+
 /// An upgrade that was answered with 101.
 pub(super) struct Upgrade {
     pub(super) on: OnUpgrade,
     pub(super) subprotocol: Subprotocol,
+    pub(super) deflate: Option<Deflate>,
     pub(super) transport: TransportInfo,
 }
 
@@ -64,7 +74,7 @@ pub(super) fn route<B>(
     settings: &ListenerSettings,
     sender: &Sender,
     request: &Request<B>,
-) -> Result<(Reply, Subprotocol), Refusal> {
+) -> Result<(Reply, Agreed), Refusal> {
     let path = request.uri().path();
     if !settings.paths.iter().any(|served| served == path) {
         return Err(Refusal::NotFound {
@@ -123,7 +133,18 @@ pub(super) fn route<B>(
     if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok((reply, subprotocol))
+    let deflate = settings
+        .deflate
+        .and_then(|granted| extensions::agree(granted, headers));
+    let deflate = deflate.map(|(deflate, says)| {
+        answer.insert(SEC_WEBSOCKET_EXTENSIONS, says);
+        deflate
+    });
+    let agreed = Agreed {
+        subprotocol,
+        deflate,
+    };
+    Ok((reply, agreed))
 }
 
 /// Whether a comma-separated header holds a token, in any case.
@@ -131,7 +152,8 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
 }
 
-fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+/// The items of a comma-separated header.
+pub(super) fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let values = headers
         .get_all(name)
         .into_iter()
@@ -197,7 +219,8 @@ mod tests {
         settings: &ListenerSettings,
         request: &Request<()>,
     ) -> Result<(Reply, Subprotocol), Refusal> {
-        route(settings, &at("unix"), request)
+        let (reply, agreed) = route(settings, &at("unix"), request)?;
+        Ok((reply, agreed.subprotocol))
     }
 
     /// Of a request that came in there.

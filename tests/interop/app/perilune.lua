@@ -7,7 +7,12 @@ local DERIVED = "P4Hw5tESOveRdVNoueh+Le8hzOOZHV4pwob5yYU/iog="
 local tls = env("INTEROP_TLS", "")
 
 return {
-  listen = { addr = "127.0.0.1:0", tls = tls ~= "" and { cert = tls .. "/cert.pem", key = tls .. "/key.pem" } or nil },
+  listen = {
+    addr = "127.0.0.1:0",
+    tls = tls ~= "" and { cert = tls .. "/cert.pem", key = tls .. "/key.pem" } or nil,
+    -- Autobahn offers it, in Python and JavaScript alike.
+    deflate = tls ~= "" and { context_takeover = true, window_bits = 12 } or true,
+  },
   limits = { idle_ping = "1s" },
   realms = {
     interop = {

@@ -108,6 +108,16 @@ async def plain_result(me):
 
 
 @step
+async def compressed(me):
+    # The client offers it of its own accord; repeated, as with context takeover only the second refers to the first.
+    if URL.startswith("ws"):
+        equal(len(me._transport.websocket_extensions_in_use), 1)
+    text = "a kitchen, a hall and a garden; " * 1000
+    for _ in range(2):
+        equal(await soon(me.call("interop.echo", text)), text)
+
+
+@step
 async def several_results(me):
     result = await soon(me.call("interop.many"))
     equal((list(result.results), result.kwresults), ([1, "two", True], {"three": 3}))

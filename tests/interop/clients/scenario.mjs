@@ -99,6 +99,11 @@ function calls(me, can) {
         equal(JSON.parse(await single("interop.as_json", value)), value);
       }
     },
+    async longText() {
+      // Long enough to be compressed; repeated, as with context takeover only the second refers to the first.
+      const text = "a kitchen, a hall and a garden; ".repeat(1000);
+      for (let i = 0; i < 2; i += 1) equal(await single("interop.echo", text), text);
+    },
     async kindsReceived() {
       const { args } = await call("interop.kinds");
       equal(args, ["Mondnähe ☾ 🌒", null, [], {}, [[], {}], 2 ** 53, 0.5]);
