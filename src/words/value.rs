@@ -56,6 +56,16 @@ impl Value {
             _ => None,
         }
     }
+
+    /// Any finite number.
+    pub fn as_number(&self) -> Option<f64> {
+        match self {
+            Self::Int(number) => Some(*number as f64),
+            Self::Uint(number) => Some(*number as f64),
+            Self::Float(number) => Some(*number).filter(|number| number.is_finite()),
+            _ => None,
+        }
+    }
 }
 
 impl From<&str> for Value {

@@ -449,6 +449,44 @@ fn rfl_05_a_procedure_is_described_by_its_callees() {
     realm.fails(tom, "a.c.d", json!(["x"]), &invalid());
 }
 
+/// By number and by octets, for a session and for a realm.
+#[test]
+fn c04_descriptions_of_one_session_have_a_limit() {
+    let mut realm = Conversation::new();
+    let pattern = "^[a-z]{1,64}$";
+    let patterns: Vec<Json> = (0..10).map(|_| json!({ "pattern": pattern })).collect();
+    let large = json!({"type": "topic", "args": {"anyOf": patterns}});
+    let mut peers = Vec::new();
+    let mut refused = Vec::new();
+    for number in 0..20 {
+        let peer = realm.join("joe");
+        let full = (0..256).find(|at| {
+            let text = json!([format!("t{number}.x{at}"), large]);
+            realm.call(peer, json!({}), DEFINE, text);
+            realm.heard(peer)[0] == 8
+        });
+        refused.push(full.expect("a limit"));
+        peers.push(peer);
+    }
+    let (first, last) = (refused[0], refused[19]);
+    assert!((10..40).contains(&first), "{refused:?}");
+    assert_eq!(last, 0, "{refused:?}");
+    // What goes makes room.
+    for peer in peers.drain(..10) {
+        realm.loses(peer);
+    }
+    realm.succeeds(peers[9], DEFINE, json!(["y", large]), json!({}));
+    let small = realm.join("small");
+    for at in 0..256 {
+        let text = json!([format!("s.x{at}"), {"type": "topic"}]);
+        realm.succeeds(small, DEFINE, text, json!({}));
+    }
+    let again = json!(["s.x1", {"type": "topic", "_v": 2}]);
+    realm.succeeds(small, DEFINE, again, json!({}));
+    let more = json!(["s.more", {"type": "topic"}]);
+    realm.fails(small, DEFINE, more, "wamp.error.unavailable");
+}
+
 #[test]
 fn rfl_05_warn_and_off() {
     let mut realm = Conversation::with(|policy| policy.validate = Validation::Warn);

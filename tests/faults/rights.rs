@@ -324,3 +324,31 @@ async fn b05_who_may_publish_replaces_a_description() {
             .expect(topic);
     }
 }
+
+/// The work is counted, not the octets: what would take too much is refused, and nobody waits for it.
+#[tokio::test]
+async fn c04_a_regular_expression_stops_a_realm() {
+    let router = App::new().realm(r#"validate = "enforce""#).start().await;
+    let mut peer = router.join().await;
+    let slow = r#"["u.x", { "type": "topic", "args": [ { "pattern": "[ab]*a[ab]{400}c" } ] }]"#;
+    peer.call("wamp.reflect.define", &args(slow)).await;
+    let text = "ab".repeat(150_000);
+    for _ in 0..20 {
+        let refused = peer.try_publish("u.x", &[text.as_str().into()]).await;
+        assert_eq!(refused, Err("wamp.error.invalid_argument".into()));
+    }
+    let fits = format!("{}a{}c", "b".repeat(20), "b".repeat(400));
+    peer.try_publish("u.x", &[fits.into()]).await.expect("fits");
+    let many: Vec<String> = (0..100)
+        .map(|_| r#"{"pattern": "^.{1,50}$"}"#.into())
+        .collect();
+    let large = format!(
+        r#"["u.y", {{ "type": "topic", "args": {{ "anyOf": [{}] }} }}]"#,
+        many.join(",")
+    );
+    let (_, text) = peer.call_fails("wamp.reflect.define", &args(&large)).await;
+    assert!(
+        text[0].as_str().expect("a text").contains("octets"),
+        "{text:?}"
+    );
+}

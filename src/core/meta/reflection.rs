@@ -27,8 +27,12 @@ use crate::words::MatchPolicy;
 
 /// The largest description, in octets of its JSON.
 const OCTETS: usize = 65_536;
-/// Descriptions one session may have given.
+/// Descriptions one session may have given, and octets that those of a client may take.
 const DESCRIPTIONS: usize = 256;
+const SESSION_OCTETS: usize = 1 << 22;
+/// Descriptions that the clients of a realm may have given, and octets.
+const REALM_DESCRIPTIONS: usize = 4_096;
+const REALM_OCTETS: usize = 1 << 26;
 /// How often at most the log hears of payloads that do not fit one description.
 const REPORTED: Duration = Duration::from_secs(1);
 
@@ -40,6 +44,9 @@ pub(in crate::core) struct Reflection {
     scripts: [PatternMap<usize>; 3],
     peers: [PatternMap<usize>; 3],
     owners: FxHashMap<SessionId, BTreeSet<usize>>,
+    /// Those of peers.
+    count: usize,
+    octets: usize,
 }
 
 #[derive(Debug)]
@@ -58,7 +65,8 @@ pub(in crate::core) struct Draft {
     kind: Kind,
     uri: Uri,
     match_policy: MatchPolicy,
-    text: Dict,
+    /// The dict as it is read, the only argument of a RESULT or EVENT.
+    text: Payload,
     schema: Option<Schema>,
 }
 
@@ -148,7 +156,7 @@ impl Reflection {
         let known = self.index(kind, trusted).lookup(policy, &uri);
         if let Some(key) = known
             && !trusted
-            && self.descriptions[key].draft.text == draft.text
+            && self.descriptions[key].draft.says(&draft)
         {
             self.descriptions[key].owners.insert(owner);
             self.owners.entry(owner).or_default().insert(key);
@@ -157,11 +165,13 @@ impl Reflection {
         if !trusted && let Some(other) = self.in_the_way(owner, &draft) {
             return Err(other.refusal(&draft));
         }
-        match known {
-            Some(key) => {
-                self.remove(key);
-            }
-            None => self.has_room(owner, trusted, &draft)?,
+        self.has_room(owner, trusted, known, &draft)?;
+        if let Some(key) = known {
+            self.remove(key);
+        }
+        if !trusted {
+            self.count += 1;
+            self.octets += draft.octets();
         }
         let key = self.descriptions.insert(Description {
             owners: BTreeSet::from([owner]),
@@ -194,16 +204,43 @@ impl Reflection {
         })
     }
 
-    fn has_room(&mut self, owner: SessionId, trusted: bool, draft: &Draft) -> Result<(), Refusal> {
-        if self.of(owner).len() >= DESCRIPTIONS {
-            let text = format!("a session may give {DESCRIPTIONS} descriptions");
-            return Err(Refusal::new(uris::UNAVAILABLE, text));
+    /// Whether it may take the place of a known one, or a new one.
+    fn has_room(
+        &self,
+        owner: SessionId,
+        trusted: bool,
+        known: Option<usize>,
+        draft: &Draft,
+    ) -> Result<(), Refusal> {
+        let given = self.owners.get(&owner);
+        let gone = known.map_or(0, |key| self.descriptions[key].draft.octets());
+        let more = usize::from(known.is_none());
+        let unavailable = |text: String| Err(Refusal::new(uris::UNAVAILABLE, text));
+        if given.map_or(0, BTreeSet::len) + more > DESCRIPTIONS {
+            return unavailable(format!("a session may give {DESCRIPTIONS} descriptions"));
         }
-        let index = self.index(draft.kind, trusted);
-        if !index.has_room(draft.match_policy, &draft.uri) {
-            return Err(too_many_shapes(&draft.uri));
+        if trusted {
+            return Ok(());
         }
-        Ok(())
+        let octets = given.into_iter().flatten();
+        let octets: usize = octets
+            .map(|key| self.descriptions[*key].draft.octets())
+            .sum();
+        if octets + draft.octets() > SESSION_OCTETS + gone {
+            return unavailable(format!(
+                "a session's descriptions may take {SESSION_OCTETS} octets"
+            ));
+        }
+        if self.count + more > REALM_DESCRIPTIONS
+            || self.octets + draft.octets() > REALM_OCTETS + gone
+        {
+            return unavailable("the realm's descriptions are full".into());
+        }
+        let index = &self.peers[draft.kind as usize];
+        match index.has_room(draft.match_policy, &draft.uri) {
+            true => Ok(()),
+            false => Err(too_many_shapes(&draft.uri)),
+        }
     }
 
     /// Takes away what this session gave; the URI, if nobody else gave the same.
@@ -223,6 +260,10 @@ impl Reflection {
             draft,
             ..
         } = self.descriptions.remove(key);
+        if !trusted {
+            self.count -= 1;
+            self.octets -= draft.octets();
+        }
         self.index(draft.kind, trusted)
             .remove(draft.match_policy, &draft.uri);
         for owner in owners {
@@ -283,6 +324,17 @@ impl Draft {
         }
     }
 
+    /// About how many it takes.
+    fn octets(&self) -> usize {
+        let schema = self.schema.as_ref().map_or(0, |schema| schema.size);
+        size_of::<Description>() + self.text.len() + schema
+    }
+
+    /// Whether it is the same, word for word.
+    fn says(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+
     fn pattern(&self) -> (MatchPolicy, &str) {
         (self.match_policy, &self.uri)
     }
@@ -310,17 +362,18 @@ impl Draft {
                 .ok_or_else(|| invalid("match must be exact, prefix or wildcard"))?,
         };
         text.0.iter().try_for_each(check_entry)?;
-        if own_payload(&[text.clone().into()]).len() > OCTETS {
-            return Err(invalid(format!(
-                "a description of more than {OCTETS} octets"
-            )));
-        }
         let schema = match kind {
             Kind::Error => None,
             Kind::Procedure | Kind::Topic => {
                 Schema::of(text.lookup("args"), text.lookup("kwargs")).map_err(invalid)?
             }
         };
+        let text = own_payload(&[text.into()]);
+        if text.len() > OCTETS {
+            return Err(invalid(format!(
+                "a description of more than {OCTETS} octets"
+            )));
+        }
         Ok(Self {
             kind,
             uri: Uri::from(uri),
@@ -392,12 +445,7 @@ impl Realm {
         let trusted = session.is_some_and(|session| session.kind.is_trusted());
         let news = self.reflection.insert(owner, trusted, draft)?;
         if news && self.has_listeners(&uris::REFLECT_ON_DEFINE) {
-            self.publish(
-                &uris::REFLECT_ON_DEFINE,
-                &own_payload(&[text.into()]),
-                None,
-                out,
-            );
+            self.publish(&uris::REFLECT_ON_DEFINE, &text, None, out);
         }
         Ok(Payload::none())
     }
@@ -434,7 +482,7 @@ impl Realm {
         let found = KINDS
             .iter()
             .find_map(|kind| self.described(call.caller, *kind, &uri));
-        value(found.map_or(Value::Null, Value::Map))
+        found.map_or_else(|| value(Value::Null), |text| Ok(Reply::Payload(text)))
     }
 
     pub(super) fn describe_procedure(&mut self, mut call: MetaCall<'_>) -> Answer {
@@ -464,11 +512,11 @@ impl Realm {
     fn describe(&mut self, call: &mut MetaCall<'_>, kind: Kind) -> Answer {
         let uri = only_uri(call)?;
         let found = self.described(call.caller, kind, &uri);
-        value(found.map_or(Value::Null, Value::Map))
+        found.map_or_else(|| value(Value::Null), |text| Ok(Reply::Payload(text)))
     }
 
     /// The description, or what is known of a procedure without one.
-    fn described(&mut self, caller: SessionId, kind: Kind, uri: &str) -> Option<Dict> {
+    fn described(&mut self, caller: SessionId, kind: Kind, uri: &str) -> Option<Payload> {
         if let Some(found) = self.reflection.find(kind, uri) {
             let (own, policy) = (found.owners.contains(&caller), found.draft.match_policy);
             let text = found.draft.text.clone();
@@ -484,7 +532,7 @@ impl Realm {
         });
         let policy = registered.filter(|it| self.may_use(caller, kind, &Uri::from(uri), *it))?;
         let text = Dict::new().with("type", kind.as_str()).with("uri", uri);
-        Some(text.with("match", policy.as_str()))
+        Some(own_payload(&[text.with("match", policy.as_str()).into()]))
     }
 
     /// Sorted, each URI once.

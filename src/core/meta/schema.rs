@@ -1,36 +1,34 @@
-//! Schemas of described payloads: JSON Schema, made safe before it is compiled.
+//! Schemas of described payloads: JSON Schema, compiled and checked within bounds.
 //!
-//! A schema is written by a client and run while the realm stands still. So references are resolved here, inside the
-//! description and without cycles, patterns and their number are bounded, nothing is ever loaded from elsewhere, and
-//! a payload too large for its schema is refused instead of checked.
+//! A schema is written by a client and run while the realm stands still. So what it takes, compiled, has a limit, and so
+//! has the work of compiling it and of each check: a payload that would take more is refused unchecked. References stay
+//! inside the description and lead nowhere in circles; nothing is ever loaded from elsewhere.
 
-use std::error::Error;
+mod check;
+mod compile;
+mod regular;
+
 use std::fmt;
 
-use boon::{CompileError, Compiler, SchemaIndex, Schemas, UrlLoader, ValidationError};
-use serde_json::{Map, Value as Json, json};
+use check::Check;
+use compile::Node;
 
 use crate::wire::Payload;
-use crate::words::{Dict, Value};
+use crate::words::Value;
 
-/// Parts of a schema once all references are resolved.
-const NODES: usize = 2_000;
-/// How deep schemas may stand in schemas; a reference to something around itself goes deeper.
-const DEPTH: usize = 64;
-/// Regular expressions of one description.
-const PATTERNS: usize = 32;
-/// Octets of one compiled regular expression; they run in linear time.
-const PATTERN_SIZE: usize = 1 << 17;
-/// Parts of the schema times parts of the payload.
-const WORK: usize = 1_000_000;
-/// Characters of a schema's complaint that are handed on.
+/// Values of a payload that are looked at; more are not even decoded.
+const VALUES: usize = 20_000;
+/// Characters of a complaint that are handed on.
 const REASON: usize = 500;
 
 /// What a description says of args and kwargs, ready to be checked.
 pub(super) struct Schema {
-    schemas: Schemas,
-    index: SchemaIndex,
-    nodes: usize,
+    args: Option<Node>,
+    kwargs: Option<Node>,
+    /// A schema in it asks what others have looked at.
+    tracks: bool,
+    /// About how many octets it takes.
+    pub(super) size: usize,
 }
 
 /// Why a payload does not fit.
@@ -43,7 +41,7 @@ pub(in crate::core) struct Misfit {
 
 impl fmt::Debug for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Schema({} parts)", self.nodes)
+        write!(f, "Schema({} octets)", self.size)
     }
 }
 
@@ -53,92 +51,17 @@ impl Schema {
         if args.is_none() && kwargs.is_none() {
             return Ok(None);
         }
-        let (args, kwargs) = (args.map(json_of), kwargs.map(json_of));
-        let parts = [&args, &kwargs];
-        let draft = parts
-            .iter()
-            .find_map(|part| part.as_ref()?.get("$schema"))
-            .cloned();
-        let mut resolver = Resolver::default();
-        let mut properties = Map::new();
-        if let Some(args) = &args {
-            let positional = resolver.positional(args, draft.as_ref())?;
-            properties.insert("args".into(), positional);
-        }
-        if let Some(kwargs) = &kwargs {
-            properties.insert("kwargs".into(), resolver.any_of(kwargs)?);
-        }
-        let mut whole = json!({ "type": "object", "properties": properties });
-        if let Some(draft) = draft {
-            whole["$schema"] = draft;
-        }
-        let mut compiler = Compiler::new();
-        compiler.use_loader(Box::new(NoLoader));
-        let mut schemas = Schemas::new();
-        compiler
-            .add_resource(PLACE, whole)
-            .map_err(|error| no_schema(&error))?;
-        let index = compiler
-            .compile(PLACE, &mut schemas)
-            .map_err(|error| no_schema(&error))?;
-        Ok(Some(Self {
-            schemas,
-            index,
-            nodes: resolver.nodes,
-        }))
+        compile::schema(args, kwargs).map(Some)
     }
 
     pub(super) fn check(&self, payload: &Payload) -> Result<(), Misfit> {
-        let at = |path: String, reason: String| Err(Misfit { path, reason });
-        let (args, kwargs) = match payload.values() {
-            Ok(values) => values,
-            Err(error) => return at(String::new(), error.to_string()),
-        };
-        let instance = json!({ "args": json_of(&args.into()), "kwargs": json_of(&kwargs.into()) });
-        if count(&instance).saturating_mul(self.nodes) > WORK {
-            return at(String::new(), "too large to be checked".into());
-        }
-        match self.schemas.validate(&instance, self.index) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let cause = first_cause(&error);
-                at(cause.instance_location.to_string(), shortened(&cause.kind))
-            }
-        }
-    }
-}
-
-/// The name of the schema for the compiler; nobody sees it.
-const PLACE: &str = "urn:perilune:description";
-
-/// There is nothing but the description.
-struct NoLoader;
-
-impl UrlLoader for NoLoader {
-    fn load(&self, url: &str) -> Result<Json, Box<dyn Error>> {
-        Err(format!("{url} is not loaded: a schema must be whole").into())
-    }
-}
-
-/// The complaint that says most: the first without further causes.
-fn first_cause<'e, 's, 'v>(error: &'e ValidationError<'s, 'v>) -> &'e ValidationError<'s, 'v> {
-    let mut cause = error;
-    while let Some(inner) = cause.causes.first() {
-        cause = inner;
-    }
-    cause
-}
-
-/// What its author is told of a schema that is none; the places begin with `args` or `kwargs`.
-fn no_schema(error: &CompileError) -> String {
-    match error {
-        CompileError::ValidationError { src, .. } => {
-            let cause = first_cause(src);
-            let place = cause.instance_location.to_string();
-            let place = place.trim_start_matches("/properties/");
-            shortened(&format!("no JSON Schema at {place}: {}", cause.kind))
-        }
-        other => shortened(other),
+        let (args, kwargs) = payload.values_within(VALUES).map_err(|error| Misfit {
+            path: String::new(),
+            reason: format!("cannot be checked: {error}"),
+        })?;
+        let mut check = Check::new(self.tracks);
+        check.part("args", self.args.as_ref(), &args.into())?;
+        check.part("kwargs", self.kwargs.as_ref(), &kwargs.into())
     }
 }
 
@@ -150,206 +73,13 @@ fn shortened(text: &impl fmt::Display) -> String {
     }
 }
 
-fn count(value: &Json) -> usize {
-    1 + match value {
-        Json::Array(items) => items.iter().map(count).sum(),
-        Json::Object(entries) => entries.values().map(count).sum(),
-        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => 0,
-    }
-}
-
-/// Puts what references mean into their place, and counts.
-#[derive(Default)]
-struct Resolver {
-    nodes: usize,
-    patterns: usize,
-}
-
-/// Keywords whose value is data, not a schema.
-const DATA: [&str; 6] = ["const", "enum", "default", "examples", "required", "type"];
-/// Keywords whose value maps names to schemas.
-const MAPS: [&str; 4] = [
-    "properties",
-    "patternProperties",
-    "dependentSchemas",
-    "dependencies",
-];
-/// What only references and their targets need; every other reference is refused.
-const DROPPED: [&str; 10] = [
-    "$ref",
-    "$schema",
-    "$id",
-    "$anchor",
-    "$dynamicAnchor",
-    "$recursiveAnchor",
-    "$vocabulary",
-    "$comment",
-    "$defs",
-    "definitions",
-];
-
-impl Resolver {
-    /// One schema for the whole list of args; or a list, one for each position.
-    fn positional(&mut self, args: &Json, draft: Option<&Json>) -> Result<Json, String> {
-        let Json::Array(positions) = args else {
-            return self.schema(args, args, 0);
-        };
-        let positions: Vec<Json> = positions
-            .iter()
-            .map(|position| self.schema(position, position, 0))
-            .collect::<Result<_, _>>()?;
-        let least = positions.len();
-        let latest = draft
-            .and_then(Json::as_str)
-            .is_none_or(|draft| draft.contains("2020-12"));
-        // Not by `items: false` behind them: the complaint would name the wrong place.
-        let keyword = if latest { "prefixItems" } else { "items" };
-        let mut list = json!({ "minItems": least, "maxItems": least });
-        if least > 0 {
-            list[keyword] = positions.into();
-        }
-        Ok(list)
-    }
-
-    /// One schema for kwargs; of a list any.
-    fn any_of(&mut self, kwargs: &Json) -> Result<Json, String> {
-        match kwargs {
-            Json::Array(choices) if !choices.is_empty() => {
-                let choices: Vec<Json> = choices
-                    .iter()
-                    .map(|choice| self.schema(choice, choice, 0))
-                    .collect::<Result<_, _>>()?;
-                Ok(json!({ "anyOf": choices }))
-            }
-            Json::Array(_) => Ok(json!({ "maxProperties": 0 })),
-            schema => self.schema(schema, schema, 0),
-        }
-    }
-
-    /// `schema` stands somewhere in `root`, which its references start from.
-    fn schema(&mut self, schema: &Json, root: &Json, depth: usize) -> Result<Json, String> {
-        self.step(depth)?;
-        let Json::Object(keywords) = schema else {
-            return match schema {
-                Json::Array(schemas) => {
-                    let each = schemas.iter().map(|it| self.schema(it, root, depth + 1));
-                    each.collect::<Result<_, _>>().map(Json::Array)
-                }
-                other => Ok(other.clone()),
-            };
-        };
-        let mut resolved = Map::new();
-        for (keyword, value) in keywords {
-            let value = match keyword.as_str() {
-                word if DROPPED.contains(&word) => continue,
-                "$dynamicRef" | "$recursiveRef" => {
-                    return Err(format!("{keyword} is not supported"));
-                }
-                "pattern" => {
-                    self.pattern(value.as_str().unwrap_or_default())?;
-                    value.clone()
-                }
-                word if DATA.contains(&word) => {
-                    self.nodes += count(value);
-                    value.clone()
-                }
-                word if MAPS.contains(&word) => self.named(word, value, root, depth)?,
-                _ => self.schema(value, root, depth + 1)?,
-            };
-            resolved.insert(keyword.clone(), value);
-        }
-        if let Some(reference) = keywords.get("$ref") {
-            let target = target(reference, root)?;
-            let target = self.schema(target, root, depth + 1)?;
-            match resolved.get_mut("allOf").and_then(Json::as_array_mut) {
-                Some(all) => all.push(target),
-                None => {
-                    resolved.insert("allOf".into(), Json::Array(vec![target]));
-                }
-            }
-        }
-        Ok(Json::Object(resolved))
-    }
-
-    fn named(
-        &mut self,
-        keyword: &str,
-        value: &Json,
-        root: &Json,
-        depth: usize,
-    ) -> Result<Json, String> {
-        let Json::Object(entries) = value else {
-            return Err(format!("{keyword} must be an object"));
-        };
-        let mut resolved = Map::new();
-        for (name, schema) in entries {
-            if keyword == "patternProperties" {
-                self.pattern(name)?;
-            }
-            resolved.insert(name.clone(), self.schema(schema, root, depth + 1)?);
-        }
-        Ok(Json::Object(resolved))
-    }
-
-    fn step(&mut self, depth: usize) -> Result<(), String> {
-        self.nodes += 1;
-        if depth > DEPTH {
-            return Err(format!(
-                "nested more than {DEPTH} deep, or refers to itself"
-            ));
-        }
-        if self.nodes > NODES {
-            return Err(format!("more than {NODES} parts, references resolved"));
-        }
-        Ok(())
-    }
-
-    fn pattern(&mut self, pattern: &str) -> Result<(), String> {
-        self.patterns += 1;
-        if self.patterns > PATTERNS {
-            return Err(format!("more than {PATTERNS} regular expressions"));
-        }
-        regex::RegexBuilder::new(pattern)
-            .size_limit(PATTERN_SIZE)
-            .build()
-            .map(|_| ())
-            .map_err(|error| shortened(&error))
-    }
-}
-
-/// What a reference inside the same schema points to.
-fn target<'j>(reference: &Json, root: &'j Json) -> Result<&'j Json, String> {
-    let text = reference.as_str().ok_or("$ref must be a string")?;
-    text.strip_prefix('#')
-        .and_then(|pointer| root.pointer(pointer))
-        .ok_or_else(|| format!("{text:?} is not found inside the schema"))
-}
-
-/// A value as JSON has it: binary as in `SER-04`, what is no number as null.
-fn json_of(value: &Value) -> Json {
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD;
-    match value {
-        Value::Null => Json::Null,
-        Value::Bool(value) => Json::Bool(*value),
-        Value::Int(value) => (*value).into(),
-        Value::Uint(value) => (*value).into(),
-        Value::Float(value) => (*value).into(),
-        Value::Str(text) => Json::String(text.clone()),
-        Value::Bytes(octets) => Json::String(format!("\0{}", STANDARD.encode(octets))),
-        Value::List(items) => items.iter().map(json_of).collect(),
-        Value::Map(Dict(entries)) => entries
-            .iter()
-            .map(|(key, value)| (key.clone(), json_of(value)))
-            .collect::<Map<_, _>>()
-            .into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value as Json, json};
+
     use super::*;
     use crate::wire::Serializer;
+    use crate::words::Dict;
 
     fn value(json: &Json) -> Value {
         let list = json!([json]).to_string().into_bytes();
@@ -370,6 +100,12 @@ mod tests {
         schema.check(&Payload::of(Serializer::MsgPack, &args, &Dict::new()))
     }
 
+    /// Of the only item.
+    fn holds(schema: &Json, instance: &Json) -> bool {
+        let schema = of_args(json!([schema])).expect("compiles");
+        fits(&schema, json!([instance])).is_ok()
+    }
+
     #[test]
     fn references_inside_are_resolved() {
         let schema = of_args(json!({
@@ -381,6 +117,7 @@ mod tests {
         assert_eq!(fits(&schema, json!(["bath", "hall"])), Ok(()));
         let misfit = fits(&schema, json!(["bath", "cave"])).expect_err("no room");
         assert_eq!(misfit.path, "/args/1");
+        assert_eq!(misfit.reason, "must be one of 2 values");
     }
 
     #[test]
@@ -391,7 +128,10 @@ mod tests {
             doubling[format!("a{level}")] = json!({"anyOf": [next, next]});
         }
         doubling["a30"] = json!({"type": "string"});
-        let many: Vec<Json> = (0..40).map(|_| json!({"pattern": "a"})).collect();
+        let many: Vec<Json> = (0..40).map(|_| json!({"pattern": "^[a-z]{20}$"})).collect();
+        let wide: Json = (0..9_000).map(|at| (at.to_string(), json!(1))).collect();
+        let again = vec![json!({"$ref": "#/x/deep"}); 20];
+        let long = vec![json!({"$ref": "#/x"}); 9];
         for schema in [
             json!({"$ref": "#"}),
             json!({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}),
@@ -404,21 +144,65 @@ mod tests {
             json!({"pattern": "(a"}),
             json!({"pattern": "(?:[a-z]{100}){1000}"}),
             json!({"anyOf": many}),
+            json!({"x": wide, "anyOf": again}),
+            json!({"x": {"const": "x".repeat(60_000)}, "anyOf": long}),
             json!({"type": "nonsense"}),
             json!({"minimum": "x"}),
             json!({"properties": 1}),
+            json!({"items": {"required": "x"}}),
+            json!({"multipleOf": 0}),
+            json!({"maxItems": -1}),
+            json!({"anyOf": []}),
         ] {
-            assert!(of_args(schema.clone()).is_err(), "{schema}");
+            let text = schema.to_string();
+            assert!(of_args(schema).is_err(), "{}", &text[..text.len().min(200)]);
         }
+        let problem = of_args(json!([{"properties": {"a": {"items": {"minimum": "x"}}}}]));
+        assert_eq!(
+            problem.expect_err("no schema"),
+            "no JSON Schema at args/0/properties/a/items/minimum: must be a number"
+        );
     }
 
+    /// By work, whatever it is made of: many values, alternatives, names, texts and regular expressions.
     #[test]
-    fn a_payload_too_large_for_its_schema_is_not_checked() {
-        let schema = of_args(json!({"items": {"anyOf": vec![json!({"type": "string"}); 100]}}));
-        let schema = schema.expect("compiles");
-        assert_eq!(fits(&schema, json!(["x", "y"])), Ok(()));
-        let misfit = fits(&schema, json!(vec!["x"; 20_000])).expect_err("too large");
+    fn c04_a_payload_too_large_for_its_schema_is_not_checked() {
+        let mut choices = vec![json!({"type": "string"}); 100];
+        choices.push(json!({"type": "integer"}));
+        let schema = of_args(json!({"items": {"anyOf": choices}})).expect("compiles");
+        assert_eq!(fits(&schema, json!(["x", 1])), Ok(()));
+        let misfit = fits(&schema, json!(vec![1; 5_000])).expect_err("too large");
         assert_eq!(misfit.reason, "too large to be checked");
+        let misfit = fits(&schema, json!(vec![1; 30_000])).expect_err("too large");
+        assert!(misfit.reason.starts_with("cannot be checked"), "{misfit:?}");
+        let text = "a".repeat(300_000);
+        let names: Json = (0..5_000).map(|at| (at.to_string(), json!(1))).collect();
+        let wanted: Vec<String> = (0..1_000).map(|at| at.to_string()).collect();
+        for (schema, instance) in [
+            (json!({"pattern": "^(?:a?){60}[a-z]{60}$"}), json!(text)),
+            (
+                json!({"patternProperties": {"^[a-z]{60}$": {}}}),
+                json!({ text.as_str(): 1 }),
+            ),
+            (json!({"required": wanted}), names),
+            (
+                json!({"enum": vec![json!([vec![1; 900]]); 9]}),
+                json!([vec![1; 900]]),
+            ),
+            (
+                json!({"items": {"allOf": vec![json!({"pattern": "x"}); 2]}}),
+                json!(vec!["x".repeat(1_000); 200]),
+            ),
+        ] {
+            let said = schema.to_string();
+            let schema = of_args(json!([schema])).expect("compiles");
+            let checked = fits(&schema, json!([instance]));
+            let reason = checked.map_err(|misfit| misfit.reason);
+            match said.contains("enum") {
+                true => assert_eq!(reason, Ok(())),
+                false => assert_eq!(reason, Err("too large to be checked".into()), "{said}"),
+            }
+        }
     }
 
     #[test]
@@ -437,6 +221,157 @@ mod tests {
                 json!([]),
             ] {
                 assert!(fits(&schema, misfit.clone()).is_err(), "{misfit}");
+            }
+        }
+        let of = |draft: &str, schema: Json| {
+            let mut schema = schema;
+            schema["$schema"] = format!("http://json-schema.org/{draft}").into();
+            of_args(schema)
+        };
+        let tuple = json!({"items": [{"type": "integer"}], "additionalItems": false});
+        for draft in [
+            "draft-04/schema#",
+            "draft-07/schema",
+            "draft/2019-09/schema",
+        ] {
+            let schema = of(draft, tuple.clone()).expect(draft);
+            assert!(fits(&schema, json!([1])).is_ok());
+            assert!(fits(&schema, json!(["x"])).is_err());
+            assert!(fits(&schema, json!([1, 2])).is_err());
+        }
+        assert!(of("draft/2020-12/schema", tuple).is_err());
+        // The latest drafts look at what stands beside a reference.
+        let beside = json!({"x": {}, "$ref": "#/x", "maxItems": 1});
+        let schema = of("draft-07/schema#", beside.clone()).expect("compiles");
+        assert!(fits(&schema, json!([1, 2])).is_ok());
+        let schema = of("draft/2020-12/schema", beside).expect("compiles");
+        assert!(fits(&schema, json!([1, 2])).is_err());
+        let old = json!({"items": {"minimum": 1, "exclusiveMinimum": true}});
+        let schema = of("draft-04/schema#", old.clone()).expect("compiles");
+        assert!(fits(&schema, json!([1])).is_err());
+        assert!(of("draft-07/schema#", old).is_err());
+    }
+
+    #[test]
+    fn each_keyword_says_yes_and_no() {
+        for (schema, yes, no) in [
+            (json!(true), json!(1), None),
+            (json!({"type": "integer"}), json!(1.0), Some(json!(1.5))),
+            (
+                json!({"type": ["null", "number"]}),
+                json!(1),
+                Some(json!("1")),
+            ),
+            (
+                json!({"const": {"a": [1, {"b": null}]}}),
+                json!({"a": [1.0, {"b": null}]}),
+                Some(json!({"a": [1, {}]})),
+            ),
+            (json!({"enum": [1, "x"]}), json!("x"), Some(json!(true))),
+            (json!({"minimum": 1}), json!(1), Some(json!(0.5))),
+            (json!({"exclusiveMaximum": 1}), json!("x"), Some(json!(1))),
+            (json!({"multipleOf": 0.5}), json!(1.5), Some(json!(1.2))),
+            (
+                json!({"minLength": 2, "maxLength": 2}),
+                json!("\u{e4}\u{e9}"),
+                Some(json!("\u{e4}")),
+            ),
+            (json!({"pattern": "^a"}), json!("ab"), Some(json!("ba"))),
+            (
+                json!({"uniqueItems": true}),
+                json!([1, "1", [1], {"a": 1, "b": 2}]),
+                Some(json!([{"a": 1, "b": 2}, {"b": 2, "a": 1.0}])),
+            ),
+            (
+                json!({"prefixItems": [{"type": "string"}], "items": {"type": "number"}}),
+                json!(["x", 1]),
+                Some(json!(["x", "y"])),
+            ),
+            (
+                json!({"contains": {"type": "null"}, "maxContains": 1}),
+                json!([1, null]),
+                Some(json!([null, null])),
+            ),
+            (
+                json!({"contains": {"type": "null"}}),
+                json!([null]),
+                Some(json!([])),
+            ),
+            (
+                json!({"minProperties": 1, "maxProperties": 1}),
+                json!({"a": 1}),
+                Some(json!({})),
+            ),
+            (
+                json!({"required": ["a"]}),
+                json!({"a": null}),
+                Some(json!({"b": 1})),
+            ),
+            (
+                json!({"dependentRequired": {"a": ["b"]}}),
+                json!({"b": 1}),
+                Some(json!({"a": 1})),
+            ),
+            (
+                json!({"dependencies": {"a": {"required": ["c"]}}}),
+                json!({"a": 1, "c": 1}),
+                Some(json!({"a": 1})),
+            ),
+            (
+                json!({"properties": {"a": {"type": "null"}}, "patternProperties": {"^b": {"type": "number"}}, "additionalProperties": false}),
+                json!({"a": null, "bb": 1}),
+                Some(json!({"c": 1})),
+            ),
+            (
+                json!({"patternProperties": {"^b": {"type": "number"}}}),
+                json!({"ab": "x"}),
+                Some(json!({"ba": "x"})),
+            ),
+            (
+                json!({"propertyNames": {"maxLength": 1}}),
+                json!({"a": 1}),
+                Some(json!({"aa": 1})),
+            ),
+            (
+                json!({"allOf": [{"minimum": 1}, {"maximum": 2}]}),
+                json!(2),
+                Some(json!(3)),
+            ),
+            (
+                json!({"anyOf": [{"minimum": 3}, {"maximum": 1}]}),
+                json!(0),
+                Some(json!(2)),
+            ),
+            (
+                json!({"oneOf": [{"minimum": 1}, {"maximum": 2}]}),
+                json!(3),
+                Some(json!(1)),
+            ),
+            (
+                json!({"not": {"type": "null"}}),
+                json!(1),
+                Some(json!(null)),
+            ),
+            (
+                json!({"if": {"minimum": 5}, "then": {"multipleOf": 2}, "else": {"minimum": 3}}),
+                json!(4),
+                Some(json!(7)),
+            ),
+            (
+                json!({"allOf": [{"properties": {"a": true}}], "anyOf": [{"required": ["b"], "properties": {"b": true}}, true], "unevaluatedProperties": false}),
+                json!({"a": 1, "b": 2}),
+                Some(json!({"a": 1, "c": 2})),
+            ),
+            (
+                json!({"prefixItems": [true], "contains": {"type": "null"}, "unevaluatedItems": false}),
+                json!([1, null]),
+                Some(json!([1, null, 2])),
+            ),
+            (json!({"format": "email", "title": 1}), json!("x"), None),
+        ] {
+            assert!(holds(&schema, &yes), "{schema} {yes}");
+            if let Some(no) = no {
+                assert!(!holds(&schema, &no), "{schema} {no}");
             }
         }
     }
