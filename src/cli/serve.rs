@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::app;
 use super::logging::{self, LogFormat, LogLevel};
 use crate::lua::config::parse_address;
-use crate::lua::guard::{self, GuardMode};
+use crate::lua::guard;
 use crate::lua::host::{Configuration, Host, HostOptions, Reloader};
 use crate::server::settings::Address;
 use crate::server::{Listener, Router, raise_open_files};
@@ -50,10 +50,8 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = raise_open_files() {
         warn!(%error, "the limit on open files was not raised");
     }
-    if guard::self_test()? == GuardMode::Interpreted {
-        warn!(
-            "this build of LuaJIT lost its hook checks: scripts run interpreted (slower), still guarded"
-        );
+    if let Some(why) = guard::self_test()?.why_interpreted() {
+        warn!("scripts run interpreted (slower), still guarded: {why}");
     }
     let app = app::find(args.app.clone());
     let configuration = match app::load(app.as_deref(), &args.listen) {

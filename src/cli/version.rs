@@ -3,16 +3,16 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::lua::guard::{self, GuardMode};
+use crate::lua::guard;
 
 /// Version, commit, LuaJIT and guard mode: what a bug report needs.
 pub(super) fn print() -> ExitCode {
     let guard = match guard::self_test() {
-        Ok(GuardMode::Compiled) => "compiled scripts, watchdog works",
-        Ok(GuardMode::Interpreted) => {
-            "interpreted scripts (this build lost LuaJIT's hook checks), watchdog works"
-        }
-        Err(_) => "runaway scripts cannot be stopped: this build will not serve",
+        Ok(mode) => match mode.why_interpreted() {
+            None => "compiled scripts, watchdog works".to_owned(),
+            Some(why) => format!("interpreted scripts, watchdog works: {why}"),
+        },
+        Err(_) => "runaway scripts cannot be stopped: this build will not serve".to_owned(),
     };
     let text = format!(
         "perilune {} ({})\n{}\nguard: {guard}",

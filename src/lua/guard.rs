@@ -1,12 +1,14 @@
 //! Whether runaway scripts can be stopped here, found out by trying.
 //!
 //! A build without `LUAJIT_ENABLE_CHECKHOOK` (the flag comes from `.cargo/config.toml` and is lost when Perilune is built
-//! from elsewhere) does not look at hooks in compiled code. Then scripts run interpreted, where hooks always work.
+//! from elsewhere) does not look at hooks in compiled code. Then scripts run interpreted, where hooks always work. So they do
+//! where the system does not let LuaJIT compile.
 
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::raw::executable::written_memory_may_run;
 pub use super::raw::watchdog::over_budget;
 use super::vm::{ErrorKind, Slice, Vm, VmOptions, spawn_vm_thread};
 
@@ -17,6 +19,21 @@ pub enum GuardMode {
     Compiled,
     /// Interpreted: it does not, or was not tried.
     Interpreted,
+    /// Interpreted: the system does not let written memory become executable, and LuaJIT must not try.
+    Uncompilable,
+}
+
+impl GuardMode {
+    /// Why scripts are interpreted, if they are.
+    pub fn why_interpreted(self) -> Option<&'static str> {
+        match self {
+            Self::Compiled => None,
+            Self::Interpreted => Some("this build lost LuaJIT's hook checks"),
+            Self::Uncompilable => Some(
+                "this system does not let written memory become executable (MemoryDenyWriteExecute or SELinux's execmem)",
+            ),
+        }
+    }
 }
 
 /// Neither compiled nor interpreted code can be stopped on this system.
@@ -36,12 +53,15 @@ pub fn self_test() -> Result<GuardMode, GuardError> {
     if let Some(mode) = MODE.get() {
         return Ok(*mode);
     }
-    let mode = if stops(COMPILED_COUNT, true) {
+    let may_compile = written_memory_may_run();
+    let mode = if may_compile && stops(COMPILED_COUNT, true) {
         GuardMode::Compiled
-    } else if stops(INTERPRETED_COUNT, false) {
+    } else if !stops(INTERPRETED_COUNT, false) {
+        return Err(GuardError);
+    } else if may_compile {
         GuardMode::Interpreted
     } else {
-        return Err(GuardError);
+        GuardMode::Uncompilable
     };
     Ok(*MODE.get_or_init(|| mode))
 }

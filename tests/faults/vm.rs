@@ -1,6 +1,7 @@
 //! Scripts that recurse, grow and spin inside the interpreter.
 
 mod built_ins;
+mod executable;
 
 use std::path::Path;
 use std::time::Duration;

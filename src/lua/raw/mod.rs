@@ -7,6 +7,7 @@
 mod compile;
 pub mod coroutine;
 pub(in crate::lua) mod depth;
+pub(in crate::lua) mod executable;
 mod failure;
 mod kinds;
 pub mod memory;
